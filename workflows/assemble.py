@@ -1,0 +1,186 @@
+"""From the command line's options to an `Experiment`: every name looked up, every contradiction refused."""
+
+import argparse
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from workflows.data.tables import read_table
+from workflows.errors import UserError
+from workflows.experiment import (
+    DataOptions,
+    DatasetCard,
+    Experiment,
+    Label,
+    Layout,
+    ModelCard,
+    Prompt,
+    load_dataset_card,
+    load_preset,
+    load_prompt,
+)
+from workflows.models import check_environment, load_model_card
+
+DEFAULT_DATASET = "demo"
+
+
+def assemble_experiment(options: argparse.Namespace) -> Experiment:
+    """The experiment that the options of `run` or `prepare` describe; a UserError for what does not fit
+    together.
+    """
+    dataset = choose_dataset(options)
+    model = load_model_card(options.model)
+    check_environment(model)
+    prompt = load_prompt(options.prompt or default_prompt(model))
+    check_prompt(prompt, dataset)
+    return Experiment(
+        dataset=dataset,
+        model=model,
+        method=options.method,
+        prompt=prompt,
+        data=DataOptions(
+            data_file=_absolute(options.data_file),
+            val_file=_absolute(options.val_file),
+            test_file=_absolute(options.test_file),
+            data_dir=_absolute(options.data_dir),
+            split=options.split,
+            train_samples=options.train_samples,
+            test_samples=options.test_samples,
+            balance=options.balance,
+            neutral=options.neutral,
+            format=options.format,
+            data_seed=options.data_seed,
+        ),
+        preset=load_preset(options.method),
+        overrides=parse_overrides(options.set),
+        seed=options.seed,
+    )
+
+
+def choose_dataset(options: argparse.Namespace) -> DatasetCard:
+    """The card that --dataset names, with --text-column, --label-column and --labels applied; or a card made
+    of them.
+    """
+    if options.data_file is None:
+        for flag in ("val_file", "test_file"):
+            if getattr(options, flag) is not None:
+                raise UserError(
+                    f"--{flag.replace('_', '-')} goes with --data-file, which names the training file."
+                )
+    if options.dataset is None and options.data_file is not None:
+        return _card_of_file(options)
+    card = load_dataset_card(options.dataset or DEFAULT_DATASET)
+    columns = [options.text_column, options.label_column]
+    if options.labels is None and columns == [None, None]:
+        return card
+    layouts = card.layouts
+    if options.labels is not None:
+        labels, values, left_out = parse_labels(options.labels)
+        words = {label.name: label.words for label in card.labels}
+        card = replace(
+            card, labels=tuple(Label(label.name, words.get(label.name, label.words)) for label in labels)
+        )
+        layouts = tuple(replace(layout, values=values, neutral=(), unlabelled=left_out) for layout in layouts)
+    if columns != [None, None]:
+        first = layouts[0]
+        layouts = (replace(first, text=columns[0] or first.text, label=columns[1] or first.label),)
+    return replace(card, layouts=layouts)
+
+
+def _card_of_file(options: argparse.Namespace) -> DatasetCard:
+    path = Path(options.data_file).expanduser()
+    if None in (options.text_column, options.label_column, options.labels):
+        raise UserError(_missing_flags(path, options))
+    labels, values, left_out = parse_labels(options.labels)
+    layout = Layout(options.text_column, options.label_column, values, unlabelled=left_out)
+    name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "reviews"
+    return DatasetCard(name=name, title=path.name, labels=labels, layouts=(layout,))
+
+
+def _missing_flags(path: Path, options: argparse.Namespace) -> str:
+    """What to add to the command line, read off the file itself."""
+    frame = read_table(path).frame
+    columns = list(frame.columns)
+    if options.label_column not in columns or options.text_column not in columns:
+        example = "--text-column TEXT --label-column LABEL --labels 差评,好评"
+        return (
+            f"{path}: say which columns hold text and label: {example}. The file has "
+            f"{', '.join(map(repr, columns))}."
+        )
+    counts = frame[options.label_column].str.strip().value_counts()
+    mapping = ",".join(f"{value}=…" for value in sorted(value for value in counts.index[:8] if value))
+    listed = ", ".join(f"{value!r} in {count} rows" for value, count in counts.iloc[:8].items())
+    return (
+        f"{path}: say what the labels mean, in words that a model can write, such as 差评 and 好评: "
+        f"--labels {mapping}. "
+        f"Column {options.label_column!r} has {len(counts)} values: {listed}."
+    )
+
+
+def parse_labels(text: str) -> tuple[tuple[Label, ...], dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Labels in index order, the file's values of each, and the values whose rows are left out.
+
+    "差评,好评": the file holds these names, or 0 and 1.  "1=差评,2=差评,3=,5=好评": values and their names; a
+    value without a name is left out.
+    """
+    items = [item.strip() for item in re.split("[,，]", text) if item.strip()]
+    values: dict[str, list[str]] = {}
+    left_out: list[str] = []
+    if any("=" in item for item in items):
+        for item in items:
+            value, equals, name = (part.strip() for part in item.partition("="))
+            if not equals or not value:
+                raise UserError(
+                    f"--labels {text}: {item!r} is not VALUE=NAME; give all labels that way, or none."
+                )
+            (values.setdefault(name, []) if name else left_out).append(value)
+    else:
+        numeric = any(item.isdigit() for item in items)
+        for index, name in enumerate(items):
+            if name in values:
+                raise UserError(f"--labels {text}: {name!r} is named twice.")
+            values[name] = [name] if numeric else [name, str(index)]
+    every = [value for group in values.values() for value in group] + left_out
+    twice = next((value for value in every if every.count(value) > 1), None)
+    if twice is not None:
+        raise UserError(f"--labels {text}: value {twice!r} is named twice.")
+    if len(values) < 2:
+        raise UserError(f"--labels {text}: at least two labels are needed.")
+    return (
+        tuple(Label(name, name) for name in values),
+        {name: tuple(group) for name, group in values.items()},
+        tuple(left_out),
+    )
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, str]:
+    """--set NAME=VALUE pairs as a dict; their names are checked where SWIFT is imported."""
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set {pair}: write NAME=VALUE, such as --set learning_rate=2e-4.")
+        overrides[name.strip().replace("-", "_")] = value.strip()
+    return overrides
+
+
+def default_prompt(model: ModelCard) -> str:
+    """A text to continue for base models, a question for chat models."""
+    return "zh-continue" if model.is_base else "zh-question"
+
+
+def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
+    """Raise UserError where a prompt with its own label words lacks words for a label of the data set."""
+    unknown = [
+        label.name for label in dataset.labels if prompt.label_words and label.name not in prompt.label_words
+    ]
+    if unknown:
+        raise UserError(
+            f"prompt {prompt.name} has words for {', '.join(prompt.label_words)}, not for label "
+            f"{', '.join(unknown)}; "
+            "take another with --prompt (python run_swift.py list prompts)."
+        )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().resolve())

@@ -1,0 +1,50 @@
+"""Reviews become rows that SWIFT reads: its messages format, or query and response.
+
+A row: {"id", "messages": [system?, user, assistant], "label": index, "review": text}.  SWIFT itself uses the
+messages; `id` joins a model's output to its gold label, `label` and `review` serve the baselines and the
+scores.
+"""
+
+from typing import Any, Literal
+
+from workflows.data.reviews import Review
+from workflows.experiment import Label, Prompt
+
+
+def join_label_words(prompt: Prompt, labels: tuple[Label, ...]) -> str:
+    """What {labels} stands for in a prompt, such as 正面还是负面."""
+    words = [label.words for label in labels]
+    if prompt.order == "reverse":
+        words.reverse()
+    return (
+        prompt.last_joiner.join([prompt.joiner.join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    )
+
+
+def write_row(
+    review: Review, prompt: Prompt, labels: tuple[Label, ...], format: Literal["messages", "query-response"]
+) -> dict[str, Any]:
+    """One row of SWIFT's data file, the gold label's words as the answer."""
+    listed = join_label_words(prompt, labels)
+
+    def fill(template: str) -> str:
+        # The review goes in last: braces in its text are text.
+        return template.replace("{labels}", listed).replace("{review}", review.text)
+
+    system = fill(prompt.system) if prompt.system else None
+    query, response = fill(prompt.user), labels[review.label].words
+    rest = {"label": review.label, "review": review.text}
+    if format == "query-response":
+        return {
+            "id": review.id,
+            **({"system": system} if system else {}),
+            "query": query,
+            "response": response,
+            **rest,
+        }
+    messages = [
+        *([{"role": "system", "content": system}] if system else []),
+        {"role": "user", "content": query},
+        {"role": "assistant", "content": response},
+    ]
+    return {"id": review.id, "messages": messages, **rest}

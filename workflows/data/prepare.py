@@ -1,0 +1,87 @@
+"""The door of the data stage: from a data set's files to SWIFT's files."""
+
+from collections import Counter
+from typing import Any
+
+from workflows.data.messages import write_row
+from workflows.data.reviews import Rejected, UnknownLabels, clean, count_labels
+from workflows.data.sources import find_files
+from workflows.data.splits import sample_splits, split_reviews
+from workflows.data.tables import Table, read_table
+from workflows.errors import UserError
+from workflows.experiment import Experiment
+from workflows.run_folder import SPLITS, RunFolder, sha256, write_json, write_jsonl
+
+
+def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
+    """Write train.jsonl, val.jsonl, test.jsonl, rejected.jsonl and manifest.json; return the manifest.
+
+    Raises UserError where no source can be reached, a file cannot be read, a label has no meaning (the rows
+    are then listed in rejected.jsonl), or too few rows remain.
+    """
+    card, options = experiment.dataset, experiment.data
+    files, origin = find_files(card, options)
+    tables = {split: read_table(path) for split, path in files.items()}
+    try:
+        source, rejected = clean(tables, card, options.neutral)
+    except UnknownLabels as error:
+        write_jsonl(run.rejected, map(_as_row, error.rejected))
+        raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
+    for split, reviews in source.items():
+        if not reviews:
+            raise UserError(
+                f"{files[split]}: no usable row is left ({_counted(tables[split], rejected, split)})."
+            )
+    share = experiment.arguments.get("split_dataset_ratio")
+    splits = sample_splits(split_reviews(source, options, None if share is None else float(share)), options)
+    read = sum(len(table.frame) for table in tables.values())
+    kept = sum(map(len, source.values()))
+    used = sum(map(len, splits.values()))
+    for name in SPLITS:
+        rows = (
+            write_row(review, experiment.prompt, experiment.labels, options.format) for review in splits[name]
+        )
+        write_jsonl(run.split(name), rows)
+    write_jsonl(run.rejected, map(_as_row, rejected))
+    manifest = {
+        "dataset": card.name,
+        "from": origin,
+        "files": {split: _describe(table) for split, table in tables.items()},
+        "rows": {"read": read, "kept": kept, "rejected": len(rejected)},
+        "rejected": dict(Counter(row.reason for row in rejected).most_common()),
+        "split": options.split,
+        "data_seed": options.data_seed,
+        "splits": {
+            name: {"rows": len(splits[name]), "labels": count_labels(splits[name], card)} for name in SPLITS
+        },
+        "left_out_by_sampling": kept - used,
+        "labels": [vars(label) for label in experiment.labels],
+        "prompt": experiment.prompt.name,
+        "format": options.format,
+        "sha256": {path.name: sha256(path) for path in (*map(run.split, SPLITS), run.rejected)},
+    }
+    write_json(run.manifest, manifest)
+    return manifest
+
+
+def _describe(table: Table) -> dict[str, Any]:
+    return {
+        "path": str(table.path),
+        "format": table.format,
+        "encoding": table.encoding,
+        "rows": len(table.frame),
+        "sha256": sha256(table.path),
+    }
+
+
+def _counted(table: Table, rejected: list[Rejected], split: str) -> str:
+    reasons = Counter(row.reason for row in rejected if row.source == split)
+    return (
+        f"{len(table.frame)} read; rejected: "
+        f"{', '.join(f'{n} {reason}' for reason, n in reasons.most_common())}"
+    )
+
+
+def _as_row(row: Rejected) -> dict[str, Any]:
+    """A line of rejected.jsonl; half surrogates become ?, which UTF-8 can hold."""
+    return {**vars(row), "text": row.text.encode("utf-8", "replace").decode("utf-8")}

@@ -1,0 +1,120 @@
+"""Cuts reviews into training, validation and test sets, and takes samples of them; every choice is seeded.
+
+A source's own test set stays the test set.  Else `standard` is 80/10/10, stratified; `course` does what the
+code of the course experiment did: 20 % test, then 10 % of the rest validation (72/8/20), not stratified.
+"""
+
+import math
+import random
+from collections import defaultdict
+
+from sklearn.model_selection import train_test_split
+
+from workflows.data.reviews import Review
+from workflows.errors import UserError
+from workflows.experiment import DataOptions
+
+Splits = dict[str, list[Review]]
+
+
+def split_reviews(source: Splits, options: DataOptions, validation_share: float | None) -> Splits:
+    """The splits train, val and test, from what the source has of them.
+
+    `validation_share`: of the rows that are not test rows, above 0 and below 1; None for a tenth of all rows
+    where the test set is cut here, a tenth of the training rows where the source has one. Raises UserError
+    where there are too few rows.
+    """
+    train, seed = source["train"], options.data_seed
+    if options.split == "course":
+        if "test" in source or "val" in source:
+            raise UserError(
+                "--split course cuts one file; this source has a test or validation set of its own."
+            )
+        rest, test = _cut(train, 0.2, seed, stratified=False)
+        rest, val = _cut(rest, 0.1, seed, stratified=False)
+        return {"train": rest, "val": val, "test": test}
+    if "test" in source:
+        rest, test, default_share = train, source["test"], 1 / 10
+    else:
+        rest, test = _cut(train, 0.1, seed)
+        default_share = 1 / 9
+    if "val" in source:
+        return {"train": rest, "val": source["val"], "test": test}
+    rest, val = _cut(rest, default_share if validation_share is None else validation_share, seed)
+    return {"train": rest, "val": val, "test": test}
+
+
+def sample_splits(splits: Splits, options: DataOptions) -> Splits:
+    """The splits with --train-samples, --balance and --test-samples applied.
+
+    Training rows are a stratified sample, or, with `balance`, equally many of each label; validation rows
+    shrink by the same factor, so that evaluating keeps its share of the time.
+    """
+    train, val, test = splits["train"], splits["val"], splits["test"]
+    for flag, wanted, rows in (
+        ("--train-samples", options.train_samples, train),
+        ("--test-samples", options.test_samples, test),
+    ):
+        if wanted is not None and wanted > len(rows):
+            raise UserError(f"{flag} {wanted}: there are only {len(rows)} such rows.")
+    sampled = _sample(train, options.train_samples, options.data_seed, options.balance)
+    if len(sampled) < len(train):
+        labels = {review.label for review in val}
+        val = _sample(
+            val, max(len(labels), math.ceil(len(val) * len(sampled) / len(train))), options.data_seed
+        )
+    return {"train": sampled, "val": val, "test": _sample(test, options.test_samples, options.data_seed)}
+
+
+def _cut(
+    reviews: list[Review], share: float, seed: int, stratified: bool = True
+) -> tuple[list[Review], list[Review]]:
+    """(rest, cut off), each in file order; as scikit-learn cuts them, so that published splits can be met."""
+    labels = [review.label for review in reviews]
+    size = max(math.ceil(len(reviews) * share), len(set(labels)))
+    try:
+        rest, cut = train_test_split(
+            range(len(reviews)), test_size=size, random_state=seed, stratify=labels if stratified else None
+        )
+    except ValueError as error:  # fewer than two of a label, or nothing left
+        raise UserError(
+            f"{len(reviews)} usable rows are too few to cut {size} of them off for validation or test: "
+            f"{error} "
+            "Give more rows of each label."
+        ) from error
+    return [reviews[i] for i in sorted(rest)], [reviews[i] for i in sorted(cut)]
+
+
+def _sample(reviews: list[Review], size: int | None, seed: int, balanced: bool = False) -> list[Review]:
+    """`size` reviews in file order, with the labels' shares kept or equal; None takes all that can be
+    taken.
+    """
+    by_label: defaultdict[int, list[int]] = defaultdict(list)
+    for position, review in enumerate(reviews):
+        by_label[review.label].append(position)
+    rarest = min(len(positions) for positions in by_label.values())
+    if balanced:
+        size = rarest * len(by_label) if size is None else size
+    if size is None or (size >= len(reviews) and not balanced):
+        return reviews
+    if size < len(by_label):
+        raise UserError(f"a sample of {size} row(s) cannot hold {len(by_label)} labels.")
+    shares = {
+        label: 1 / len(by_label) if balanced else len(at) / len(reviews) for label, at in by_label.items()
+    }
+    quotas = {label: max(1, math.floor(size * share)) for label, share in shares.items()}
+    # The rows that rounding down left over go to the labels that lost most by it.
+    losers = sorted(shares, key=lambda label: (quotas[label] - size * shares[label], label))
+    for label in losers[: max(0, size - sum(quotas.values()))]:
+        quotas[label] += 1
+    chosen: list[int] = []
+    rng = random.Random(seed)
+    for label in sorted(by_label):
+        if quotas[label] > len(by_label[label]):
+            raise UserError(
+                f"--balance: {quotas[label]} rows of each label are wanted, label {label} has "
+                f"{len(by_label[label])}; "
+                f"ask for at most {rarest * len(by_label)} with --train-samples."
+            )
+        chosen += rng.sample(by_label[label], quotas[label])
+    return [reviews[position] for position in sorted(chosen)]

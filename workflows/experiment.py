@@ -1,0 +1,241 @@
+"""What one run is: a data-set card, a model card, a preset, a prompt, overrides and seeds, in one frozen
+value.
+
+Cards are YAML: `datasets/*.yaml` for data sets, `sft_args/models/*.yaml` for models, `sft_args/*.yaml` for
+presets, `workflows/data/prompts/*.yaml` for prompts.  Model cards and presets hold SWIFT's own argument names
+and nothing else, so `swift sft FILE` takes them too.  An `Experiment` holds all of them resolved: the YAML
+that it is stored as repeats the run even when a card has changed since.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import dacite
+import yaml
+
+from workflows.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASETS = ROOT / "datasets"
+MODELS = ROOT / "sft_args" / "models"
+METHODS = ROOT / "sft_args"
+PROMPTS = ROOT / "workflows" / "data" / "prompts"
+
+MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
+
+Arguments = dict[str, Any]  # SWIFT's argument names and values
+Card = TypeVar("Card")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class: its name in tables, and the words that the model reads and writes for it."""
+
+    name: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which files of a data set are laid out: two columns, and what the label column's values
+    mean.
+    """
+
+    text: str
+    label: str
+    values: dict[str, tuple[str, ...]]  # label name -> values in the file
+    neutral: tuple[str, ...] = ()  # rejected, unless --neutral gives them a label
+    unlabelled: tuple[str, ...] = ()  # rejected
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Files of one data set on a hub; `files` maps our split names (train, val, test) to names in the
+    repository.
+    """
+
+    hub: Literal["modelscope", "huggingface"]
+    id: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """A data set by name: see datasets/README.md for what each key means."""
+
+    name: str
+    title: str
+    labels: tuple[Label, ...]
+    layouts: tuple[Layout, ...]
+    local: tuple[dict[str, str], ...] = ()
+    sources: tuple[HubSource, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model by name: its SWIFT arguments (model, model_type, template, …)."""
+
+    name: str
+    arguments: Arguments
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the model only continues text, without a chat template."""
+        return self.arguments.get("use_chat_template") is False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a review becomes what the model reads; `user` and `system` may hold {review} and {labels}."""
+
+    name: str
+    user: str
+    system: str | None = None
+    joiner: str = "、"  # between the label words of {labels} …
+    last_joiner: str = "还是"  # … and before the last of them
+    order: Literal["index", "reverse"] = (
+        "reverse"  # of {labels}; reversed, 正面 comes before 负面 as in the course
+    )
+    label_words: dict[str, str] = field(default_factory=dict)  # label name -> words, instead of the card's
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which rows are used, and how they are split and written."""
+
+    data_file: str | None = None
+    val_file: str | None = None
+    test_file: str | None = None
+    data_dir: str | None = None
+    split: Literal["standard", "course"] = "standard"
+    train_samples: int | None = None
+    test_samples: int | None = None
+    balance: bool = False
+    neutral: str | None = None
+    format: Literal["messages", "query-response"] = "messages"
+    data_seed: int = 42
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything needed to repeat a run."""
+
+    dataset: DatasetCard
+    model: ModelCard
+    method: str
+    prompt: Prompt
+    data: DataOptions
+    preset: Arguments
+    overrides: dict[str, str]  # --set NAME=VALUE, unparsed: SWIFT's own parser gives them their types
+    seed: int = 42
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The data set's labels in index order, with the prompt's words where it has its own."""
+        own = self.prompt.label_words
+        return tuple(replace(label, words=own.get(label.name, label.words)) for label in self.dataset.labels)
+
+    @property
+    def arguments(self) -> Arguments:
+        """SWIFT's arguments: the preset, then the model card's, then the overrides."""
+        return {**self.preset, **self.model.arguments, **self.overrides}
+
+    @property
+    def pinned(self) -> set[str]:
+        """The argument names that the machine may not change: the model card's and the overrides'."""
+        return {*self.model.arguments, *self.overrides}
+
+    @property
+    def name(self) -> str:
+        """<data set>-<model>-<method>, as run folders are named."""
+        return f"{self.dataset.name}-{self.model.name}-{self.method}"
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; a UserError names file and line where it is not YAML."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+
+
+def from_mapping(card: type[Card], content: Any, where: str | Path) -> Card:
+    """A frozen card from parsed YAML; a UserError names the key that is missing, unknown or of the wrong
+    type.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: holds {type(content).__name__}, not a mapping of keys to values.")
+    try:
+        return dacite.from_dict(card, content, config=dacite.Config(cast=[tuple], strict=True))
+    except dacite.DaciteError as error:
+        raise UserError(f"{where}: {error}.") from error
+
+
+def names_of(folder: Path) -> list[str]:
+    """The names of the YAML cards in `folder`, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def card_path(folder: Path, name: str, kind: str) -> Path:
+    """The path of the card `name`; a UserError lists near and all known names where there is none."""
+    known = names_of(folder)
+    if name in known:
+        return folder / f"{name}.yaml"
+    raise UserError(f"{kind} {name!r} is not known.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ " Did you mean a or b?" for the known names nearest to `name`, or nothing."""
+    near = difflib.get_close_matches(name, known, n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def load_dataset_card(name: str) -> DatasetCard:
+    """The card `datasets/<name>.yaml`."""
+    path = card_path(DATASETS, name, "data set")
+    card = from_mapping(DatasetCard, read_yaml(path), path)
+    names = {label.name for label in card.labels}
+    for layout in card.layouts:
+        if set(layout.values) != names:
+            layout_name = f"{layout.text}/{layout.label}"
+            raise UserError(
+                f"{path}: layout {layout_name} maps {sorted(layout.values)}, labels are {sorted(names)}."
+            )
+    return card
+
+
+def load_preset(name: str) -> Arguments:
+    """The SWIFT arguments of the preset `sft_args/<name>.yaml`."""
+    return read_yaml(card_path(METHODS, name, "method"))
+
+
+def load_prompt(name: str) -> Prompt:
+    """The prompt `workflows/data/prompts/<name>.yaml`."""
+    path = card_path(PROMPTS, name, "prompt")
+    prompt = from_mapping(Prompt, {"name": name, **read_yaml(path)}, path)
+    if "{review}" not in prompt.user:
+        raise UserError(f"{path}: `user` has no {{review}}, so the model would never see the text.")
+    return prompt
+
+
+def save_experiment(experiment: Experiment) -> str:
+    """The YAML text of an experiment."""
+    content = asdict(experiment, dict_factory=lambda pairs: {key: _plain(value) for key, value in pairs})
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=110)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The experiment stored at `path`; a UserError where it does not exist or does not fit."""
+    if not path.exists():
+        raise UserError(
+            f"{path.parent}: not a run folder (it has no {path.name}); `python run_swift.py prepare` "
+            "starts one."
+        )
+    return from_mapping(Experiment, read_yaml(path), path)

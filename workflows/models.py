@@ -1,0 +1,209 @@
+"""Models by name: cards, local folders and hub ids; what is checked before a model is loaded.
+
+Nothing here imports torch or SWIFT until a model is needed (`fetch_model`).
+"""
+
+import json
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+
+from workflows.errors import UserError
+from workflows.experiment import (
+    MAX_NEW_TOKENS,
+    MODELS,
+    ROOT,
+    Arguments,
+    Experiment,
+    Label,
+    ModelCard,
+    did_you_mean,
+    names_of,
+    read_yaml,
+)
+
+# The first Qwen's own modeling code calls `self.generate`, which PreTrainedModel carries up to
+# transformers 4.49.
+FIRST_QWEN_TRANSFORMERS = "<4.50"
+FIRST_QWEN_INSTALL = (
+    'python -m venv first-qwen && first-qwen/bin/pip install -r requirements.txt "transformers<4.50"'
+)
+
+
+def load_model_card(name: str) -> ModelCard:
+    """The card `sft_args/models/<name>.yaml`, a local model folder, or a hub id such as
+    Qwen/Qwen2.5-0.5B-Instruct.
+
+    Raises UserError where `name` is none of them.
+    """
+    cards = {card: read_yaml(MODELS / f"{card}.yaml") for card in names_of(MODELS)}
+    by_hub_id = {arguments["model"].lower(): card for card, arguments in cards.items()}
+    folder = Path(name).expanduser()
+    if name in cards:
+        return ModelCard(name, cards[name])
+    if folder.is_dir():
+        return ModelCard(folder.resolve().name, describe_folder(folder.resolve()))
+    if name.lower() in by_hub_id:
+        return ModelCard(by_hub_id[name.lower()], cards[by_hub_id[name.lower()]])
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        base = not any(word in name.lower() for word in ("chat", "instruct")) and "qwen3" not in name.lower()
+        return ModelCard(
+            name.split("/")[1], {"model": name, "use_chat_template": False} if base else {"model": name}
+        )
+    raise UserError(
+        f"model {name!r} is neither a known name, nor a folder, nor a hub id (owner/name)."
+        f"{did_you_mean(name, list(cards))} Known: {', '.join(cards)}."
+    )
+
+
+def describe_folder(folder: Path) -> Arguments:
+    """SWIFT's arguments for a local model folder, read from its own files.
+
+    SWIFT asks for `model_type` and `template` where a folder's name does not tell them.  Base and chat models
+    of one family differ in the token that ends their output: <|endoftext|> or <|im_end|>.
+    """
+    config = _read_config(folder)
+    arguments: Arguments = {"model": str(folder)}
+    family = config.get("model_type")
+    if family not in {"qwen2", "qwen3"}:
+        return arguments
+    system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
+    template = "qwen3" if family == "qwen3" else "qwen2_5" if system_of_qwen2_5 else "qwen"
+    arguments |= {"model_type": family, "template": template}
+    if _end_token(folder, config) == "<|endoftext|>":
+        arguments["use_chat_template"] = False
+    elif family == "qwen3":
+        arguments["enable_thinking"] = False
+    return arguments
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise UserError(
+            f"model folder {folder}: it has no config.json; give the folder that holds the weights."
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}.") from error
+
+
+def _chat_template(folder: Path) -> str:
+    jinja = folder / "chat_template.jinja"
+    if jinja.exists():
+        return jinja.read_text(encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("chat_template")) if path.exists() else ""
+
+
+def _end_token(folder: Path, config: dict[str, Any]) -> str | None:
+    """The text of the token that the model's config says ends its output."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])
+    return next((token["content"] for token in added if token["id"] == config.get("eos_token_id")), None)
+
+
+def is_first_qwen(arguments: Arguments) -> bool:
+    """Whether the model is of the first Qwen architecture, which runs code from its own repository."""
+    return arguments.get("model_type") == "qwen"
+
+
+def check_environment(card: ModelCard) -> None:
+    """Raise UserError where this environment cannot run the model, with the command that makes one that
+    can.
+    """
+    if not is_first_qwen(card.arguments):
+        return
+    installed = metadata.version("transformers")
+    if installed not in SpecifierSet(FIRST_QWEN_TRANSFORMERS):
+        raise UserError(
+            f"model {card.name}: the first Qwen's own code needs transformers{FIRST_QWEN_TRANSFORMERS}, "
+            "here is "
+            f"{installed}. Make a second environment and run the same command with first-qwen/bin/python: "
+            f"{FIRST_QWEN_INSTALL}"
+        )
+
+
+def fetch_model(arguments: Arguments) -> Path:
+    """The local folder of the model that `arguments` name, downloaded by SWIFT where it is a hub id.
+
+    Switches remote code off in SWIFT's loader, and refuses a folder that asks for it, for all but the first
+    Qwen. Raises UserError where the model cannot be had, with what was tried.
+    """
+    from swift.model.register import ModelLoader
+    from swift.utils import safe_snapshot_download
+
+    model = str(arguments["model"])
+    local = ROOT / model  # `tiny` ships with the project; an absolute path stays as it is
+    if local.is_dir():
+        folder = local
+    else:
+        try:
+            folder = Path(
+                safe_snapshot_download(
+                    model,
+                    revision=arguments.get("model_revision"),
+                    use_hf=arguments.get("use_hf") in (True, "true"),
+                )
+            )
+        except Exception as error:  # whatever a hub client raises, the user's way out is the same
+            raise UserError(
+                f"model {model}: could not be downloaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}). "
+                "Give a local folder with --model DIR, or take the other hub with --set use_hf=true."
+            ) from error
+    remote_code = is_first_qwen(arguments)
+    if not remote_code and "auto_map" in _read_config(folder):
+        raise UserError(
+            f"model {folder}: its config.json wants to run Python code from the model's repository "
+            "(auto_map); "
+            "that is off here for all but the first Qwen. Take a model without remote code."
+        )
+    ModelLoader.default_trust_remote_code = remote_code
+    return folder
+
+
+def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
+    """Raise UserError unless every label's words fit in MAX_NEW_TOKENS tokens and those tokens tell labels
+    apart.
+
+    `tokenizer` is the model's own.
+    """
+    tokens = {label.words: tokenizer.encode(label.words, add_special_tokens=False) for label in labels}
+    for words, ids in tokens.items():
+        if len(ids) > MAX_NEW_TOKENS:
+            raise UserError(
+                f"label words {words!r} are {len(ids)} tokens for this model, its answers are cut at "
+                f"{MAX_NEW_TOKENS}: "
+                "take shorter words (--labels value=words, or label_words in the prompt)."
+            )
+    starts: dict[tuple[int, ...], str] = {}
+    for words, ids in tokens.items():
+        twin = starts.setdefault(tuple(ids[:MAX_NEW_TOKENS]), words)
+        if twin != words:
+            raise UserError(
+                f"label words {words!r} and {twin!r} are the same tokens for this model: take other words."
+            )
+
+
+def ready_model(experiment: Experiment) -> Experiment:
+    """The experiment with its model as a local folder, after every check that can be made before loading it.
+
+    What a hub id left open (model_type, template) is read from the folder's files.
+    Raises UserError where the environment, the model or the label words do not fit.
+    """
+    from transformers import AutoTokenizer
+
+    check_environment(experiment.model)
+    folder = fetch_model(experiment.arguments)
+    card = experiment.model
+    ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=is_first_qwen(card.arguments))
+    check_label_words(tokenizer, experiment.labels)
+    return replace(experiment, model=ready)

@@ -1,0 +1,270 @@
+"""The stages of a run, in order: each reads files of the run folder and writes others.
+
+    prepare -> baselines -> zero_shot -> train -> tuned -> score
+
+A stage whose inputs (by fingerprint) did not change is not run again, so a run goes on at its first
+unfinished stage.  Stages import what they need when they start: preparing and scoring load neither torch nor
+SWIFT.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from workflows.errors import UserError
+from workflows.experiment import ROOT, Experiment, load_experiment, save_experiment
+from workflows.machine import Machine, describe_environment, find_machine, fit_to_machine
+from workflows.run_folder import (
+    SPLITS,
+    RunFolder,
+    fingerprint,
+    finished_stages,
+    is_locked,
+    mark_finished,
+    open_whole,
+    read_json,
+    sha256,
+    write_json,
+)
+from workflows.screen import Screen
+
+OUTPUTS = ROOT / "outputs"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run: what it needs, what goes in, what comes out."""
+
+    name: str
+    needs: Callable[[RunFolder], list[Path]]  # files of earlier stages
+    settings: Callable[[Experiment], Any]  # the part of the experiment that it depends on
+    writes: Callable[[RunFolder], list[Path]]
+    work: Callable[[RunFolder, Experiment, Screen, str], None]
+
+
+def _prepare(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.data.prepare import prepare
+
+    manifest = prepare(run, experiment)
+    rows, reasons = manifest["rows"], manifest["rejected"]
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons.items())})" if reasons else ""
+    screen.say(
+        f"  {rows['read']:,} rows read, {rows['kept']:,} kept, {rows['rejected']:,} rejected{why}; "
+        f"{manifest['from']}"
+    )
+    for name, split in manifest["splits"].items():
+        labels = ", ".join(f"{label} {count:,}" for label, count in split["labels"].items())
+        screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
+
+
+def _baselines(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.baselines.baselines import run_baselines
+
+    run_baselines(run, experiment)
+
+
+def _zero_shot(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.inference.infer import infer
+
+    infer(run, experiment, _machine(run, experiment, screen), screen, "zero_shot", None, inputs)
+
+
+def _train(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.tuning.train import train
+
+    summary = train(run, experiment, _machine(run, experiment, screen), screen, inputs)
+    best = summary["best_validation_loss"]
+    loss = f", best validation loss {best:.4f}" if best is not None else ""
+    screen.say(f"  {summary['steps']} steps{loss}, kept {summary['checkpoint']}")
+    for name, rows in summary["rows"].items():
+        if rows["used"] < rows["given"]:
+            left_out = rows["given"] - rows["used"]
+            screen.say(
+                f"  {left_out} of {rows['given']} {name} rows were left out by SWIFT: longer than max_length"
+            )
+
+
+def _tuned(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.inference.infer import infer
+
+    adapter = run.sft / read_json(run.training)["checkpoint"]
+    infer(run, experiment, _machine(run, experiment, screen), screen, "tuned", adapter, inputs)
+
+
+def _score(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.scoring.score import score
+
+    score(run, experiment)
+
+
+def _all_predictions(run: RunFolder) -> list[Path]:
+    return sorted((run.path / "predictions").glob("[!.]*.jsonl"))
+
+
+def _model_settings(experiment: Experiment) -> Any:
+    return [
+        experiment.arguments,
+        experiment.seed,
+        experiment.data.data_seed,
+        [asdict(label) for label in experiment.labels],
+    ]
+
+
+STAGES = (
+    Stage(
+        "prepare",
+        needs=lambda run: [],
+        settings=lambda experiment: [
+            *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
+            experiment.arguments.get("split_dataset_ratio"),
+        ],
+        writes=lambda run: [*map(run.split, SPLITS), run.rejected, run.manifest],
+        work=_prepare,
+    ),
+    Stage(
+        "baselines",
+        needs=lambda run: [*map(run.split, SPLITS)],
+        settings=lambda experiment: [],
+        writes=lambda run: [run.predictions("majority"), run.predictions("tfidf")],
+        work=_baselines,
+    ),
+    Stage(
+        "zero_shot",
+        needs=lambda run: [run.split("test")],
+        settings=_model_settings,
+        writes=lambda run: [run.predictions("zero_shot")],
+        work=_zero_shot,
+    ),
+    Stage(
+        "train",
+        needs=lambda run: [run.split("train"), run.split("val")],
+        settings=_model_settings,
+        writes=lambda run: [run.training],
+        work=_train,
+    ),
+    Stage(
+        "tuned",
+        needs=lambda run: [run.split("test"), run.training],
+        settings=_model_settings,
+        writes=lambda run: [run.predictions("tuned")],
+        work=_tuned,
+    ),
+    Stage(
+        "score",
+        needs=_all_predictions,
+        settings=lambda experiment: [asdict(label) for label in experiment.labels],
+        writes=lambda run: [run.scores],
+        work=_score,
+    ),
+)
+EARLIER = {"data": "prepare", "training.json": "train"}  # which command writes what a stage finds missing
+
+
+def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> RunFolder:
+    """The run folder for an experiment: the unfinished one of the same experiment where there is one, else a
+    new one.
+    """
+    if experiment.overrides:
+        screen.say("checking --set against SWIFT's arguments …")
+        with screen.quiet(Path(os.devnull)):
+            from workflows.swift_arguments import check_override_names
+
+            check_override_names(experiment.overrides)
+    text = save_experiment(experiment)
+    if folder is not None:
+        run = RunFolder(folder)
+        if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
+            )
+    else:
+        run = _unfinished(experiment, text) or _new_folder(experiment)
+    if run.experiment.exists():
+        screen.say(f"going on with {shown(run.path)}")
+        return run
+    with open_whole(run.experiment) as file:
+        file.write(text)
+    screen.say(f"new run {shown(run.path)}")
+    return run
+
+
+def _unfinished(experiment: Experiment, text: str) -> RunFolder | None:
+    for path in sorted(OUTPUTS.glob(f"{experiment.name}-*/experiment.yaml"), reverse=True):
+        run = RunFolder(path.parent)
+        if (
+            path.read_text(encoding="utf-8") == text
+            and "score" not in finished_stages(run)
+            and not is_locked(run)
+        ):
+            return run
+    return None
+
+
+def _new_folder(experiment: Experiment) -> RunFolder:
+    name = f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    count, path = 1, OUTPUTS / name
+    while path.exists():
+        count, path = count + 1, OUTPUTS / f"{name}-{count}"
+    return RunFolder(path)
+
+
+def open_run(folder: Path) -> tuple[RunFolder, Experiment]:
+    """An existing run folder and its experiment; a UserError where it is none."""
+    run = RunFolder(folder)
+    return run, load_experiment(run.experiment)
+
+
+def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
+    """Run the stages `names`, in order, leaving out those that are done; record each in stages.json.
+
+    Raises UserError where a file of an earlier stage is missing.
+    """
+    for number, stage in enumerate((stage for stage in STAGES if stage.name in names), start=1):
+        title = f"[{number}/{len(names)}] {stage.name}"
+        for path in stage.needs(run):
+            if not path.exists():
+                command = next(
+                    command
+                    for start, command in EARLIER.items()
+                    if str(path.relative_to(run.path)).startswith(start)
+                )
+                raise UserError(
+                    f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
+                )
+        inputs = fingerprint([stage.settings(experiment), [sha256(path) for path in stage.needs(run)]])
+        done = finished_stages(run).get(stage.name, {})
+        if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run)):
+            screen.say(f"{title}: done before")
+            continue
+        screen.say(title)
+        start = time.monotonic()
+        with screen.quiet(run.log(stage.name)):
+            stage.work(run, experiment, screen, inputs)
+        seconds = time.monotonic() - start
+        mark_finished(
+            run, stage.name, {"inputs": inputs, "seconds": round(seconds, 1), "at": f"{datetime.now():%F %T}"}
+        )
+        screen.say(f"  {seconds:.0f} s")
+
+
+def _machine(run: RunFolder, experiment: Experiment, screen: Screen) -> Machine:
+    """This machine, said on the screen and kept in environment.json when it is new to the run."""
+    machine = find_machine()
+    if not run.environment.exists() or read_json(run.environment).get("machine") != asdict(machine):
+        write_json(run.environment, {**describe_environment(), "machine": asdict(machine)})
+        dtype = fit_to_machine(experiment.arguments, experiment.pinned, machine)["torch_dtype"]
+        why = machine.reason if dtype == machine.torch_dtype else "set by the model card or --set"
+        screen.say(f"  device: {machine.device} ({machine.name}); dtype: {dtype} ({why})")
+    return machine
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,167 @@
+"""Where a run's files lie, how they are written whole, and which stages are done.
+
+A stage writes to a temporary name and renames at the end, so a file that exists is complete.  `stages.json`
+keeps, for each finished stage, the fingerprint of what went into it: a stage whose fingerprint still fits is
+not run again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from workflows.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files of one run; nothing is read or written on construction."""
+
+    path: Path
+
+    @property
+    def experiment(self) -> Path:
+        """Everything needed to repeat the run."""
+        return self.path / "experiment.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, hardware and git commit of the last start."""
+        return self.path / "environment.json"
+
+    @property
+    def stages(self) -> Path:
+        """The finished stages: fingerprint and seconds of each."""
+        return self.path / "stages.json"
+
+    def split(self, name: str) -> Path:
+        """SWIFT's data file of the split `name`: train, val or test."""
+        return self.path / "data" / f"{name}.jsonl"
+
+    @property
+    def rejected(self) -> Path:
+        """Every row that was read and not kept, with its reason."""
+        return self.path / "data" / "rejected.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """Counts, sources and hashes of the data."""
+        return self.path / "data" / "manifest.json"
+
+    @property
+    def sft(self) -> Path:
+        """SWIFT's own output: checkpoints, args.json, logging.jsonl."""
+        return self.path / "sft"
+
+    @property
+    def training(self) -> Path:
+        """What training gave: checkpoint, rows used, losses."""
+        return self.path / "training.json"
+
+    def predictions(self, system: str) -> Path:
+        """One row a test review, by the system `system`."""
+        return self.path / "predictions" / f"{system}.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Metrics of every system."""
+        return self.path / "scores.json"
+
+    def log(self, stage: str) -> Path:
+        """What SWIFT printed during `stage`."""
+        return self.path / "logs" / f"{stage}.log"
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[IO[str]]:
+    """Open `path` for writing UTF-8 text under a temporary name; rename it at the end, remove it on an
+    error.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    with open_whole(path) as file:
+        json.dump(content, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, whole or not at all."""
+    with open_whole(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(content: Any) -> str:
+    """A short hash of anything that JSON can hold."""
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def finished_stages(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """For each finished stage its fingerprint, seconds and finishing time."""
+    return read_json(run.stages) if run.stages.exists() else {}
+
+
+def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
+    """Record that `stage` is done."""
+    write_json(run.stages, {**finished_stages(run), stage: record})
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run folder for this process; a UserError where another process holds it."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    with open(run.path / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{run.path}: another command is working on this run; wait for it, or stop it."
+            ) from error
+        yield
+
+
+def is_locked(run: RunFolder) -> bool:
+    """Whether a process holds the run folder."""
+    try:
+        with locked(run):
+            return False
+    except UserError:
+        return True

@@ -1,0 +1,85 @@
+"""What a person sees while a run works: short lines and progress bars; SWIFT's own output goes to a file."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+TABLE_WIDTH = 118  # columns; a Chinese character takes two
+
+
+class Screen:
+    """The terminal as it was when the command started, reachable while standard output goes to a log file.
+
+    `verbose`: show SWIFT's output on the screen too.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
+        self.out: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
+        self.err: TextIO = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
+
+    def say(self, text: str = "") -> None:
+        """Print a line (or several) of the result."""
+        print(text, file=self.out, flush=True)
+
+    def progress(self, title: str, total: int) -> tqdm:
+        """A bar that counts to `total` with the time left; on a file or a notebook it is drawn less often."""
+        seconds = 0.2 if self.err.isatty() else 5.0
+        return tqdm(
+            total=total,
+            desc=f"  {title}",
+            file=self.err,
+            ncols=90,
+            mininterval=seconds,
+            maxinterval=seconds,
+            leave=False,
+        )
+
+    @contextmanager
+    def quiet(self, log: Path) -> Iterator[None]:
+        """Send everything written to standard output and error, by C code and child processes too, to
+        `log`.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        tee = subprocess.Popen(["tee", "-a", str(log)], stdin=subprocess.PIPE) if self.verbose else None
+        target = (
+            tee.stdin.fileno()
+            if tee and tee.stdin
+            else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        )
+        try:
+            os.dup2(target, 1)
+            os.dup2(target, 2)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(saved[0], 1)
+            os.dup2(saved[1], 2)
+            for descriptor in saved:
+                os.close(descriptor)
+            if tee and tee.stdin:
+                tee.stdin.close()
+                tee.wait()
+            else:
+                os.close(target)
+
+
+def as_text(*tables: Table) -> str:
+    """Tables as plain text, without colours or trailing blanks."""
+    console = Console(width=TABLE_WIDTH, record=True, file=io.StringIO())
+    for table in tables:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines())

@@ -1,0 +1,154 @@
+"""From a run's merged arguments to SWIFT's own argument objects, through SWIFT's own parser.
+
+The parser is the one behind `swift sft FILE`, so a preset means the same in both places, and every value gets
+the type that SWIFT declares for it.
+"""
+
+import contextlib
+import difflib
+import io
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swift import InferArguments, SftArguments
+from swift.utils import parse_args
+
+from workflows.errors import UserError
+from workflows.experiment import MAX_NEW_TOKENS, Arguments, Experiment
+from workflows.machine import Machine, fit_to_machine
+from workflows.run_folder import RunFolder
+
+SFT_NAMES = {field.name for field in fields(SftArguments)}
+INFER_NAMES = {field.name for field in fields(InferArguments)}
+# What the run itself decides; naming it by --set would contradict the run folder.
+OWNED = {
+    "dataset": "--dataset or --data-file",
+    "val_dataset": "--val-file",
+    "model": "--model",
+    "output_dir": "--run-folder",
+    "max_new_tokens": "nothing: answers are five tokens long",
+    "temperature": "nothing: decoding is greedy",
+    "seed": "--seed",
+    "data_seed": "--data-seed",
+}
+# How the model is loaded and prompted: inference must use the same as training.
+SHARED = (
+    *(
+        "model",
+        "model_type",
+        "model_revision",
+        "use_hf",
+        "template",
+        "use_chat_template",
+        "system",
+        "response_prefix",
+    ),
+    *(
+        "enable_thinking",
+        "torch_dtype",
+        "attn_impl",
+        "device_map",
+        "quant_method",
+        "quant_bits",
+        "seed",
+        "data_seed",
+    ),
+)
+Parsed = TypeVar("Parsed", SftArguments, InferArguments)
+
+
+def check_override_names(overrides: dict[str, str]) -> None:
+    """Raise UserError for a --set name that SWIFT does not know, with the nearest known ones, or that the run
+    owns.
+    """
+    for name in overrides:
+        if name in OWNED:
+            raise UserError(f"--set {name}: the run sets this itself; use {OWNED[name]}.")
+        if name not in SFT_NAMES | INFER_NAMES:
+            near = difflib.get_close_matches(name, sorted(SFT_NAMES | INFER_NAMES), n=3, cutoff=0.5)
+            raise UserError(
+                f"--set {name}: SWIFT has no such argument. Nearest: {', '.join(near) or 'none'}."
+            )
+
+
+def merged_arguments(experiment: Experiment, machine: Machine) -> Arguments:
+    """Preset, model card, machine and overrides in one, the later ones winning where they overlap."""
+    seeds = {"seed": experiment.seed, "data_seed": experiment.data.data_seed}
+    return fit_to_machine({**experiment.arguments, **seeds}, experiment.pinned, machine)
+
+
+def build_sft_arguments(
+    run: RunFolder, experiment: Experiment, machine: Machine, resume_from: Path | None = None
+) -> SftArguments:
+    """The SftArguments of this run: LoRA or what the preset says, on the run's own data files.
+
+    Raises UserError where SWIFT refuses a value.
+    """
+    arguments = {
+        name: value for name, value in merged_arguments(experiment, machine).items() if name in SFT_NAMES
+    }
+    arguments |= {
+        "dataset": [str(run.split("train"))],
+        "val_dataset": [str(run.split("val"))],
+        "output_dir": str(run.sft),
+        "add_version": False,
+        "resume_from_checkpoint": str(resume_from) if resume_from else None,
+    }
+    arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
+    return parse_swift(SftArguments, arguments)
+
+
+def build_infer_arguments(
+    experiment: Experiment, machine: Machine, test_file: Path, result_file: Path, adapter: Path | None
+) -> InferArguments:
+    """The InferArguments for one pass over `test_file`: greedy, at most five new tokens, the adapter where
+    given.
+
+    Raises UserError where SWIFT refuses a value.
+    """
+    merged = merged_arguments(experiment, machine)
+    batch = merged.get("max_batch_size", merged.get("per_device_eval_batch_size", 16))
+    arguments = {name: merged[name] for name in SHARED if name in merged}
+    arguments |= {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES}
+    arguments |= {
+        "adapters": [str(adapter)] if adapter else None,
+        "val_dataset": [str(test_file)],
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "temperature": 0,
+        "stream": False,
+        "max_batch_size": batch,
+        "write_batch_size": batch,  # the file grows with each batch: it shows progress and survives a stop
+        "result_path": str(result_file),
+        "load_args": False,
+    }
+    return parse_swift(InferArguments, arguments)
+
+
+def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
+    """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed, unknown = parse_args(kind, _command_line(arguments))
+    except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
+        message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
+        raise UserError(f"SWIFT refuses the arguments: {message}.") from error
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
+    if unknown:
+        raise UserError(
+            f"SWIFT does not know the arguments {' '.join(unknown)}; mend the preset or the model card."
+        )
+    return parsed
+
+
+def _command_line(arguments: Arguments) -> list[str]:
+    line: list[str] = []
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        values: list[Any] = value if isinstance(value, list) else [value]
+        line += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in values)]
+    return line

@@ -1,0 +1,63 @@
+"""The door of the training stage: SftArguments to sft_main to the best checkpoint."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from swift import sft_main
+
+from workflows.experiment import Experiment
+from workflows.machine import Machine
+from workflows.models import ready_model
+from workflows.run_folder import SPLITS, RunFolder, read_jsonl, write_json
+from workflows.screen import Screen
+from workflows.swift_arguments import build_sft_arguments
+from workflows.tuning.callbacks import PROGRESS, register_progress
+
+
+def train(
+    run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen, inputs: str
+) -> dict[str, Any]:
+    """Tune the model on train.jsonl, watch val.jsonl; write sft/ and training.json, return the latter's
+    content.
+
+    `inputs` is the fingerprint of what goes in: an interrupted training with the same inputs goes on from its
+    last checkpoint, one with other inputs starts anew. Raises UserError where the model cannot be had, a
+    label does not fit in five tokens, or SWIFT refuses a value.
+    """
+    resume_from = last_checkpoint(run, inputs)
+    if resume_from:
+        screen.say(f"  going on from {resume_from.name}")
+    with screen.progress("training", total=1) as bar:
+        ready = ready_model(experiment)
+        arguments = build_sft_arguments(run, ready, machine, resume_from)
+        rows_used = register_progress(bar)
+        arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), PROGRESS]
+        result = sft_main(arguments)
+    best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
+    given = {name: len(read_jsonl(run.split(name))) for name in SPLITS[:2]}
+    summary = {
+        "checkpoint": Path(best).name,
+        "best_validation_loss": result["best_metric"],
+        "steps": result["global_step"],
+        "rows": {name: {"given": given[name], "used": rows_used[name]} for name in given},
+        "parameters": result["model_parameter_info"],
+        "log_history": result["log_history"],
+    }
+    write_json(run.training, summary)
+    return summary
+
+
+def last_checkpoint(run: RunFolder, inputs: str) -> Path | None:
+    """The newest whole checkpoint of an interrupted training with the same inputs; clears away any other
+    training.
+    """
+    marker = run.sft / "inputs.txt"
+    if not marker.exists() or marker.read_text(encoding="utf-8") != inputs:
+        shutil.rmtree(run.sft, ignore_errors=True)
+        run.sft.mkdir(parents=True)
+        marker.write_text(inputs, encoding="utf-8")
+        return None
+    # The trainer writes its state last: a checkpoint that has it is whole.
+    whole = [path.parent for path in run.sft.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
