@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
 def work_on_run(options: argparse.Namespace) -> None:
     """Run the stages of the command, and show the scores where it ends with them."""
     from workflows.pipeline import open_run, run_stages, shown, start_run
-    from workflows.run_folder import locked, read_json
+    from workflows.run_folder import locked, read_json, remove_if_barren
     from workflows.screen import Screen
 
     screen = Screen(options.verbose)
@@ -141,7 +141,11 @@ def work_on_run(options: argparse.Namespace) -> None:
         if options.command == "infer" and not run.training.exists():
             names = ("zero_shot",)
             screen.say("not trained yet: only the answers before tuning")
-        run_stages(run, experiment, names, screen)
+        try:
+            run_stages(run, experiment, names, screen)
+        except UserError:
+            remove_if_barren(run)
+            raise
     if "score" in names:
         from workflows.scoring.table import render_scores
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from workflows.data.sources import at_hand
@@ -11,7 +12,7 @@ from workflows.screen import as_text
 
 def render_list(kind: str, data_dir: str | None) -> str:
     """The table of one kind, as text."""
-    table = Table(show_lines=kind == "datasets")
+    table = Table(box=SIMPLE_HEAD)
     if kind == "datasets":
         for heading in ("name", "title", "labels", "sources", "at hand"):
             table.add_column(heading, overflow="fold")

@@ -175,20 +175,19 @@ def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
 
     `tokenizer` is the model's own.
     """
-    tokens = {label.words: tokenizer.encode(label.words, add_special_tokens=False) for label in labels}
-    for words, ids in tokens.items():
+    starts: dict[tuple[int, ...], Label] = {}
+    for label in labels:
+        words, ids = label.words, tokenizer.encode(label.words, add_special_tokens=False)
         if len(ids) > MAX_NEW_TOKENS:
             raise UserError(
                 f"label words {words!r} are {len(ids)} tokens for this model, its answers are cut at "
                 f"{MAX_NEW_TOKENS}: "
                 "take shorter words (--labels value=words, or label_words in the prompt)."
             )
-    starts: dict[tuple[int, ...], str] = {}
-    for words, ids in tokens.items():
-        twin = starts.setdefault(tuple(ids[:MAX_NEW_TOKENS]), words)
-        if twin != words:
+        twin = starts.setdefault(tuple(ids), label)
+        if twin != label:
             raise UserError(
-                f"label words {words!r} and {twin!r} are the same tokens for this model: take other words."
+                f"labels {twin.name} and {label.name} have the same words for this model ({words!r}): take other words."
             )
 
 

@@ -171,9 +171,9 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     if experiment.overrides:
         screen.say("checking --set against SWIFT's arguments …")
         with screen.quiet(Path(os.devnull)):
-            from workflows.swift_arguments import check_override_names
+            from workflows.swift_arguments import check_overrides
 
-            check_override_names(experiment.overrides)
+            check_overrides(experiment.overrides)
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,6 +143,12 @@ def finished_stages(run: RunFolder) -> dict[str, dict[str, Any]]:
 def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
     """Record that `stage` is done."""
     write_json(run.stages, {**finished_stages(run), stage: record})
+
+
+def remove_if_barren(run: RunFolder) -> None:
+    """Remove a run folder in which no stage has left anything yet, so that a refused start leaves nothing behind."""
+    if not (run.path / "data").exists():
+        shutil.rmtree(run.path)
 
 
 @contextmanager

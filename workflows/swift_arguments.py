@@ -8,12 +8,14 @@ import contextlib
 import difflib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from swift import InferArguments, SftArguments
 from swift.utils import parse_args
+from transformers import HfArgumentParser
 
 from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Arguments, Experiment
@@ -59,11 +61,13 @@ SHARED = (
 Parsed = TypeVar("Parsed", SftArguments, InferArguments)
 
 
-def check_override_names(overrides: dict[str, str]) -> None:
-    """Raise UserError for a --set name that SWIFT does not know, with the nearest known ones, or that the run
-    owns.
+def check_overrides(overrides: dict[str, str]) -> None:
+    """Check --set before anything is run, by SWIFT's parsers.
+
+    Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run owns, and
+    for a value that is not of its type.
     """
-    for name in overrides:
+    for name, value in overrides.items():
         if name in OWNED:
             raise UserError(f"--set {name}: the run sets this itself; use {OWNED[name]}.")
         if name not in SFT_NAMES | INFER_NAMES:
@@ -71,6 +75,9 @@ def check_override_names(overrides: dict[str, str]) -> None:
             raise UserError(
                 f"--set {name}: SWIFT has no such argument. Nearest: {', '.join(near) or 'none'}."
             )
+        parser = HfArgumentParser([SftArguments if name in SFT_NAMES else InferArguments])
+        with _complaints_as_user_errors():
+            parser.parse_known_args(_command_line({name: value}))
 
 
 def merged_arguments(experiment: Experiment, machine: Machine) -> Arguments:
@@ -128,20 +135,27 @@ def build_infer_arguments(
 
 def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
     """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed, unknown = parse_args(kind, _command_line(arguments))
-    except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
-        message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
-        raise UserError(f"SWIFT refuses the arguments: {message}.") from error
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
+    with _complaints_as_user_errors():
+        parsed, unknown = parse_args(kind, _command_line(arguments))
     if unknown:
         raise UserError(
             f"SWIFT does not know the arguments {' '.join(unknown)}; mend the preset or the model card."
         )
     return parsed
+
+
+@contextlib.contextmanager
+def _complaints_as_user_errors() -> Iterator[None]:
+    """Turn what SWIFT's parser and argument classes raise into one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            yield
+    except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
+        message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
+        raise UserError(f"SWIFT refuses the arguments: {message}.") from error
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
 
 
 def _command_line(arguments: Arguments) -> list[str]:

@@ -141,7 +141,11 @@ def _read_binary(path: Path, kind: str) -> pd.DataFrame:
 
 
 def _as_strings(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.rename(columns=str)
-    return frame.astype(object).map(
-        lambda cell: "" if cell is None or cell is pd.NaT or cell != cell else str(cell)
-    )
+    # As objects: pandas' own strings cannot hold half of a surrogate pair, which a JSON escape can bring.
+    def strings(column: pd.Series) -> pd.Series:
+        empty = column.isna()
+        return pd.Series(
+            ["" if no else str(cell) for cell, no in zip(column, empty, strict=True)], dtype=object
+        )
+
+    return pd.DataFrame({str(name): strings(frame[name]) for name in frame.columns}, dtype=object)

@@ -1,0 +1,49 @@
+"""The baselines that a tuned model must beat, on a real corpus."""
+
+from pathlib import Path
+
+from run_swift import build_parser
+from workflows.assemble import assemble_experiment
+from workflows.baselines.baselines import run_baselines
+from workflows.data.prepare import prepare
+from workflows.run_folder import RunFolder, read_jsonl
+from workflows.scoring.score import score
+
+
+def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, tmp_path: Path) -> None:
+    options = ["--dataset", "chnsenticorp", "--data-file", str(shared_data / "ChnSentiCorp_htl_all.csv")]
+    experiment = assemble_experiment(build_parser().parse_args(["run", *options]))
+    run = RunFolder(tmp_path)
+    prepare(run, experiment)
+    run_baselines(run, experiment)
+    systems = score(run, experiment)["systems"]
+    assert systems["tfidf"]["accuracy"] >= 0.90
+    assert systems["majority"]["accuracy"] == 533 / 777
+    rows = read_jsonl(run.predictions("tfidf"))
+    assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in rows)
+    assert all(max(row["probabilities"], key=row["probabilities"].get) == row["prediction"] for row in rows)
+
+
+def test_a_label_that_training_lacks_is_never_predicted(tmp_path: Path) -> None:
+    file = tmp_path / "reviews.csv"
+    rows = [f"很差{i},差\n很好{i},好\n" for i in range(30)]
+    file.write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    test = tmp_path / "test.csv"
+    test.write_text("text,label\n一般般,中\n很差吧,差\n", encoding="utf-8")
+    options = [
+        "--data-file",
+        str(file),
+        "--test-file",
+        str(test),
+        "--text-column",
+        "text",
+        "--label-column",
+        "label",
+    ]
+    experiment = assemble_experiment(build_parser().parse_args(["run", *options, "--labels", "差,中,好"]))
+    run = RunFolder(tmp_path / "run")
+    prepare(run, experiment)
+    run_baselines(run, experiment)
+    predictions = read_jsonl(run.predictions("tfidf"))
+    assert [row["prediction"] for row in predictions][1] == "差"
+    assert all(row["probabilities"]["中"] == 0.0 for row in predictions)

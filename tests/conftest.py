@@ -1,0 +1,68 @@
+"""What many tests share: real reviews, a command line to run, a finished run to look at."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_hub import FakeHub, serve_hub
+from workflows.experiment import ROOT
+from workflows.run_folder import RunFolder
+
+SHARED_DATA = ROOT.parent / "shared" / "data"
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real reviews beside the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real reviews are not here: {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def demo_rows() -> list[dict[str, str]]:
+    """The embedded reviews: label, text, domain."""
+    with open(ROOT / "datasets" / "demo" / "demo.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run run_swift.py in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run_swift.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """run_swift.py as a function of its arguments."""
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
+    """The whole job on the embedded defaults, run once for all tests: its folder and what the screen showed."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    done = run_command("run", "--run-folder", folder)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(folder), done.stdout
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    """A ModelScope and Hugging Face hub on loopback, empty, with caches of its own."""
+    with serve_hub(tmp_path / "hub") as served:
+        yield served

@@ -1,0 +1,97 @@
+"""A data set is found in a folder, in an environment variable's folder, on either hub; else one error names them all.
+
+The hubs are served on loopback; the clients are the real ones, in processes of their own.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Command
+from tests.fake_hub import FakeHub
+from workflows.experiment import load_dataset_card
+from workflows.run_folder import RunFolder, read_json
+
+JD = (
+    b"sentence,label,dataset\n"
+    + "".join(f"手机很好{i},1.0,jd\n衣服很差{i},0.0,jd\n" for i in range(30)).encode()
+)
+NOWHERE = {"MODELSCOPE_ENDPOINT": "http://127.0.0.1:9", "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+def test_modelscope_hub_is_asked_for_the_files_of_the_card(
+    command: Command, hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.put("datasets", "DAMO_NLP/jd", "train.csv", JD)
+    hub.put(
+        "datasets",
+        "DAMO_NLP/jd",
+        "dev.csv",
+        "sentence,label,dataset\n不错的书,1.0,jd\n无聊的书,0.0,jd\n".encode(),
+    )
+    done = command("prepare", "--dataset", "jd", "--run-folder", tmp_path / "run", env=hub.env)
+    assert done.returncode == 0, done.stderr
+    manifest = read_json(RunFolder(tmp_path / "run").manifest)
+    assert manifest["from"] == "modelscope: DAMO_NLP/jd"
+    assert manifest["rows"] == {"read": 62, "kept": 62, "rejected": 0}
+    assert manifest["splits"]["test"]["rows"] == 2
+    # What was downloaded once is at hand without a network.
+    offline = {**hub.env, **NOWHERE}
+    assert "modelscope cache" in command("list", "datasets", env=offline).stdout
+    again = command("prepare", "--dataset", "jd", "--run-folder", tmp_path / "again", env=offline)
+    assert again.returncode == 0, again.stderr
+
+
+def test_hugging_face_hub_is_asked_for_the_files_of_the_card(
+    command: Command, hub: FakeHub, tmp_path: Path
+) -> None:
+    files = load_dataset_card("chnsenticorp").sources[0].files
+    for split, name in files.items():
+        frame = pd.DataFrame({"label": [0, 1] * 10, "text": [f"{split}里的评论{i}" for i in range(20)]})
+        frame.to_parquet(tmp_path / "part.parquet")
+        hub.put("datasets", "lansinuote/ChnSentiCorp", name, (tmp_path / "part.parquet").read_bytes())
+    done = command("prepare", "--dataset", "chnsenticorp", "--run-folder", tmp_path / "run", env=hub.env)
+    assert done.returncode == 0, done.stderr
+    manifest = read_json(RunFolder(tmp_path / "run").manifest)
+    assert manifest["from"] == "huggingface: lansinuote/ChnSentiCorp"
+    assert {name: split["rows"] for name, split in manifest["splits"].items()} == {
+        "train": 20,
+        "val": 20,
+        "test": 20,
+    }
+
+
+def test_no_source_gives_one_error_with_each_reason_and_the_flag(
+    command: Command, hub: FakeHub, tmp_path: Path
+) -> None:
+    done = command(
+        *("prepare", "--dataset", "jd", "--data-dir", tmp_path / "empty", "--run-folder", tmp_path / "run"),
+        env={**hub.env, **NOWHERE},
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for part in (
+        f"{tmp_path / 'empty'}: no such folder",
+        "modelscope DAMO_NLP/jd",
+        "does not answer",
+        "--data-file FILE",
+    ):
+        assert part in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_a_local_folder_comes_before_the_hubs(command: Command, tmp_path: Path, by: str) -> None:
+    folder = tmp_path / "data"
+    (folder / "jd").mkdir(parents=True)
+    (folder / "jd" / "train.csv").write_bytes(JD)
+    (folder / "jd" / "dev.csv").write_bytes("sentence,label\n好书,1\n坏书,0\n".encode())
+    flags = ["--data-dir", folder] if by == "flag" else []
+    env = {**NOWHERE, "REVIEW_DATA_DIR": "" if by == "flag" else str(folder)}
+    done = command("prepare", "--dataset", "jd", "--run-folder", tmp_path / "run", *flags, env=env)
+    assert done.returncode == 0, done.stderr
+    assert read_json(RunFolder(tmp_path / "run").manifest)["from"] == str(folder)
+    listed = command("list", "datasets", *flags, env=env).stdout
+    assert str(folder) in re.sub(r"[\s│]", "", listed.split("jd", 1)[1])

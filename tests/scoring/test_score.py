@@ -1,0 +1,48 @@
+"""Scores, worked out by hand for a few rows."""
+
+import pytest
+
+from workflows.scoring.score import measure
+
+NAMES = ["bad", "fair", "good"]
+WORDS = {"bad": "差评", "fair": "中评", "good": "好评"}
+
+
+def _row(gold: str, prediction: str | None, output: str | None) -> dict[str, str | None]:
+    return {"gold": gold, "prediction": prediction, "output": output}
+
+
+def test_unreadable_outputs_are_wrong_and_counted() -> None:
+    rows = [
+        _row("bad", "bad", "差评"),
+        _row("bad", None, "不知道"),
+        _row("good", "good", " 好评\n"),
+        _row("good", "bad", "差评"),
+        _row("good", "good", "是好评"),
+    ]
+    figures = measure(rows, NAMES, WORDS)
+    assert figures["accuracy"] == pytest.approx(3 / 5)
+    assert figures["strict_accuracy"] == pytest.approx(2 / 5)
+    assert figures["unparsed"] == 1
+    assert figures["per_class"]["bad"] == {
+        "precision": pytest.approx(1 / 2),
+        "recall": pytest.approx(1 / 2),
+        "f1": pytest.approx(1 / 2),
+        "rows": 2,
+    }
+    assert figures["per_class"]["fair"]["rows"] == 0
+    assert figures["macro_f1"] == pytest.approx((1 / 2 + 0 + 4 / 5) / 3)
+    assert figures["weighted_f1"] == pytest.approx((2 * 1 / 2 + 3 * 4 / 5) / 5)
+    assert figures["confusion"]["counts"] == [[1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 2, 0]]
+    low, high = figures["accuracy_interval"]
+    # Wilson's interval for 3 of 5, from its formula.
+    assert (low, high) == (pytest.approx(0.2307, abs=1e-4), pytest.approx(0.8824, abs=1e-4))
+
+
+def test_all_outputs_unreadable_gives_zero_not_an_error() -> None:
+    figures = measure([_row("good", None, "？"), _row("bad", None, "")], NAMES, WORDS)
+    assert (figures["accuracy"], figures["macro_f1"], figures["unparsed"]) == (0.0, 0.0, 2)
+
+
+def test_a_system_without_outputs_has_no_strict_reading() -> None:
+    assert measure([_row("good", "good", None)], NAMES, WORDS)["strict_accuracy"] is None

@@ -1,0 +1,145 @@
+"""What a person meets on the command line: help without torch, errors of one line, nothing left behind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from workflows.experiment import ROOT
+from workflows.run_folder import RunFolder, locked
+
+# Stops with an error where a module is imported that a light command may not load.
+NO_HEAVY_IMPORTS = """
+import importlib.abc, sys
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'swift', 'transformers'):
+            raise SystemExit(f'imported {name}')
+sys.meta_path.insert(0, Refuse())
+sys.argv = ['run_swift.py', *sys.argv[1:]]
+import runpy
+runpy.run_path('run_swift.py', run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        *(["list", kind] for kind in ("datasets", "models", "methods", "prompts")),
+        ["prepare"],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_load_neither_torch_nor_swift(arguments: list[str], tmp_path: Path) -> None:
+    import subprocess
+
+    if arguments == ["prepare"]:
+        arguments = ["prepare", "--run-folder", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_HEAVY_IMPORTS, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -> None:
+    listed = command("list", "datasets").stdout
+    for part in (
+        "chnsenticorp",
+        "jd",
+        "dianping",
+        "waimai",
+        "demo",
+        "JD product reviews",
+        "负面",
+        "DAMO_NLP/jd",
+        "embedded",
+    ):
+        assert part in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--dataset", "chnsenticorq"], "Did you mean chnsenticorp?"),
+        (["run", "--model", "qwen99"], "neither a known name, nor a folder, nor a hub id"),
+        (["run", "--method", "lorra"], "Did you mean lora?"),
+        (["run", "--prompt", "zh"], "prompt 'zh' is not known"),
+        (["run", "--set", "learning_rate"], "write NAME=VALUE"),
+        (["run", "--set", "learning_rat=1"], "Nearest: learning_rate"),
+        (["run", "--set", "lora_rank=eight"], "invalid int value: 'eight'"),
+        (["run", "--data-file", "no.csv"], "no such file"),
+        (["run", "--test-file", "test.csv"], "--test-file goes with --data-file"),
+        (["run", "--model", "qwen-1.8b"], "transformers<4.50"),
+        (["run", "--neutral", "negative"], "names no neutral label value"),
+        (
+            ["run", "--dataset", "jd", "--prompt", "en-category", "--labels", "0=差评,1=好评"],
+            "has words for negative, positive",
+        ),
+        (["train", "outputs/none"], "not a run folder"),
+        (["score", "."], "not a run folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    command: Command, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    folder = ["--run-folder", str(tmp_path / "run")] if arguments[0] == "run" else []
+    done = command(*arguments, *folder)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_ones_own_is_led_to_the_right_flags(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "我的评论.csv"
+    file.write_text(
+        "评论,星级\n" + "".join(f"很好吃{i},5\n太难吃{i},1\n一般{i},3\n" for i in range(20)), encoding="utf-8"
+    )
+    flags: list[object] = ["prepare", "--data-file", file, "--run-folder", tmp_path / "run"]
+    first = command(*flags)
+    assert "The file has '评论', '星级'" in first.stderr
+    flags += ["--text-column", "评论", "--label-column", "星级"]
+    second = command(*flags)
+    assert "--labels 1=…,3=…,5=…" in second.stderr
+    third = command(*flags, "--labels", "1=差评,5=好评")
+    assert "我的评论.csv, row 3: label '3' is none of 差评, 好评" in third.stderr
+    assert "--labels 1=差评,5=好评,3=" in third.stderr
+    rejected = RunFolder(tmp_path / "run").rejected
+    assert len(rejected.read_text(encoding="utf-8").splitlines()) == 20
+    fourth = command(*flags, "--labels", "1=差评,5=好评,3=", "--run-folder", tmp_path / "run 2")
+    assert fourth.returncode == 0, fourth.stderr
+    assert "60 rows read, 40 kept, 20 rejected (20 unlabelled)" in fourth.stdout
+
+
+def test_a_run_folder_of_another_experiment_is_not_touched(command: Command, tmp_path: Path) -> None:
+    assert command("prepare", "--run-folder", tmp_path / "run").returncode == 0
+    done = command("prepare", "--data-seed", 7, "--run-folder", tmp_path / "run")
+    assert done.returncode == 2
+    assert "holds another experiment" in done.stderr
+
+
+def test_two_commands_do_not_work_on_one_run(command: Command, tmp_path: Path) -> None:
+    assert command("prepare", "--run-folder", tmp_path / "run").returncode == 0
+    with locked(RunFolder(tmp_path / "run")):
+        done = command("train", tmp_path / "run")
+    assert done.returncode == 2
+    assert "another command is working on this run" in done.stderr
+
+
+def test_stages_out_of_order_say_what_comes_first(command: Command, tmp_path: Path) -> None:
+    done = command("prepare", "--run-folder", tmp_path / "run")
+    assert done.returncode == 0
+    for split in ("train", "val", "test"):
+        RunFolder(tmp_path / "run").split(split).unlink()
+    done = command("train", tmp_path / "run")
+    assert done.returncode == 2
+    assert f"data/train.jsonl is missing; run `prepare {tmp_path / 'run'}` first" in done.stderr

@@ -1,0 +1,229 @@
+"""Whole runs of the real SWIFT on the embedded model: what a user gets, and what happens when it is interrupted."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.conftest import Command
+from tests.fake_hub import FakeHub
+from workflows.experiment import ROOT
+from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl, sha256
+
+SHORT = ("--set", "max_steps=4", "--test-samples", "20")
+
+
+def test_the_default_job_ends_with_a_tuned_model_and_an_honest_table(demo_run: tuple[RunFolder, str]) -> None:
+    run, screen = demo_run
+    scores = read_json(run.scores)
+    systems = scores["systems"]
+    assert list(systems) == ["majority", "tfidf", "zero_shot", "tuned"]
+    assert scores["test_rows"] == 300
+    assert systems["tuned"]["accuracy"] >= 0.90
+    assert systems["tuned"]["accuracy"] > systems["tfidf"]["accuracy"] > systems["majority"]["accuracy"]
+    assert systems["zero_shot"]["accuracy"] < 0.65  # the stand-in knows no sentiment before it is tuned
+    assert systems["zero_shot"]["unparsed"] == 0
+    for system, figures in systems.items():
+        rows = read_jsonl(run.predictions(system))
+        assert [row["id"] for row in rows] == [row["id"] for row in read_jsonl(run.split("test"))]
+        assert figures["accuracy"] == sum(row["gold"] == row["prediction"] for row in rows) / 300
+    for part in (
+        "300 test rows",
+        "before tuning",
+        "after tuning",
+        "baseline: TF-IDF",
+        "stand-in",
+        f"run folder: {run.path}",
+    ):
+        assert part in screen
+    assert "INFO:swift" not in screen
+    assert "INFO:swift" in run.log("train").read_text(encoding="utf-8")
+    training = read_json(run.training)
+    assert training["rows"]["train"] == {"given": 2400, "used": 2400}
+    assert any("eval_loss" in entry for entry in training["log_history"])
+    assert read_json(run.environment)["machine"]["device"] in ("cpu", "cuda", "mps")
+
+
+def test_a_finished_run_is_not_run_again_and_a_changed_stage_is(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "copy"))
+    before = finished_stages(run)
+    again = command("run", run.path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before") == 6
+    assert finished_stages(run) == before
+    rows = read_jsonl(run.predictions("tuned"))
+    run.predictions("tuned").write_text(
+        "".join(json.dumps({**row, "prediction": None}, ensure_ascii=False) + "\n" for row in rows),
+        encoding="utf-8",
+    )
+    assert command("score", run.path).returncode == 0
+    assert read_json(run.scores)["systems"]["tuned"]["accuracy"] == 0.0
+
+
+def test_an_interrupted_training_goes_on_from_its_checkpoint(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["--train-samples", "640", "--test-samples", "20", "--run-folder", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_swift.py"), "run", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 180
+    while not list(folder.glob("sft/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    screen, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, screen
+    assert "the same command goes on from here" in screen
+    assert "train" not in finished_stages(RunFolder(folder))
+    again = command("run", *options)
+    assert again.returncode == 0, again.stderr
+    assert "going on from checkpoint-" in again.stdout
+    assert "zero_shot: done before" in again.stdout
+    training = read_json(RunFolder(folder).training)
+    assert training["steps"] == 60
+    assert max(entry["step"] for entry in training["log_history"]) == 60
+
+
+def test_an_interrupted_inference_asks_only_for_the_missing_rows(command: Command, tmp_path: Path) -> None:
+    options = ["--test-samples", "40", "--run-folder", str(tmp_path / "run")]
+    assert command("prepare", *options).returncode == 0
+    assert command("infer", tmp_path / "run").returncode == 0
+    run = RunFolder(tmp_path / "run")
+    whole = run.predictions("zero_shot").read_text(encoding="utf-8")
+    inputs = finished_stages(run)["zero_shot"]["inputs"]
+    # As if SWIFT had been stopped after 30 rows, in the middle of writing the next.
+    partial = run.path / "predictions" / f".zero_shot-{inputs}.swift.jsonl"
+    lines = [
+        json.dumps({"response": row["output"], "label": row["id"]}) + "\n"
+        for row in map(json.loads, whole.splitlines())
+    ]
+    partial.write_text("".join(lines[:30]) + lines[30][:15], encoding="utf-8")
+    run.predictions("zero_shot").unlink()
+    done = command("infer", run.path)
+    assert done.returncode == 0, done.stderr
+    assert run.predictions("zero_shot").read_text(encoding="utf-8") == whole
+    assert not partial.exists()
+    log = run.log("zero_shot").read_text(encoding="utf-8")
+    assert "num_rows: 40" in log
+    assert "num_rows: 10" in log
+
+
+def test_a_file_with_three_labels_through_the_stages_one_by_one(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "stars.tsv"
+    texts = {"1": "难吃，再也不来", "3": "一般，没什么特别", "5": "好吃，下次还来"}
+    rows = [f"{text}，第{i}次\t{stars}" for i in range(40) for stars, text in texts.items()]
+    file.write_text("评论\t星级\n" + "\n".join(rows), encoding="gb18030")
+    run = RunFolder(tmp_path / "run")
+    flags = [
+        "--data-file",
+        file,
+        "--text-column",
+        "评论",
+        "--label-column",
+        "星级",
+        "--labels",
+        "1=差评,3=中评,5=好评",
+    ]
+    for arguments in (
+        ["prepare", *flags, "--format", "query-response", "--set", "max_steps=4", "--run-folder", run.path],
+        ["train", run.path],
+        ["infer", run.path],
+        ["score", run.path],
+    ):
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert read_json(run.manifest)["files"]["train"]["encoding"] == "gb18030"
+    assert "好评、中评还是差评" in read_jsonl(run.split("train"))[0]["query"]
+    systems = read_json(run.scores)["systems"]
+    assert systems["tfidf"]["accuracy"] == 1.0
+    assert set(systems["tuned"]["per_class"]) == {"差评", "中评", "好评"}
+    assert read_json(run.training)["steps"] == 4
+
+
+def test_plain_swift_takes_the_files_and_the_presets(demo_run: tuple[RunFolder, str], tmp_path: Path) -> None:
+    swift = shutil.which("swift", path=str(Path(sys.executable).parent)) or "swift"
+    preset = ROOT / "sft_args" / "lora.yaml"
+    model = read_json(demo_run[0].sft / read_json(demo_run[0].training)["checkpoint"] / "args.json")["model"]
+    arguments = [
+        *("--model", model, "--model_type", "qwen2", "--template", "qwen", "--torch_dtype", "float32"),
+        *("--dataset", demo_run[0].split("train"), "--val_dataset", demo_run[0].split("val")),
+        *("--use_cpu", "true", "--fp16", "false", "--max_steps", "2", "--output_dir", tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        [swift, "sft", str(preset), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(tmp_path.glob("out/*/checkpoint-2/adapter_model.safetensors"))
+
+
+def test_a_model_by_hub_id_is_fetched_from_modelscope(command: Command, hub: FakeHub, tmp_path: Path) -> None:
+    """The embedded weights stand on the hub in the place of a Qwen2.5 base model."""
+    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
+        hub.put("models", "Qwen/Qwen2.5-0.5B", path.name, path.read_bytes())
+    options = [
+        "--model",
+        "Qwen/Qwen2.5-0.5B",
+        *SHORT,
+        "--train-samples",
+        "64",
+        "--run-folder",
+        tmp_path / "run",
+    ]
+    done = command("run", *options, env=hub.env)
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    scores = read_json(run.scores)
+    assert scores["experiment"]["model"] == "qwen2.5-0.5b"
+    assert scores["experiment"]["prompt"] == "zh-continue"
+    assert scores["systems"]["tuned"]["sha256"] == sha256(run.predictions("tuned"))
+    log = run.log("train").read_text(encoding="utf-8")
+    prompt = log.split("[INPUT] ", 1)[1].split("[LABELS_IDS]", 1)[0]
+    assert prompt.startswith("评论内容: ")  # plain continuation: no chat marks
+    assert "<|im_start|>" not in prompt
+
+
+def test_reviews_with_marks_of_the_chat_form_and_long_ones_pass_through(
+    command: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "odd.csv"
+    odd = [
+        "<|im_end|>正面",
+        "<image>好看",
+        "<b>加粗</b> & 'quotes'",
+        "很长" * 1500,
+        "{review}",
+        "😀" * 20,
+        "正面负面",
+    ]
+    plain = [f"{text}{i}" for i in range(12) for text in ("不错", "很差", "还行", "失望")]
+    lines = [f'"{text}",{index % 2}' for index, text in enumerate(odd * 1 + plain)]
+    file.write_text("text,label\n" + "\n".join(lines), encoding="utf-8")
+    test = tmp_path / "test.csv"
+    test.write_text(
+        "text,label\n" + "\n".join(f'"{text}！",{i % 2}' for i, text in enumerate(odd)), encoding="utf-8"
+    )
+    flags = ["--data-file", file, "--test-file", test, "--text-column", "text", "--label-column", "label"]
+    run = RunFolder(tmp_path / "run")
+    done = command("run", *flags, "--labels", "差评,好评", "--set", "max_steps=2", "--run-folder", run.path)
+    assert done.returncode == 0, done.stderr
+    assert len(read_jsonl(run.predictions("tuned"))) == len(odd)
+    rows = read_json(run.training)["rows"]["train"]
+    assert rows["given"] - rows["used"] in (0, 1)  # the long one is over max_length
+    if rows["used"] < rows["given"]:
+        assert "1 of 49 train rows were left out by SWIFT" in done.stdout

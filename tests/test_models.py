@@ -1,0 +1,95 @@
+"""Models by name, folder and hub id; what is refused before a model is loaded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from workflows.errors import UserError
+from workflows.experiment import MODELS, ROOT, Label, ModelCard, names_of
+from workflows.models import (
+    check_environment,
+    check_label_words,
+    describe_folder,
+    fetch_model,
+    load_model_card,
+)
+
+TINY = ROOT / "workflows" / "tiny" / "model"
+
+
+def _copy_tiny(folder: Path, **config: object) -> Path:
+    shutil.copytree(TINY, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **config}), encoding="utf-8")
+    return folder
+
+
+def test_the_promised_models_have_cards() -> None:
+    promised = {"tiny", "qwen-1.8b", "qwen-1.8b-chat"}
+    promised |= {f"qwen1.5-{size}{kind}" for size in ("0.5b", "1.8b") for kind in ("", "-chat")}
+    promised |= {
+        f"{name}-{size}{kind}"
+        for name in ("qwen2", "qwen2.5")
+        for size in ("0.5b", "1.5b")
+        for kind in ("", "-instruct")
+    }
+    promised |= {f"qwen3-{size}{kind}" for size in ("0.6b", "1.7b") for kind in ("", "-base")}
+    assert set(names_of(MODELS)) == promised
+    for name in promised:
+        card = load_model_card(name)
+        is_base = (
+            "chat" not in name and "instruct" not in name and name not in ("tiny", "qwen3-0.6b", "qwen3-1.7b")
+        )
+        assert card.is_base == is_base, name
+        assert (card.arguments.get("enable_thinking") is False) == (name in ("qwen3-0.6b", "qwen3-1.7b")), (
+            name
+        )
+
+
+def test_a_hub_id_of_a_card_is_that_card_and_others_go_by_their_name() -> None:
+    assert load_model_card("Qwen/Qwen2.5-0.5B-Instruct") == load_model_card("qwen2.5-0.5b-instruct")
+    assert load_model_card("someone/Qwen2.5-3B").is_base
+    assert not load_model_card("someone/Qwen2.5-3B-Instruct").is_base
+    with pytest.raises(UserError, match=r"Did you mean qwen2\.5-0\.5b"):
+        load_model_card("qwen2.5-0.5")
+
+
+def test_a_folder_says_itself_whether_it_is_a_base_model(tmp_path: Path) -> None:
+    chat = _copy_tiny(tmp_path / "chat")
+    end_of_text = AutoTokenizer.from_pretrained(TINY).convert_tokens_to_ids("<|endoftext|>")
+    base = _copy_tiny(tmp_path / "base", eos_token_id=end_of_text)
+    assert describe_folder(chat) == {"model": str(chat), "model_type": "qwen2", "template": "qwen"}
+    assert describe_folder(base)["use_chat_template"] is False
+    system = "{{ 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' }}"
+    (chat / "chat_template.jinja").write_text(system, encoding="utf-8")
+    assert describe_folder(chat)["template"] == "qwen2_5"
+    thinking = _copy_tiny(tmp_path / "thinking", model_type="qwen3")
+    assert describe_folder(thinking)["enable_thinking"] is False
+    (tmp_path / "no model").mkdir()
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_model_card(str(tmp_path / "no model"))
+
+
+def test_code_of_a_model_repository_is_never_run(tmp_path: Path) -> None:
+    folder = _copy_tiny(tmp_path / "hostile", auto_map={"AutoConfig": "evil.Config"})
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+    with pytest.raises(UserError, match="auto_map"):
+        fetch_model(load_model_card(str(folder)).arguments)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_first_qwen_stops_with_the_command_that_makes_its_environment() -> None:
+    with pytest.raises(UserError, match=r'pip install -r requirements\.txt "transformers<4\.50"'):
+        check_environment(ModelCard("qwen-1.8b", load_model_card("qwen-1.8b").arguments))
+
+
+def test_label_words_must_fit_in_five_tokens_and_differ() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    check_label_words(tokenizer, (Label("a", "负面"), Label("b", "正面")))
+    with pytest.raises(UserError, match=r"'非常非常不满意' are \d+ tokens.*cut at 5"):
+        check_label_words(tokenizer, (Label("a", "非常非常不满意"), Label("b", "正面")))
+    with pytest.raises(UserError, match="labels a and b have the same words"):
+        check_label_words(tokenizer, (Label("a", "正面"), Label("b", "正面")))

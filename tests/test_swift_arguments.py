@@ -1,0 +1,158 @@
+"""Cards and presets are SWIFT's own arguments, read by SWIFT's own parser; what it refuses is one clear line."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from swift import InferArguments, SftArguments
+
+from run_swift import build_parser
+from workflows.assemble import assemble_experiment
+from workflows.errors import UserError
+from workflows.experiment import METHODS, MODELS, Experiment, load_preset, names_of, read_yaml
+from workflows.machine import Machine, fit_to_machine
+from workflows.models import ready_model
+from workflows.run_folder import RunFolder, write_jsonl
+from workflows.swift_arguments import (
+    SFT_NAMES,
+    build_infer_arguments,
+    build_sft_arguments,
+    check_overrides,
+)
+
+A10 = Machine("cuda", "NVIDIA A10", "bfloat16", "")
+T4 = Machine("cuda", "Tesla T4", "float16", "")
+CPU = Machine("cpu", "CPU", "float32", "")
+# Every figure that the reference gives for the JD page, under today's names.
+JD_PAGE = {
+    "tuner_type": "lora",
+    "target_modules": "c_attn",
+    "lora_rank": 8,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "lora_bias": "none",
+    "lora_dtype": "float32",
+    "torch_dtype": "bfloat16",
+    "use_chat_template": False,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 16,
+    "num_train_epochs": 1,
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "linear",
+    "warmup_ratio": 0.05,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "weight_decay": 0.01,
+    "max_grad_norm": 0.5,
+    "gradient_checkpointing": True,
+    "max_length": 2048,
+    "truncation_strategy": "delete",
+    "split_dataset_ratio": 0.01,
+    "eval_steps": 50,
+    "save_steps": 50,
+    "save_total_limit": 2,
+    "logging_steps": 5,
+    "seed": 42,
+    "data_seed": 42,
+    "report_to": "tensorboard",
+}
+COURSE = {
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "max_length": 512,
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 3,
+    "eval_strategy": "epoch",
+}
+
+
+def _experiment(*options: str) -> Experiment:
+    parsed: argparse.Namespace = build_parser().parse_args(["run", *options])
+    return assemble_experiment(parsed)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    row = {"messages": [{"role": "user", "content": "好"}, {"role": "assistant", "content": "正面"}]}
+    for split in ("train", "val"):
+        write_jsonl(folder.split(split), [row])
+    return folder
+
+
+def test_presets_and_model_cards_hold_swift_names_only() -> None:
+    for folder in (METHODS, MODELS):
+        for name in names_of(folder):
+            assert set(read_yaml(folder / f"{name}.yaml")) <= SFT_NAMES, name
+
+
+@pytest.mark.parametrize(("name", "figures"), [("jd-qwen-1.8b", JD_PAGE), ("course-chnsenticorp", COURSE)])
+def test_presets_of_the_sources_have_their_figures(name: str, figures: dict[str, object]) -> None:
+    preset = load_preset(name)
+    assert {key: preset[key] for key in figures} == figures
+
+
+@pytest.mark.parametrize("method", sorted(names_of(METHODS)))
+def test_every_preset_becomes_sft_arguments(run: RunFolder, method: str) -> None:
+    experiment = ready_model(
+        _experiment("--method", method, "--set", "learning_rate=3e-4", "--set", "lora_rank=16")
+    )
+    arguments = build_sft_arguments(run, experiment, CPU)
+    assert isinstance(arguments, SftArguments)
+    assert (arguments.learning_rate, arguments.lora_rank) == (3e-4, 16)
+    assert arguments.per_device_train_batch_size == 32  # the model card's wins over the preset's
+    assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (False, False, True)
+    assert arguments.output_dir == str(run.sft)
+
+
+def test_inference_is_greedy_in_five_tokens_with_the_model_of_training(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    experiment = ready_model(_experiment("--set", "system=你是评论员", "--set", "max_batch_size=7"))
+    arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", None)
+    assert isinstance(arguments, InferArguments)
+    assert (arguments.max_new_tokens, arguments.temperature, arguments.max_batch_size) == (5, 0, 7)
+    assert (arguments.system, arguments.template, arguments.adapters) == ("你是评论员", "qwen", [])
+
+
+def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
+    preset = load_preset("lora")
+    assert fit_to_machine(preset, set(), A10)["torch_dtype"] == "bfloat16"
+    t4 = fit_to_machine(preset, set(), T4)
+    assert (t4["torch_dtype"], t4["fp16"], t4["bf16"]) == ("float16", True, False)
+    assert "use_cpu" not in t4
+    assert (
+        fit_to_machine({**preset, "torch_dtype": "float32"}, {"torch_dtype"}, T4)["torch_dtype"] == "float32"
+    )
+    cpu = fit_to_machine(preset, set(), replace(CPU, torch_dtype="bfloat16"))
+    assert (cpu["use_cpu"], cpu["bf16"], cpu["gradient_checkpointing"]) == (True, True, False)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(
+        UserError, match="--set learning_rat: SWIFT has no such argument. Nearest: learning_rate"
+    ):
+        check_overrides({"learning_rat": "1"})
+    with pytest.raises(UserError, match="--set output_dir: the run sets this itself; use --run-folder"):
+        check_overrides({"output_dir": "x"})
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("learning_rate=abc", "argument --learning_rate.*'abc'"),
+        ("truncation_strategy=cut", "argument --truncation_strategy.*: invalid choice: 'cut'"),
+        ("warmup_ratio=2", "must be less than 1"),
+    ],
+)
+def test_a_value_that_swift_refuses_is_one_line(run: RunFolder, override: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=f"SWIFT refuses the arguments: .*{complaint}") as caught:
+        build_sft_arguments(run, ready_model(_experiment("--set", override)), CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_of_the_wrong_type_is_refused_before_anything_runs() -> None:
+    check_overrides({"learning_rate": "3e-4", "target_modules": "all-linear", "max_batch_size": "8"})
+    with pytest.raises(UserError, match="argument --lora_rank.*: invalid int value: 'eight'"):
+        check_overrides({"lora_rank": "eight"})
