@@ -8,6 +8,7 @@ python run_swift.py list datasets                       what can be named
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -122,6 +123,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def refuse_options(options: argparse.Namespace) -> None:
+    """Raise UserError for options that would describe a run beside a folder that already has its own."""
+    defaults = vars(build_parser().parse_args([options.command, str(options.folder)]))
+    given = [name for name, value in vars(options).items() if name != "verbose" and value != defaults[name]]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(
+            f"{options.folder} has its own experiment.yaml; {flags} would be ignored: leave out one of them."
+        )
+
+
 def work_on_run(options: argparse.Namespace) -> None:
     """Run the stages of the command, and show the scores where it ends with them."""
     from workflows.pipeline import open_run, run_stages, shown, start_run
@@ -136,6 +148,7 @@ def work_on_run(options: argparse.Namespace) -> None:
         experiment = assemble_experiment(options)
         run = start_run(experiment, options.run_folder, screen)
     else:
+        refuse_options(options)
         run, experiment = open_run(options.folder)
     with locked(run):
         if options.command == "infer" and not run.training.exists():
@@ -155,6 +168,9 @@ def work_on_run(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str]) -> int:
     """Carry out one command; the exit code is 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: labels and reviews are Chinese
+            stream.reconfigure(encoding="utf-8", errors="replace")
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["run", *arguments]
     options = build_parser().parse_args(arguments)

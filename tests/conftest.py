@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,12 +54,24 @@ def command() -> Command:
 
 
 @pytest.fixture(scope="session")
-def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
-    """The whole job on the embedded defaults, run once for all tests: its folder and what the screen showed."""
-    folder = tmp_path_factory.mktemp("demo") / "run"
-    done = run_command("run", "--run-folder", folder)
+def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, so that commands that write beside the code leave the checkout alone."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("workflows", "datasets", "sft_args"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run_swift.py", copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def demo_run(project_copy: Path) -> tuple[RunFolder, str]:
+    """`python run_swift.py`, run once for all tests: its run folder and what the screen showed."""
+    done = subprocess.run(
+        [sys.executable, "run_swift.py"], capture_output=True, text=True, cwd=project_copy, check=False
+    )
     assert done.returncode == 0, done.stderr
-    return RunFolder(folder), done.stdout
+    shown = done.stdout.splitlines()[-1].removeprefix("run folder: ")
+    return RunFolder(project_copy / shown), done.stdout
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A hub on loopback that answers as the ModelScope hub and the Hugging Face hub do, from files in a folder.
 
-Only what downloading needs: file listing and file content.  A repository is the folder <root>/<kind>/<owner>/<name>,
-kind being models or datasets.
+Only what downloading needs: file listing and file content.  A repository is the folder
+<root>/<kind>/<owner>/<name>, kind being models or datasets.
 """
 
 import hashlib

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import Command
 from workflows.experiment import ROOT
-from workflows.run_folder import RunFolder, locked
+from workflows.run_folder import RunFolder, locked, read_json
 
 # Stops with an error where a module is imported that a light command may not load.
 NO_HEAVY_IMPORTS = """
@@ -125,6 +125,33 @@ def test_a_run_folder_of_another_experiment_is_not_touched(command: Command, tmp
     done = command("prepare", "--data-seed", 7, "--run-folder", tmp_path / "run")
     assert done.returncode == 2
     assert "holds another experiment" in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_not_touched(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("不要删除", encoding="utf-8")
+    done = command("run", "--dataset", "jd", "--run-folder", tmp_path)
+    assert done.returncode == 2
+    assert "is no run folder and not empty" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_options_beside_a_run_folder_are_refused(command: Command, tmp_path: Path) -> None:
+    assert command("prepare", "--run-folder", tmp_path / "run").returncode == 0
+    done = command("run", tmp_path / "run", "--seed", 7, "--balance")
+    assert done.returncode == 2
+    assert "--balance, --seed would be ignored" in done.stderr
+
+
+def test_val_and_test_files_are_used_as_they_are(command: Command, tmp_path: Path) -> None:
+    flags: list[object] = ["--text-column", "text", "--label-column", "label", "--labels", "差评,好评"]
+    for split, count in (("data", 30), ("val", 4), ("test", 6)):
+        lines = [f"{split}好{i},好评\n{split}差{i},差评\n" for i in range(count // 2)]
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
+        flags += [f"--{split}-file", tmp_path / f"{split}.csv"]
+    done = command("prepare", *flags, "--run-folder", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    splits = read_json(RunFolder(tmp_path / "run").manifest)["splits"]
+    assert {name: split["rows"] for name, split in splits.items()} == {"train": 30, "val": 4, "test": 6}
 
 
 def test_two_commands_do_not_work_on_one_run(command: Command, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Cards and presets are SWIFT's own arguments, read by SWIFT's own parser; what it refuses is one clear line."""
+"""Cards and presets are SWIFT's own arguments, read by SWIFT's own parser; what it refuses is one clear
+line.
+"""
 
 import argparse
 from dataclasses import replace
@@ -131,7 +133,7 @@ def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(
-        UserError, match="--set learning_rat: SWIFT has no such argument. Nearest: learning_rate"
+        UserError, match=r"--set learning_rat: SWIFT has no such argument\. Nearest: learning_rate"
     ):
         check_overrides({"learning_rat": "1"})
     with pytest.raises(UserError, match="--set output_dir: the run sets this itself; use --run-folder"):
@@ -154,5 +156,5 @@ def test_a_value_that_swift_refuses_is_one_line(run: RunFolder, override: str, c
 
 def test_a_value_of_the_wrong_type_is_refused_before_anything_runs() -> None:
     check_overrides({"learning_rate": "3e-4", "target_modules": "all-linear", "max_batch_size": "8"})
-    with pytest.raises(UserError, match="argument --lora_rank.*: invalid int value: 'eight'"):
+    with pytest.raises(UserError, match=r"argument --lora_rank.*: invalid int value: 'eight'"):
         check_overrides({"lora_rank": "eight"})

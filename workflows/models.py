@@ -187,7 +187,8 @@ def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
         twin = starts.setdefault(tuple(ids), label)
         if twin != label:
             raise UserError(
-                f"labels {twin.name} and {label.name} have the same words for this model ({words!r}): take other words."
+                f"labels {twin.name} and {label.name} have the same words for this model ({words!r}): "
+                "take other words."
             )
 
 

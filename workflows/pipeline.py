@@ -177,6 +177,8 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)
+        if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"--run-folder {folder}: is no run folder and not empty; name a new one.")
         if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
@@ -242,8 +244,14 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             continue
         screen.say(title)
         start = time.monotonic()
-        with screen.quiet(run.log(stage.name)):
-            stage.work(run, experiment, screen, inputs)
+        try:
+            with screen.quiet(run.log(stage.name)):
+                stage.work(run, experiment, screen, inputs)
+        except UserError:
+            raise
+        except Exception:
+            screen.say(f"  failed; what SWIFT printed is in {shown(run.log(stage.name))}")
+            raise
         seconds = time.monotonic() - start
         mark_finished(
             run, stage.name, {"inputs": inputs, "seconds": round(seconds, 1), "at": f"{datetime.now():%F %T}"}

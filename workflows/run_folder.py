@@ -146,8 +146,8 @@ def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
 
 
 def remove_if_barren(run: RunFolder) -> None:
-    """Remove a run folder in which no stage has left anything yet, so that a refused start leaves nothing behind."""
-    if not (run.path / "data").exists():
+    """Remove a run folder that holds no stage's files yet, so that a refused start leaves nothing behind."""
+    if {path.name for path in run.path.iterdir()} <= {run.experiment.name, ".lock", "logs"}:
         shutil.rmtree(run.path)
 
 

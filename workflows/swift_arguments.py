@@ -64,8 +64,8 @@ Parsed = TypeVar("Parsed", SftArguments, InferArguments)
 def check_overrides(overrides: dict[str, str]) -> None:
     """Check --set before anything is run, by SWIFT's parsers.
 
-    Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run owns, and
-    for a value that is not of its type.
+    Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run
+    owns, and for a value that is not of its type.
     """
     for name, value in overrides.items():
         if name in OWNED:

@@ -121,5 +121,5 @@ def test_an_unknown_label_stops_with_its_row_and_the_flag_that_mends_it() -> Non
 
 def test_missing_columns_are_named_with_those_that_are_there() -> None:
     table = _table([("1", "好")], ("标签", "评论"))
-    with pytest.raises(UserError, match="'标签', '评论'.*--text-column"):
+    with pytest.raises(UserError, match=r"'标签', '评论'.*--text-column"):
         clean({"train": table}, load_dataset_card("waimai"))

@@ -1,4 +1,5 @@
-"""A data set is found in a folder, in an environment variable's folder, on either hub; else one error names them all.
+"""A data set is found in a folder, in an environment variable's folder, on either hub; else one error names
+them all.
 
 The hubs are served on loopback; the clients are the real ones, in processes of their own.
 """

@@ -1,0 +1,182 @@
+"""Every command of both READMEs is run, on a copy of the project, against a hub on loopback.
+
+Commands that would take long get the options in SHORT appended; models on the hub are the embedded weights.
+"""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fake_hub import serve_hub
+from workflows.experiment import ROOT
+from workflows.run_folder import read_json
+
+SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"}
+# One process for all commands: SWIFT takes 10 s to import.
+RUN_ALL = """
+import json, sys
+from run_swift import main
+for arguments in json.load(sys.stdin):
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = error.code
+    print('@', code, json.dumps(arguments, ensure_ascii=False), flush=True)
+"""
+
+
+def commands_of(readme: str) -> list[str]:
+    """The lines of a README's bash blocks."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    return [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+
+
+COMMANDS = commands_of("README.md")
+OURS = [line.split()[2:] for line in COMMANDS if line.startswith("python run_swift.py")]
+
+
+def test_both_readmes_have_the_same_commands_and_figures() -> None:
+    assert commands_of("README_zh.md") == COMMANDS
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_zh.md"))
+    tables = [re.findall(r"^ (?:baseline|before|after).*$", text, re.M) for text in (english, chinese)]
+    assert tables[0] == tables[1] != []
+
+
+def test_no_command_is_left_out_of_these_tests() -> None:
+    elsewhere = [
+        "pip install -r requirements.txt && python run_swift.py",  # its second half is the fixture demo_run
+        "pip install -r tests/requirements.txt && python -m pytest",  # this, now; .ci/run installs by it
+    ]
+    rest = [
+        line for line in COMMANDS if line not in elsewhere and not line.startswith("python run_swift.py ")
+    ]
+    assert [line.split()[:3] for line in rest] == [
+        ["swift", "sft", "sft_args/lora.yaml"],
+        ["python", "datasets/demo/generate.py"],
+        ["python", "-m", "workflows.tiny.build"],
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, tuple[int, str]]:
+    """Exit code and error output of each command, run in the README's order."""
+    _write(
+        project_copy / "ChnSentiCorp_htl_all.csv",
+        "label,review",
+        [(row["label"], row["text"]) for row in demo_rows],
+    )
+    names = {"0": "差评", "1": "好评"}
+    _write(
+        project_copy / "reviews.csv", "text,label", [(row["text"], names[row["label"]]) for row in demo_rows]
+    )
+    stars = {"0": "12", "1": "45"}
+    rows = [
+        (row["text"], "3" if i % 9 == 0 else stars[row["label"]][i % 2]) for i, row in enumerate(demo_rows)
+    ]
+    _write(project_copy / "stars.csv", "评论,星级", rows)
+    with serve_hub(project_copy / "hub") as hub:
+        for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
+            for repository in ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen1.5-0.5B-Chat"):
+                hub.put("models", repository, path.name, path.read_bytes())
+        jd = "sentence,label,dataset\n" + "".join(f"{row['text']},{row['label']}.0,jd\n" for row in demo_rows)
+        hub.put("datasets", "DAMO_NLP/jd", "train.csv", jd.encode())
+        hub.put(
+            "datasets",
+            "DAMO_NLP/jd",
+            "dev.csv",
+            b"sentence,label\n" + b"".join(f"{n},{n % 2}\n".encode() for n in range(40)),
+        )
+        waimai = "label,review\n" + "".join(f"{row['label']},{row['text']}\n" for row in demo_rows)
+        hub.put("datasets", "XiangPan/waimai_10k", "waimai_10k.csv", waimai.encode())
+        env = {**os.environ, **hub.env}
+        shortened = [[*arguments, *_short(arguments)] for arguments in OURS]
+        done = subprocess.run(
+            [sys.executable, "-c", RUN_ALL],
+            input=json.dumps(shortened),
+            capture_output=True,
+            text=True,
+            cwd=project_copy,
+            env=env,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        codes: dict[str, tuple[int, str]] = {}
+        for code, arguments in re.findall(r"^@ (\S+) (.*)$", done.stdout, re.M):
+            codes[json.dumps(OURS[len(codes)])] = (int(code), done.stderr)
+            assert json.loads(arguments) == shortened[len(codes) - 1]
+        swift = next(line for line in COMMANDS if line.startswith("swift sft")).split()
+        plain = subprocess.run(
+            [
+                str(Path(sys.executable).parent / "swift"),
+                *swift[1:],
+                *("--max_steps", "1", "--use_cpu", "true"),
+            ],
+            capture_output=True,
+            text=True,
+            cwd=project_copy,
+            env=env,
+            check=False,
+        )
+        codes["swift"] = (plain.returncode, plain.stderr[-3000:])
+    return codes
+
+
+@pytest.mark.parametrize("arguments", OURS, ids=" ".join)
+def test_command(finished: dict[str, tuple[int, str]], arguments: list[str]) -> None:
+    code, errors = finished[json.dumps(arguments)]
+    if "qwen-1.8b" in arguments:  # the README says that it stops where transformers is too new
+        assert code == 2
+        assert 'pip install -r requirements.txt "transformers<4.50"' in errors
+    else:
+        assert code == 0, errors[-3000:]
+
+
+def test_plain_swift_command(finished: dict[str, tuple[int, str]]) -> None:
+    code, errors = finished["swift"]
+    assert code == 0, errors
+
+
+def test_the_generator_writes_the_shipped_reviews(project_copy: Path) -> None:
+    shipped = (ROOT / "datasets" / "demo" / "demo.csv").read_bytes()
+    (project_copy / "datasets" / "demo" / "demo.csv").unlink()
+    subprocess.run([sys.executable, "datasets/demo/generate.py"], cwd=project_copy, check=True)
+    assert (project_copy / "datasets" / "demo" / "demo.csv").read_bytes() == shipped
+
+
+def test_the_builder_makes_the_shipped_tokenizer_and_config(project_copy: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "workflows.tiny.build", "my-tiny", "--steps", "1"],
+        cwd=project_copy,
+        check=True,
+    )
+    shipped = ROOT / "workflows" / "tiny" / "model"
+    made = project_copy / "my-tiny"
+    assert (made / "tokenizer.json").read_bytes() == (shipped / "tokenizer.json").read_bytes()
+    configs = [read_json(folder / "config.json") for folder in (made, shipped)]
+    for config in configs:
+        config.pop("transformers_version")
+    assert configs[0] == configs[1]
+    assert sum(path.stat().st_size for path in shipped.iterdir()) < 8 * 2**20
+
+
+def _short(arguments: list[str]) -> list[str]:
+    if arguments[0] not in ("run", "prepare") or "qwen-1.8b" in arguments:
+        return []
+    return [
+        part
+        for flag, value in SHORT.items()
+        if flag == "--set" or flag not in arguments
+        for part in (flag, value)
+    ]
+
+
+def _write(path: Path, header: str, rows: list[tuple[str, str]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(header + "\n")
+        csv.writer(file).writerows(rows)
