@@ -42,6 +42,9 @@ def test_the_default_job_ends_with_a_tuned_model_and_an_honest_table(demo_run: t
         f"run folder: outputs/{run.path.name}",
     ):
         assert part in screen
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    baseline = next(line for line in screen.splitlines() if "TF-IDF" in line)
+    assert baseline in readme  # what has no floating-point training in it is shown as it is
     assert "INFO:swift" not in screen
     assert "INFO:swift" in run.log("train").read_text(encoding="utf-8")
     training = read_json(run.training)

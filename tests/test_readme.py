@@ -44,7 +44,7 @@ OURS = [line.split()[2:] for line in COMMANDS if line.startswith("python run_swi
 def test_both_readmes_have_the_same_commands_and_figures() -> None:
     assert commands_of("README_zh.md") == COMMANDS
     english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_zh.md"))
-    tables = [re.findall(r"^ (?:baseline|before|after).*$", text, re.M) for text in (english, chinese)]
+    tables = [re.findall(r"^ +(?:baseline|before|after).*$", text, re.M) for text in (english, chinese)]
     assert tables[0] == tables[1] != []
 
 

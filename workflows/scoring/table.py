@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from workflows.screen import as_text
@@ -22,7 +23,9 @@ STAND_IN = (
 def render_scores(scores: dict[str, Any]) -> str:
     """The table of systems, the per-class table of the last one, and what must be known to read them."""
     rows = scores["test_rows"]
-    overview = Table(title=f"{scores['experiment']['dataset']}: {rows:,} test rows", title_justify="left")
+    overview = Table(
+        title=f"{scores['experiment']['dataset']}: {rows:,} test rows", title_justify="left", box=SIMPLE_HEAD
+    )
     overview.add_column("system 系统")
     for heading in ("accuracy 准确率", "95 % interval", "macro F1", "strict accuracy", "unreadable"):
         overview.add_column(heading, justify="right")
@@ -41,7 +44,9 @@ def render_scores(scores: dict[str, Any]) -> str:
     last, figures = list(scores["systems"].items())[-1]
     confusion = figures["confusion"]
     detail = Table(
-        title=f"{TITLES[last]}: per class, and gold (rows) against predicted (columns)", title_justify="left"
+        title=f"{TITLES[last]}: per class, and gold (rows) against predicted (columns)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
     )
     detail.add_column("gold 真实标签")
     for heading in ("rows", "precision", "recall", "F1", *(f"→ {name}" for name in confusion["predicted"])):
