@@ -33,6 +33,7 @@ from workflows.run_folder import (
 from workflows.screen import Screen
 
 OUTPUTS = ROOT / "outputs"
+SCORES_FORMAT = 2  # counts up when scores.json gets other keys, so that older runs are scored anew
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ STAGES = (
     Stage(
         "score",
         needs=_all_predictions,
-        settings=lambda experiment: [asdict(label) for label in experiment.labels],
+        settings=lambda experiment: [SCORES_FORMAT, [asdict(label) for label in experiment.labels]],
         writes=lambda run: [run.scores],
         work=_score,
     ),

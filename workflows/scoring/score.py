@@ -3,14 +3,22 @@
 An output in which no label's words stand counts as wrong, and is counted.
 """
 
+from collections import Counter
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
 
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.run_folder import RunFolder, read_jsonl, sha256, write_json
+from workflows.scoring.uncertainty import compare_systems, macro_f1_interval, verdict
 
 SYSTEMS = ("majority", "tfidf", "zero_shot", "tuned")
 UNREADABLE = "(unreadable)"
@@ -25,6 +33,7 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     words = {label.name: label.words for label in experiment.labels}
     test_ids = [row["id"] for row in read_jsonl(run.split("test"))]
     systems: dict[str, dict[str, Any]] = {}
+    right: dict[str, np.ndarray] = {}
     for system in SYSTEMS:
         path = run.predictions(system)
         if not path.exists():
@@ -33,8 +42,10 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         if [row["id"] for row in rows] != test_ids:
             raise UserError(f"{path}: not the rows of {run.split('test')}; delete it and run `infer` again.")
         systems[system] = {**measure(rows, names, words), "sha256": sha256(path)}
+        right[system] = np.array([row["gold"] == row["prediction"] for row in rows])
     if not systems:
         raise UserError(f"{run.path}: no predictions to score; run `infer` first.")
+    comparisons = compare_systems(right)
     scores = {
         "experiment": {
             "dataset": experiment.dataset.name,
@@ -48,6 +59,8 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         "test_rows": len(test_ids),
         "test_sha256": sha256(run.split("test")),
         "systems": systems,
+        "comparisons": comparisons,
+        "verdict": verdict(comparisons, len(test_ids)),
     }
     write_json(run.scores, scores)
     return scores
@@ -61,29 +74,58 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
     """
     gold = [row["gold"] for row in rows]
     predicted = [row["prediction"] or UNREADABLE for row in rows]
+    every = [*names, UNREADABLE]
     precision, recall, f1, support = precision_recall_fscore_support(
         gold, predicted, labels=names, zero_division=0
     )
     right = sum(a == b for a, b in zip(gold, predicted, strict=True))
     interval = binomtest(right, len(rows)).proportion_ci(0.95, method="wilson")
-    outputs = [row["output"] for row in rows]
-    generative = outputs[0] is not None
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
         "accuracy_interval": [float(interval.low), float(interval.high)],
-        "macro_f1": float(f1_score(gold, predicted, labels=names, average="macro", zero_division=0)),
-        "weighted_f1": float(f1_score(gold, predicted, labels=names, average="weighted", zero_division=0)),
-        "strict_accuracy": sum(o.strip() == words[g] for o, g in zip(outputs, gold, strict=True)) / len(rows)
-        if generative
-        else None,
-        "unparsed": predicted.count(UNREADABLE),
+        **_averages(gold, predicted, names),
+        "macro_f1_interval": macro_f1_interval(
+            np.array([every.index(name) for name in gold]),
+            np.array([every.index(name) for name in predicted]),
+            len(names),
+        ),
+        "matthews": float(matthews_corrcoef(gold, predicted)),
+        **_outputs(rows, words),
         "per_class": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
             for name, p, r, f, n in zip(names, precision, recall, f1, support, strict=True)
         },
         "confusion": {
             "gold": names,
-            "predicted": [*names, UNREADABLE],
-            "counts": confusion_matrix(gold, predicted, labels=[*names, UNREADABLE])[: len(names)].tolist(),
+            "predicted": every,
+            "counts": confusion_matrix(gold, predicted, labels=every)[: len(names)].tolist(),
         },
+    }
+
+
+def _averages(gold: list[str], predicted: list[str], names: list[str]) -> dict[str, float]:
+    """Precision, recall and F1, each micro, macro and weighted, over the labels (an unreadable output is
+    none).
+    """
+    figures: dict[str, float] = {}
+    for average in ("micro", "macro", "weighted"):
+        three = precision_recall_fscore_support(
+            gold, predicted, labels=names, average=average, zero_division=0
+        )[:3]
+        figures |= {
+            f"{average}_{key}": float(value)
+            for key, value in zip(("precision", "recall", "f1"), three, strict=True)
+        }
+    return figures
+
+
+def _outputs(rows: list[dict[str, Any]], words: dict[str, str]) -> dict[str, Any]:
+    """How the outputs were read; for a system that writes none, no strict accuracy."""
+    unread = Counter(row["output"] for row in rows if row["prediction"] is None)
+    writes = rows[0]["output"] is not None
+    strict = sum(row["output"].strip() == words[row["gold"]] for row in rows) / len(rows) if writes else None
+    return {
+        "strict_accuracy": strict,
+        "unparsed": unread.total(),
+        "unparsed_most_frequent": [{"output": text, "rows": count} for text, count in unread.most_common(5)],
     }

@@ -8,9 +8,9 @@ from rich.table import Table
 from workflows.screen import as_text
 
 TITLES = {
-    "majority": "baseline: majority class 多数类",
-    "tfidf": "baseline: TF-IDF 词袋 (n-grams + LR)",
-    "zero_shot": "before tuning 微调前 (zero-shot)",
+    "majority": "baseline: majority 多数类",
+    "tfidf": "baseline: TF-IDF 词袋",
+    "zero_shot": "before tuning 微调前",
     "tuned": "after tuning 微调后",
 }
 STAND_IN = (
@@ -27,17 +27,24 @@ def render_scores(scores: dict[str, Any]) -> str:
         title=f"{scores['experiment']['dataset']}: {rows:,} test rows", title_justify="left", box=SIMPLE_HEAD
     )
     overview.add_column("system 系统")
-    for heading in ("accuracy 准确率", "95 % interval", "macro F1", "strict accuracy", "unreadable"):
+    for heading in (
+        "accuracy 准确率",
+        "95 % interval",
+        "macro F1",
+        "95 % interval",
+        "strict acc.",
+        "unreadable",
+    ):
         overview.add_column(heading, justify="right")
     for system, figures in scores["systems"].items():
-        low, high = figures["accuracy_interval"]
         strict = figures["strict_accuracy"]
         unread = figures["unparsed"]
         overview.add_row(
             TITLES[system],
             f"{figures['accuracy']:.3f}",
-            f"{low:.3f} – {high:.3f}",
+            _interval(figures["accuracy_interval"]),
             f"{figures['macro_f1']:.3f}",
+            _interval(figures["macro_f1_interval"]),
             "–" if strict is None else f"{strict:.3f}",
             "–" if strict is None else f"{unread} ({unread / rows:.1%})",
         )
@@ -56,10 +63,15 @@ def render_scores(scores: dict[str, Any]) -> str:
         shares = (f"{per_class[key]:.3f}" for key in ("precision", "recall", "f1"))
         detail.add_row(name, str(per_class["rows"]), *shares, *map(str, counts))
     text = as_text(overview, detail)
-    notes = [
+    notes = [scores["verdict"][language] for language in ("en", "zh") if scores["verdict"][language]]
+    notes += [
         f"An output is read as {scores['reading']}. Unreadable outputs count as wrong. 95 % intervals: "
-        "Wilson."
+        "Wilson for accuracy, BCa bootstrap for macro F1; p: exact McNemar, Holm-corrected."
     ]
     if scores["experiment"]["model"] == "tiny":
         notes.append(STAND_IN)
     return f"{text}\n" + "\n".join(notes)
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "–" if bounds is None else f"{bounds[0]:.3f} – {bounds[1]:.3f}"

@@ -1,0 +1,80 @@
+"""Intervals and tests against direct computation; the verdict says no more than they do."""
+
+import math
+from math import comb
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from workflows.scoring.uncertainty import compare_systems, macro_f1_interval, rows_to_tell, verdict
+
+
+def _right(only_a: int, only_b: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    a = [True] * only_a + [False] * only_b + [True] * both + [False] * neither
+    b = [False] * only_a + [True] * only_b + [True] * both + [False] * neither
+    return np.array(a), np.array(b)
+
+
+def test_pairs_are_compared_by_the_exact_binomial_and_corrected_after_holm() -> None:
+    tfidf, tuned = _right(only_a=3, only_b=13, both=80, neither=4)
+    pairs = compare_systems({"majority": np.zeros(100, bool), "tfidf": tfidf, "tuned": tuned})
+    pair = next(pair for pair in pairs if (pair["a"], pair["b"]) == ("tfidf", "tuned"))
+    exact = 2 * sum(comb(16, k) for k in range(4)) / 2**16
+    assert pair["mcnemar_p"] == pytest.approx(exact)
+    assert pair["holm_p"] == pytest.approx(exact)  # the largest of three is multiplied by one
+    assert pair["accuracy_difference"] == pytest.approx(0.10)
+    low, high = pair["ci95"]
+    # Agresti and Min: half a row more in each cell.
+    half = 1.959964 * math.sqrt(17 - 10**2 / 102) / 102
+    assert (low, high) == (pytest.approx(10 / 102 - half), pytest.approx(10 / 102 + half))
+    smallest = min(pairs, key=lambda pair: pair["mcnemar_p"])
+    assert smallest["holm_p"] == pytest.approx(3 * smallest["mcnemar_p"])
+
+
+def test_rows_to_tell_grow_with_the_square_of_the_difference() -> None:
+    assert rows_to_tell(5, 5, 100) is None
+    needed = rows_to_tell(10, 20, 100)
+    # Connor's formula, with z of 1.95996 and 0.84162.
+    expected = ((1.95996 * math.sqrt(0.3) + 0.84162 * math.sqrt(0.3 - 0.01)) / 0.1) ** 2
+    assert needed == math.ceil(expected)
+
+
+def test_macro_f1_interval_is_seeded_and_holds_the_score() -> None:
+    rng = np.random.default_rng(0)
+    gold = rng.integers(0, 3, 300)
+    predicted = np.where(rng.random(300) < 0.8, gold, 3)  # the others are unreadable
+    interval = macro_f1_interval(gold, predicted, 3)
+    assert interval is not None
+    score = f1_score(gold, predicted, labels=[0, 1, 2], average="macro")
+    assert interval[0] < score < interval[1]
+    assert interval[1] - interval[0] < 0.15
+    assert interval == macro_f1_interval(gold, predicted, 3)
+    narrower = macro_f1_interval(np.tile(gold, 9), np.tile(predicted, 9), 3)
+    assert narrower is not None
+    assert narrower[1] - narrower[0] < (interval[1] - interval[0]) / 2
+
+
+def test_no_spread_gives_no_interval() -> None:
+    gold = np.array([0, 1] * 20)
+    assert macro_f1_interval(gold, gold, 2) is None
+    assert macro_f1_interval(gold[:1], gold[:1], 2) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "english", "chinese"),
+    [
+        ((2, 5, 30, 3), "40 test rows cannot tell the tuned model from TF-IDF", "40 行测试数据不足以区分"),
+        ((3, 3, 30, 4), "no difference was seen", "没有观察到差异"),
+        ((5, 60, 300, 35), "Tuning beat TF-IDF (+0.138", "优于词袋"),
+        ((60, 5, 300, 35), "Tuning is worse than TF-IDF (-0.138", "不如词袋"),
+    ],
+)
+def test_the_verdict_says_what_the_rows_can_tell(
+    cells: tuple[int, int, int, int], english: str, chinese: str
+) -> None:
+    tfidf, tuned = _right(*cells)
+    said = verdict(compare_systems({"tfidf": tfidf, "tuned": tuned}), sum(cells))
+    assert english in said["en"]
+    assert chinese in said["zh"]
+    assert verdict(compare_systems({"tfidf": tfidf}), sum(cells)) == {"en": "", "zh": ""}
