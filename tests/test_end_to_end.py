@@ -232,3 +232,15 @@ def test_reviews_with_marks_of_the_chat_form_and_long_ones_pass_through(
     rows = read_json(run.training)["rows"]["train"]
     assert rows["given"] - rows["used"] == 1  # the long one is over max_length
     assert f"1 of {rows['given']} train rows were left out by SWIFT" in done.stdout
+
+
+def test_what_swift_cannot_train_with_is_one_line(command: Command, tmp_path: Path) -> None:
+    options = ["--set", "max_length=20", "--train-samples", "40", "--test-samples", "5"]
+    done = command("run", *options, "--run-folder", tmp_path / "run")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: SWIFT could not start the training:")
+    assert "max_length shorter than every row" in last
+    log = RunFolder(tmp_path / "run").log("train").read_text(encoding="utf-8")
+    assert "filtered dataset length: 0" in log
+    assert "Traceback" in log

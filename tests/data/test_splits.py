@@ -84,7 +84,15 @@ def test_three_labels_with_a_rare_one() -> None:
     assert Counter(review.label for review in sampled["train"]) == {0: 5, 1: 1, 2: 4}
 
 
-@pytest.mark.parametrize("counts", [(3, 1), (1, 1), (40, 1)])
-def test_too_few_rows_are_refused(counts: tuple[int, int]) -> None:
-    with pytest.raises(UserError, match="Give more rows of each label"):
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ((3, 1), "too few"),
+        ((1, 1), "too few"),
+        ((40, 1), "1 of the rarest label"),
+        ((40, 0), "have one label"),
+    ],
+)
+def test_too_few_rows_are_refused(counts: tuple[int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         split_reviews({"train": _reviews(*counts)}, DataOptions(), None)

@@ -25,7 +25,10 @@ def test_unreadable_outputs_are_wrong_and_counted() -> None:
     assert figures["strict_accuracy"] == pytest.approx(2 / 5)
     assert figures["unparsed"] == 1
     assert figures["unparsed_most_frequent"] == [{"output": "不知道", "rows": 1}]
-    assert (figures["micro_precision"], figures["micro_recall"]) == (pytest.approx(3 / 4), pytest.approx(3 / 5))
+    assert (figures["micro_precision"], figures["micro_recall"]) == (
+        pytest.approx(3 / 4),
+        pytest.approx(3 / 5),
+    )
     assert figures["per_class"]["bad"] == {
         "precision": pytest.approx(1 / 2),
         "recall": pytest.approx(1 / 2),

@@ -25,6 +25,10 @@ def split_reviews(source: Splits, options: DataOptions, validation_share: float 
     where there are too few rows.
     """
     train, seed = source["train"], options.data_seed
+    if len({review.label for review in train}) < 2:
+        raise UserError(
+            f"all {len(train)} training rows have one label: there is nothing to learn. Check --labels."
+        )
     if options.split == "course":
         if "test" in source or "val" in source:
             raise UserError(
@@ -77,10 +81,10 @@ def _cut(
             range(len(reviews)), test_size=size, random_state=seed, stratify=labels if stratified else None
         )
     except ValueError as error:  # fewer than two of a label, or nothing left
+        rarest = min(labels.count(label) for label in set(labels))
         raise UserError(
-            f"{len(reviews)} usable rows are too few to cut {size} of them off for validation or test: "
-            f"{error} "
-            "Give more rows of each label."
+            f"{len(reviews)} usable rows, {rarest} of the rarest label, are too few to cut {size} of them off for "
+            "validation or test. Give more rows of each label: three at the very least."
         ) from error
     return [reviews[i] for i in sorted(rest)], [reviews[i] for i in sorted(cut)]
 

@@ -1,11 +1,13 @@
 """The door of the training stage: SftArguments to sft_main to the best checkpoint."""
 
 import shutil
+import traceback
 from pathlib import Path
 from typing import Any
 
 from swift import sft_main
 
+from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.machine import Machine
 from workflows.models import ready_model
@@ -33,7 +35,17 @@ def train(
         arguments = build_sft_arguments(run, ready, machine, resume_from)
         rows_used = register_progress(bar)
         arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), PROGRESS]
-        result = sft_main(arguments)
+        try:
+            result = sft_main(arguments)
+        except (ValueError, TypeError) as error:
+            if rows_used:  # training had begun: no matter of arguments any more
+                raise
+            traceback.print_exc()  # into the log
+            raise UserError(
+                f"SWIFT could not start the training: {' '.join(str(error).split())} Usual causes: a --set value that "
+                "SWIFT does not know, target_modules that this model lacks, or a max_length shorter than every row. "
+                f"More in {run.log('train')}."
+            ) from error
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     given = {name: len(read_jsonl(run.split(name))) for name in SPLITS[:2]}
     summary = {
