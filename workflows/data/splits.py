@@ -83,7 +83,8 @@ def _cut(
     except ValueError as error:  # fewer than two of a label, or nothing left
         rarest = min(labels.count(label) for label in set(labels))
         raise UserError(
-            f"{len(reviews)} usable rows, {rarest} of the rarest label, are too few to cut {size} of them off for "
+            f"{len(reviews)} usable rows, {rarest} of the rarest label, are too few to cut {size} of "
+            "them off for "
             "validation or test. Give more rows of each label: three at the very least."
         ) from error
     return [reviews[i] for i in sorted(rest)], [reviews[i] for i in sorted(cut)]

@@ -42,8 +42,10 @@ def train(
                 raise
             traceback.print_exc()  # into the log
             raise UserError(
-                f"SWIFT could not start the training: {' '.join(str(error).split())} Usual causes: a --set value that "
-                "SWIFT does not know, target_modules that this model lacks, or a max_length shorter than every row. "
+                f"SWIFT could not start the training: {' '.join(str(error).split())} Usual causes: a "
+                "--set value that "
+                "SWIFT does not know, target_modules that this model lacks, or a max_length shorter than "
+                "every row. "
                 f"More in {run.log('train')}."
             ) from error
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
