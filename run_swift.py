@@ -11,6 +11,7 @@ import argparse
 import io
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from workflows.errors import UserError
 
@@ -93,9 +94,17 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage."""
+        raise UserError(f"{message} (python {self.prog} --help)")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="run_swift.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -173,8 +182,8 @@ def main(arguments: list[str]) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["run", *arguments]
-    options = build_parser().parse_args(arguments)
     try:
+        options = build_parser().parse_args(arguments)
         if options.command == "list":
             from workflows.listing import render_list
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from workflows.data.reviews import labels_flag, normalise_label
 from workflows.data.tables import read_table
 from workflows.errors import UserError
 from workflows.experiment import (
@@ -82,8 +83,9 @@ def choose_dataset(options: argparse.Namespace) -> DatasetCard:
         )
         layouts = tuple(replace(layout, values=values, neutral=(), unlabelled=left_out) for layout in layouts)
     if columns != [None, None]:
-        first = layouts[0]
-        layouts = (replace(first, text=columns[0] or first.text, label=columns[1] or first.label),)
+        # The meaning of the values goes with the label column where the card knows that.
+        known = next((layout for layout in layouts if layout.label == columns[1]), layouts[0])
+        layouts = (replace(known, text=columns[0] or known.text, label=columns[1] or known.label),)
     return replace(card, layouts=layouts)
 
 
@@ -107,12 +109,12 @@ def _missing_flags(path: Path, options: argparse.Namespace) -> str:
             f"{path}: say which columns hold text and label: {example}. The file has "
             f"{', '.join(map(repr, columns))}."
         )
-    counts = frame[options.label_column].str.strip().value_counts()
+    counts = frame[options.label_column].map(normalise_label).value_counts()
     mapping = ",".join(f"{value}=…" for value in sorted(value for value in counts.index[:8] if value))
     listed = ", ".join(f"{value!r} in {count} rows" for value, count in counts.iloc[:8].items())
     return (
         f"{path}: say what the labels mean, in words that a model can write, such as 差评 and 好评: "
-        f"--labels {mapping}. "
+        f"{labels_flag(mapping)}. "
         f"Column {options.label_column!r} has {len(counts)} values: {listed}."
     )
 
@@ -133,7 +135,7 @@ def parse_labels(text: str) -> tuple[tuple[Label, ...], dict[str, tuple[str, ...
                 raise UserError(
                     f"--labels {text}: {item!r} is not VALUE=NAME; give all labels that way, or none."
                 )
-            (values.setdefault(name, []) if name else left_out).append(value)
+            (values.setdefault(name, []) if name else left_out).append(normalise_label(value))
     else:
         numeric = any(item.isdigit() for item in items)
         for index, name in enumerate(items):

@@ -162,12 +162,10 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
 
 
-def from_mapping(card: type[Card], content: Any, where: str | Path) -> Card:
+def from_mapping(card: type[Card], content: dict[str, Any], where: Path) -> Card:
     """A frozen card from parsed YAML; a UserError names the key that is missing, unknown or of the wrong
     type.
     """
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: holds {type(content).__name__}, not a mapping of keys to values.")
     try:
         return dacite.from_dict(card, content, config=dacite.Config(cast=[tuple], strict=True))
     except dacite.DaciteError as error:
@@ -196,7 +194,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
 def load_dataset_card(name: str) -> DatasetCard:
     """The card `datasets/<name>.yaml`."""
     path = card_path(DATASETS, name, "data set")
-    card = from_mapping(DatasetCard, read_yaml(path), path)
+    card = from_mapping(DatasetCard, read_mapping(path), path)
     names = {label.name for label in card.labels}
     for layout in card.layouts:
         if set(layout.values) != names:
@@ -207,15 +205,23 @@ def load_dataset_card(name: str) -> DatasetCard:
     return card
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML card; a UserError where the file holds anything else."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values.")
+    return content
+
+
 def load_preset(name: str) -> Arguments:
     """The SWIFT arguments of the preset `sft_args/<name>.yaml`."""
-    return read_yaml(card_path(METHODS, name, "method"))
+    return read_mapping(card_path(METHODS, name, "method"))
 
 
 def load_prompt(name: str) -> Prompt:
     """The prompt `workflows/data/prompts/<name>.yaml`."""
     path = card_path(PROMPTS, name, "prompt")
-    prompt = from_mapping(Prompt, {"name": name, **read_yaml(path)}, path)
+    prompt = from_mapping(Prompt, {"name": name, **read_mapping(path)}, path)
     if "{review}" not in prompt.user:
         raise UserError(f"{path}: `user` has no {{review}}, so the model would never see the text.")
     return prompt
@@ -223,12 +229,7 @@ def load_prompt(name: str) -> Prompt:
 
 def save_experiment(experiment: Experiment) -> str:
     """The YAML text of an experiment."""
-    content = asdict(experiment, dict_factory=lambda pairs: {key: _plain(value) for key, value in pairs})
-    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=110)
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    return yaml.safe_dump(asdict(experiment), allow_unicode=True, sort_keys=False, width=110)
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -238,4 +239,4 @@ def load_experiment(path: Path) -> Experiment:
             f"{path.parent}: not a run folder (it has no {path.name}); `python run_swift.py prepare` "
             "starts one."
         )
-    return from_mapping(Experiment, read_yaml(path), path)
+    return from_mapping(Experiment, read_mapping(path), path)

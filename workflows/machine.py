@@ -67,19 +67,21 @@ def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> 
 
 def describe_environment() -> dict[str, Any]:
     """Versions, hardware and git commit, as environment.json keeps them."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _git_commit(),
     }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # no git here
+        return None
 
 
 def _cpuinfo(key: str) -> str:

@@ -22,7 +22,7 @@ from workflows.experiment import (
     ModelCard,
     did_you_mean,
     names_of,
-    read_yaml,
+    read_mapping,
 )
 
 # The first Qwen's own modeling code calls `self.generate`, which PreTrainedModel carries up to
@@ -39,10 +39,12 @@ def load_model_card(name: str) -> ModelCard:
 
     Raises UserError where `name` is none of them.
     """
-    cards = {card: read_yaml(MODELS / f"{card}.yaml") for card in names_of(MODELS)}
-    by_hub_id = {arguments["model"].lower(): card for card, arguments in cards.items()}
+    cards = {card: read_mapping(MODELS / f"{card}.yaml") for card in names_of(MODELS)}
+    by_hub_id = {str(arguments.get("model")).lower(): card for card, arguments in cards.items()}
     folder = Path(name).expanduser()
     if name in cards:
+        if "model" not in cards[name]:
+            raise UserError(f"{MODELS / name}.yaml: has no `model`, the hub id or folder.")
         return ModelCard(name, cards[name])
     if folder.is_dir():
         return ModelCard(folder.resolve().name, describe_folder(folder.resolve()))
@@ -68,6 +70,9 @@ def describe_folder(folder: Path) -> Arguments:
     config = _read_config(folder)
     arguments: Arguments = {"model": str(folder)}
     family = config.get("model_type")
+    if family == "qwen":  # the first Qwen: base and chat have the same files, but for their names
+        arguments |= {"model_type": "qwen", "template": "qwen"}
+        return arguments if "chat" in folder.name.lower() else {**arguments, "use_chat_template": False}
     if family not in {"qwen2", "qwen3"}:
         return arguments
     system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
@@ -109,16 +114,11 @@ def _end_token(folder: Path, config: dict[str, Any]) -> str | None:
     return next((token["content"] for token in added if token["id"] == config.get("eos_token_id")), None)
 
 
-def is_first_qwen(arguments: Arguments) -> bool:
-    """Whether the model is of the first Qwen architecture, which runs code from its own repository."""
-    return arguments.get("model_type") == "qwen"
-
-
 def check_environment(card: ModelCard) -> None:
     """Raise UserError where this environment cannot run the model, with the command that makes one that
     can.
     """
-    if not is_first_qwen(card.arguments):
+    if card.arguments.get("model_type") != "qwen":
         return
     installed = metadata.version("transformers")
     if installed not in SpecifierSet(FIRST_QWEN_TRANSFORMERS):
@@ -128,6 +128,13 @@ def check_environment(card: ModelCard) -> None:
             f"{installed}. Make a second environment and run the same command with first-qwen/bin/python: "
             f"{FIRST_QWEN_INSTALL}"
         )
+
+
+def runs_own_code(folder: Path) -> bool:
+    """Whether the model is of the first Qwen architecture, the one whose repository's Python code may
+    run here.
+    """
+    return _read_config(folder).get("architectures") == ["QWenLMHeadModel"]
 
 
 def fetch_model(arguments: Arguments) -> Path:
@@ -158,7 +165,7 @@ def fetch_model(arguments: Arguments) -> Path:
                 f"{' '.join(str(error).split())[:200]}). "
                 "Give a local folder with --model DIR, or take the other hub with --set use_hf=true."
             ) from error
-    remote_code = is_first_qwen(arguments)
+    remote_code = runs_own_code(folder)
     if not remote_code and "auto_map" in _read_config(folder):
         raise UserError(
             f"model {folder}: its config.json wants to run Python code from the model's repository "
@@ -204,6 +211,6 @@ def ready_model(experiment: Experiment) -> Experiment:
     folder = fetch_model(experiment.arguments)
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=is_first_qwen(card.arguments))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
     check_label_words(tokenizer, experiment.labels)
     return replace(experiment, model=ready)

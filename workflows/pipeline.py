@@ -4,7 +4,7 @@
 
 A stage whose inputs (by fingerprint) did not change is not run again, so a run goes on at its first
 unfinished stage.  Stages import what they need when they start: preparing and scoring load neither torch nor
-SWIFT.
+SWIFT (checking --set does).
 """
 
 import os
@@ -181,9 +181,11 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
         if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--run-folder {folder}: is no run folder and not empty; name a new one.")
         if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
-            )
+            if finished_stages(run):
+                raise UserError(
+                    f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
+                )
+            run.experiment.unlink()  # nothing came of it: a refused start, say, that was corrected since
     else:
         run = _unfinished(experiment, text) or _new_folder(experiment)
     if run.experiment.exists():
@@ -238,7 +240,10 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
                 raise UserError(
                     f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
                 )
-        inputs = fingerprint([stage.settings(experiment), [sha256(path) for path in stage.needs(run)]])
+        files = (
+            source_hashes(run, experiment) if stage.name == "prepare" else list(map(sha256, stage.needs(run)))
+        )
+        inputs = fingerprint([stage.settings(experiment), files])
         done = finished_stages(run).get(stage.name, {})
         if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run)):
             screen.say(f"{title}: done before")
@@ -258,6 +263,20 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             run, stage.name, {"inputs": inputs, "seconds": round(seconds, 1), "at": f"{datetime.now():%F %T}"}
         )
         screen.say(f"  {seconds:.0f} s")
+
+
+def source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
+    """The hashes of the data set's local files; of one that is gone since, what the manifest says it was."""
+    from workflows.data.sources import find_local_files
+
+    before = read_json(run.manifest)["files"] if run.manifest.exists() else {}
+    found = find_local_files(experiment.dataset, experiment.data)
+    if found is None:
+        return [before[split]["sha256"] for split in sorted(before)]
+    return [
+        sha256(path) if path.is_file() else before.get(split, {}).get("sha256", "")
+        for split, path in sorted(found[0].items())
+    ]
 
 
 def _machine(run: RunFolder, experiment: Experiment, screen: Screen) -> Machine:

@@ -34,7 +34,7 @@ class RunFolder:
 
     @property
     def environment(self) -> Path:
-        """Versions, hardware and git commit of the last start."""
+        """Versions, hardware and git commit when a model was first loaded on this machine."""
         return self.path / "environment.json"
 
     @property

@@ -53,7 +53,12 @@ class Screen:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
-        tee = subprocess.Popen(["tee", "-a", str(log)], stdin=subprocess.PIPE) if self.verbose else None
+        # In a session of its own tee outlives a Ctrl-C, and takes down what is said after it.
+        tee = (
+            subprocess.Popen(["tee", "-a", str(log)], stdin=subprocess.PIPE, start_new_session=True)
+            if self.verbose
+            else None
+        )
         target = (
             tee.stdin.fileno()
             if tee and tee.stdin
@@ -79,7 +84,7 @@ class Screen:
 
 def as_text(*tables: Table) -> str:
     """Tables as plain text, without colours or trailing blanks."""
-    console = Console(width=TABLE_WIDTH, record=True, file=io.StringIO())
+    console = Console(width=TABLE_WIDTH, record=True, file=io.StringIO(), markup=False)
     for table in tables:
         console.print(table)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -32,32 +33,21 @@ OWNED = {
     "output_dir": "--run-folder",
     "max_new_tokens": "nothing: answers are five tokens long",
     "temperature": "nothing: decoding is greedy",
+    "num_beams": "nothing: decoding is greedy",
+    "stream": "nothing: answers go to a file",
+    "result_path": "--run-folder",
+    "add_version": "--run-folder",
+    "adapters": "--model with a merged model",
+    "resume_from_checkpoint": "the same command again: it goes on by itself",
     "seed": "--seed",
     "data_seed": "--data-seed",
 }
 # How the model is loaded and prompted: inference must use the same as training.
 SHARED = (
-    *(
-        "model",
-        "model_type",
-        "model_revision",
-        "use_hf",
-        "template",
-        "use_chat_template",
-        "system",
-        "response_prefix",
-    ),
-    *(
-        "enable_thinking",
-        "torch_dtype",
-        "attn_impl",
-        "device_map",
-        "quant_method",
-        "quant_bits",
-        "seed",
-        "data_seed",
-    ),
-)
+    *("model", "model_type", "model_revision", "use_hf", "max_model_len", "torch_dtype", "attn_impl"),
+    *("device_map", "quant_method", "quant_bits", "template", "use_chat_template", "system"),
+    *("response_prefix", "enable_thinking", "seed", "data_seed"),
+)  # fmt: skip
 Parsed = TypeVar("Parsed", SftArguments, InferArguments)
 
 
@@ -75,9 +65,9 @@ def check_overrides(overrides: dict[str, str]) -> None:
             raise UserError(
                 f"--set {name}: SWIFT has no such argument. Nearest: {', '.join(near) or 'none'}."
             )
-        parser = HfArgumentParser([SftArguments if name in SFT_NAMES else InferArguments])
+        kind = SftArguments if name in SFT_NAMES else InferArguments
         with _complaints_as_user_errors():
-            parser.parse_known_args(_command_line({name: value}))
+            HfArgumentParser([kind]).parse_known_args(_command_line(kind, {name: value}))
 
 
 def merged_arguments(experiment: Experiment, machine: Machine) -> Arguments:
@@ -93,9 +83,9 @@ def build_sft_arguments(
 
     Raises UserError where SWIFT refuses a value.
     """
-    arguments = {
-        name: value for name, value in merged_arguments(experiment, machine).items() if name in SFT_NAMES
-    }
+    merged = merged_arguments(experiment, machine)
+    # What SWIFT does not know stays in, for its parser to refuse.
+    arguments = {name: value for name, value in merged.items() if name not in INFER_NAMES - SFT_NAMES}
     arguments |= {
         "dataset": [str(run.split("train"))],
         "val_dataset": [str(run.split("val"))],
@@ -120,7 +110,7 @@ def build_infer_arguments(
     arguments = {name: merged[name] for name in SHARED if name in merged}
     arguments |= {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES}
     arguments |= {
-        "adapters": [str(adapter)] if adapter else None,
+        **_tuned_weights(adapter),
         "val_dataset": [str(test_file)],
         "max_new_tokens": MAX_NEW_TOKENS,
         "temperature": 0,
@@ -129,6 +119,9 @@ def build_infer_arguments(
         "write_batch_size": batch,  # the file grows with each batch: it shows progress and survives a stop
         "result_path": str(result_file),
         "load_args": False,
+        # Of a text longer than the model can read the beginning goes: the question and the answer's
+        # place stay.
+        "truncation_strategy": "left",
     }
     return parse_swift(InferArguments, arguments)
 
@@ -136,7 +129,7 @@ def build_infer_arguments(
 def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
     """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line."""
     with _complaints_as_user_errors():
-        parsed, unknown = parse_args(kind, _command_line(arguments))
+        parsed, unknown = parse_args(kind, _command_line(kind, arguments))
     if unknown:
         raise UserError(
             f"SWIFT does not know the arguments {' '.join(unknown)}; mend the preset or the model card."
@@ -158,11 +151,30 @@ def _complaints_as_user_errors() -> Iterator[None]:
         raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
 
 
-def _command_line(arguments: Arguments) -> list[str]:
+def _tuned_weights(checkpoint: Path | None) -> Arguments:
+    """A checkpoint as SWIFT's inference takes it: an adapter beside the model, or (full tuning) the
+    model itself.
+    """
+    if checkpoint is None:
+        return {}
+    is_adapter = (checkpoint / "adapter_config.json").exists()
+    return {"adapters": [str(checkpoint)]} if is_adapter else {"model": str(checkpoint)}
+
+
+def _command_line(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
+    """`arguments` as SWIFT's command line has them; a text for a list argument is cut at blanks and
+    commas.
+    """
+    lists = {action.dest for action in HfArgumentParser([kind])._actions if action.nargs in ("+", "*")}
     line: list[str] = []
     for name, value in arguments.items():
         if value is None:
             continue
-        values: list[Any] = value if isinstance(value, list) else [value]
-        line += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in values)]
+        if name in lists:
+            values: list[Any] = (
+                value if isinstance(value, list) else re.findall(r"[^\s,\[\]\"']+", str(value))
+            )
+            line += [f"--{name}", *map(str, values)]
+        else:  # with "=", so that a value may begin with a dash
+            line.append(f"--{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
     return line

@@ -34,7 +34,7 @@ def _tfidf_probabilities(
 ) -> np.ndarray:
     """Probabilities of shape (test rows, labels); a label that training lacks gets 0."""
     vectorizer = TfidfVectorizer(
-        analyzer="char", ngram_range=NGRAMS, min_df=min(2, len(train)), sublinear_tf=True
+        analyzer="char", ngram_range=NGRAMS, min_df=2 if len(train) >= 50 else 1, sublinear_tf=True
     )
     features = vectorizer.fit_transform(row["review"] for row in train)
     labels = np.array([row["label"] for row in train])

@@ -33,6 +33,10 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
                 f"{files[split]}: no usable row is left ({_counted(tables[split], rejected, split)})."
             )
     share = experiment.arguments.get("split_dataset_ratio")
+    if share is not None and not 0 < float(share) < 1:
+        raise UserError(
+            f"split_dataset_ratio {share}: the validation set's share of the training rows, above 0, below 1."
+        )
     splits = sample_splits(split_reviews(source, options, None if share is None else float(share)), options)
     read = sum(len(table.frame) for table in tables.values())
     kept = sum(map(len, source.values()))
@@ -84,4 +88,8 @@ def _counted(table: Table, rejected: list[Rejected], split: str) -> str:
 
 def _as_row(row: Rejected) -> dict[str, Any]:
     """A line of rejected.jsonl; half surrogates become ?, which UTF-8 can hold."""
-    return {**vars(row), "text": row.text.encode("utf-8", "replace").decode("utf-8")}
+    texts = {key: value for key, value in vars(row).items() if isinstance(value, str)}
+    return {
+        **vars(row),
+        **{key: text.encode("utf-8", "replace").decode("utf-8") for key, text in texts.items()},
+    }

@@ -70,6 +70,11 @@ def normalise_label(value: str) -> str:
     return whole.group(1) if whole else value
 
 
+def labels_flag(mapping: str) -> str:
+    """--labels with `mapping`, written so that a value like -1 is not taken for a flag."""
+    return f"--labels={mapping}" if mapping.startswith("-") else f"--labels {mapping}"
+
+
 def clean(
     tables: dict[str, Table], card: DatasetCard, neutral: str | None = None
 ) -> tuple[dict[str, list[Review]], list[Rejected]]:
@@ -118,7 +123,9 @@ def clean(
 
 def _meaning_of_values(card: DatasetCard, layout: Layout, neutral: str | None) -> dict[str, int]:
     names = [label.name for label in card.labels]
-    meaning = {value: names.index(name) for name, values in layout.values.items() for value in values}
+    meaning = {
+        normalise_label(value): names.index(name) for name, group in layout.values.items() for value in group
+    }
     if neutral is not None:
         if neutral not in names:
             raise UserError(f"--neutral {neutral}: no such label; the labels are {', '.join(names)}.")
@@ -158,7 +165,8 @@ def _unknown_message(layout: Layout, unknown: list[Rejected]) -> str:
     return (
         f"{first.file}, row {first.row}: label {value!r} is none of {', '.join(layout.values)} "
         f"(known values: {', '.join(known.split('=')[0] for known in mapping)}; not known: {listed}). "
-        f"Say what it means, or leave such rows out by an empty name: --labels {','.join(mapping)},{value}="
+        "Say what it means, or leave such rows out by an empty name: "
+        f"{labels_flag(','.join([*mapping, f'{value}=']))}"
     )
 
 

@@ -23,16 +23,11 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
     Raises UserError where no source can be reached: it names each one tried, why it failed, and the flag for
     a file.
     """
-    if options.data_file is not None:
-        given = {"train": options.data_file, "val": options.val_file, "test": options.test_file}
-        return {
-            split: Path(name).expanduser() for split, name in given.items() if name is not None
-        }, "--data-file"
+    local = find_local_files(card, options)
+    if local is not None:
+        return local
     tried: list[str] = []
     for folder in local_folders(options.data_dir):
-        found = find_in_folder(card, folder)
-        if found:
-            return found, str(folder)
         if folder != DATASETS:
             wanted = " or ".join(", ".join(files.values()) for files in card.local)
             tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
@@ -51,6 +46,20 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
         "Give the file with --data-file FILE, or its folder with --data-dir DIR (or "
         f"{DATA_DIR_VARIABLE}=DIR)."
     )
+
+
+def find_local_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path], str] | None:
+    """The files on this machine that --data-file or a local folder give, and where they are from; else
+    None.
+    """
+    if options.data_file is not None:
+        given = {"train": options.data_file, "val": options.val_file, "test": options.test_file}
+        return {split: Path(name) for split, name in given.items() if name is not None}, "--data-file"
+    for folder in local_folders(options.data_dir):
+        found = find_in_folder(card, folder)
+        if found:
+            return found, str(folder)
+    return None
 
 
 def local_folders(data_dir: str | None) -> list[Path]:

@@ -112,6 +112,8 @@ def _sample(reviews: list[Review], size: int | None, seed: int, balanced: bool =
     losers = sorted(shares, key=lambda label: (quotas[label] - size * shares[label], label))
     for label in losers[: max(0, size - sum(quotas.values()))]:
         quotas[label] += 1
+    while sum(quotas.values()) > size:  # one row at least of each label was more than the sample holds
+        quotas[max(quotas, key=lambda label: quotas[label])] -= 1
     chosen: list[int] = []
     rng = random.Random(seed)
     for label in sorted(by_label):

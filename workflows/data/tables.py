@@ -9,6 +9,7 @@ Not covered: files larger than memory; JSON that is one array.
 import csv
 import io
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,12 @@ def decode(path: Path) -> tuple[str, str]:
 
     best = from_bytes(data, cp_isolation=ENCODINGS, steps=10, chunk_size=4096).best()
     if best is None:
-        raise UserError(
-            f"{path}: encoding not recognised (tried {', '.join(ENCODINGS)}); save the file as UTF-8."
-        )
+        try:  # the detector turns down some short files of real reviews
+            return data.decode("gb18030"), "gb18030"
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}: encoding not recognised (tried {', '.join(ENCODINGS)}); save the file as UTF-8."
+            ) from error
     return str(best), best.encoding
 
 
@@ -95,16 +99,20 @@ def _parse_delimited(path: Path, text: str, kind: str) -> pd.DataFrame:
     if delimiter not in header:  # an export that says .csv and separates by semicolons or tabs
         delimiter = next((other for other in ("\t", ";", ",") if other in header), delimiter)
     try:
-        return pd.read_csv(
-            io.StringIO(text),
-            sep=delimiter,
-            dtype=str,
-            keep_default_na=False,  # "NA" and "null" are words of a review, not missing values
-            quoting=csv.QUOTE_MINIMAL,
-            index_col=False,
-            on_bad_lines="error",
-        ).fillna("")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with warnings.catch_warnings():
+            # pandas only warns where the first data row is longer than the header, and cuts all rows off
+            # there.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                io.StringIO(text),
+                sep=delimiter,
+                dtype=str,
+                keep_default_na=False,  # "NA" and "null" are words of a review, not missing values
+                quoting=csv.QUOTE_MINIMAL,
+                index_col=False,
+                on_bad_lines="error",
+            ).fillna("")
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         raise UserError(
             f"{path}: not a regular table: {reason}. A text that holds {delimiter!r}, a quote or a line "
@@ -144,8 +152,11 @@ def _as_strings(frame: pd.DataFrame) -> pd.DataFrame:
     # As objects: pandas' own strings cannot hold half of a surrogate pair, which a JSON escape can bring.
     def strings(column: pd.Series) -> pd.Series:
         empty = column.isna()
-        return pd.Series(
-            ["" if no else str(cell) for cell, no in zip(column, empty, strict=True)], dtype=object
-        )
+        cells = ["" if no else _as_string(cell) for cell, no in zip(column, empty, strict=True)]
+        return pd.Series(cells, dtype=object)
 
     return pd.DataFrame({str(name): strings(frame[name]) for name in frame.columns}, dtype=object)
+
+
+def _as_string(cell: Any) -> str:
+    return cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else str(cell)
