@@ -1,5 +1,6 @@
 """What a person meets on the command line: help without torch, errors of one line, nothing left behind."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
             ["run", "--dataset", "jd", "--prompt", "en-category", "--labels", "0=差评,1=好评"],
             "has words for negative, positive",
         ),
+        (["run", "--train-samples", "0"], "argument --train-samples: invalid count value: '0'"),
+        (["run", "--set", "split_dataset_ratio=nan"], "above 0, below 1"),
         (["train", "outputs/none"], "not a run folder"),
         (["score", "."], "not a run folder"),
     ],
@@ -115,7 +118,7 @@ def test_a_file_of_ones_own_is_led_to_the_right_flags(command: Command, tmp_path
     assert "--labels 1=差评,5=好评,3=" in third.stderr
     rejected = RunFolder(tmp_path / "run").rejected
     assert len(rejected.read_text(encoding="utf-8").splitlines()) == 20
-    fourth = command(*flags, "--labels", "1=差评,5=好评,3=", "--run-folder", tmp_path / "run 2")
+    fourth = command(*flags, "--labels", "1=差评,5=好评,3=")  # the folder of the refused start is taken over
     assert fourth.returncode == 0, fourth.stderr
     assert "60 rows read, 40 kept, 20 rejected (20 unlabelled)" in fourth.stdout
 
@@ -152,6 +155,43 @@ def test_val_and_test_files_are_used_as_they_are(command: Command, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     splits = read_json(RunFolder(tmp_path / "run").manifest)["splits"]
     assert {name: split["rows"] for name, split in splits.items()} == {"train": 30, "val": 4, "test": 6}
+
+
+def test_named_columns_keep_the_meaning_that_the_card_gives_them(
+    command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    flags = ["--dataset", "dianping", "--data-file", shared_data / "dianping_ratings.csv"]
+    columns = ["--text-column", "comment", "--label-column", "rating"]
+    done = command("prepare", *flags, *columns, "--run-folder", tmp_path / "run")
+    assert "2,698 kept" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("values", ["0.0,1.0", "-1,1"])
+def test_the_flag_that_an_error_advises_works(command: Command, tmp_path: Path, values: str) -> None:
+    bad, good = values.split(",")
+    file = tmp_path / "own.csv"
+    lines = [f"很差{i},{bad}\n很好{i},{good}\n" for i in range(20)]
+    file.write_text("text,label\n" + "".join(lines), encoding="utf-8")
+    flags = ["prepare", "--data-file", file, "--text-column", "text", "--label-column", "label"]
+    advised = re.search(r"(--labels[ =]\S+…)\. ", command(*flags).stderr)
+    assert advised
+    words = iter(("差评", "好评"))
+    flag = re.sub("…", lambda _: next(words), advised.group(1))
+    done = command(*flags, *flag.split(" "), "--run-folder", tmp_path / "run")
+    assert "40 kept" in done.stdout, done.stderr
+
+
+def test_a_changed_data_file_is_read_again(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    flags: list[object] = ["prepare", "--data-file", file, "--text-column", "text", "--label-column", "label"]
+    flags += ["--labels", "差评,好评", "--run-folder", tmp_path / "run"]
+    for rows in (20, 30):
+        lines = [f"很差{i},差评\n很好{i},好评\n" for i in range(rows // 2)]
+        file.write_text("text,label\n" + "".join(lines), encoding="utf-8")
+        assert f"{rows} rows read" in command(*flags).stdout
+    assert "done before" in command(*flags).stdout
+    file.unlink()
+    assert "done before" in command("prepare", tmp_path / "run").stdout
 
 
 def test_two_commands_do_not_work_on_one_run(command: Command, tmp_path: Path) -> None:

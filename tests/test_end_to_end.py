@@ -218,9 +218,10 @@ def test_reviews_with_marks_of_the_chat_form_and_long_ones_pass_through(
         "正面负面",
     ]
     plain = [f"{text}{i}" for i in range(12) for text in ("不错", "很差", "还行", "失望")]
-    lines = [f'"{text}",{index % 2}' for index, text in enumerate(odd * 1 + plain)]
+    lines = [f'"{text}",{index % 2}' for index, text in enumerate(odd + plain)]
     file.write_text("text,label\n" + "\n".join(lines), encoding="utf-8")
     test = tmp_path / "test.csv"
+    odd.append("比模型能读的还长" * 2000)  # in the test set every row is answered
     test.write_text(
         "text,label\n" + "\n".join(f'"{text}！",{i % 2}' for i, text in enumerate(odd)), encoding="utf-8"
     )

@@ -78,7 +78,21 @@ def test_code_of_a_model_repository_is_never_run(tmp_path: Path) -> None:
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
     with pytest.raises(UserError, match="auto_map"):
         fetch_model(load_model_card(str(folder)).arguments)
+    arguments = {
+        **load_model_card(str(folder)).arguments,
+        "model_type": "qwen",
+    }  # as --set model_type=qwen would
+    with pytest.raises(UserError, match="auto_map"):
+        fetch_model(arguments)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_of_the_first_qwen_is_known_by_its_config(tmp_path: Path) -> None:
+    folder = _copy_tiny(tmp_path / "Qwen-1_8B", model_type="qwen", architectures=["QWenLMHeadModel"])
+    card = load_model_card(str(folder))
+    assert card.is_base
+    with pytest.raises(UserError, match="transformers<4"):
+        check_environment(card)
 
 
 def test_the_first_qwen_stops_with_the_command_that_makes_its_environment() -> None:

@@ -131,6 +131,26 @@ def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
     assert (cpu["use_cpu"], cpu["bf16"], cpu["gradient_checkpointing"]) == (True, True, False)
 
 
+def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:
+    options = ["--set", "target_modules=q_proj,v_proj", "--set", "system=-请回答"]
+    arguments = build_sft_arguments(run, ready_model(_experiment(*options)), CPU)
+    assert (arguments.target_modules, arguments.system) == (["q_proj", "v_proj"], "-请回答")
+
+
+def test_an_unknown_name_in_a_preset_is_refused(run: RunFolder) -> None:
+    experiment = ready_model(_experiment())
+    misspelt = replace(experiment, preset={**experiment.preset, "learning_rat": 1e-3})
+    with pytest.raises(UserError, match=r"SWIFT has no argument learning_rat; .* Nearest: learning_rate"):
+        build_sft_arguments(run, misspelt, CPU)
+
+
+def test_a_fully_tuned_checkpoint_is_the_model_of_inference(run: RunFolder, tmp_path: Path) -> None:
+    experiment = ready_model(_experiment())
+    whole = Path(experiment.model.arguments["model"])  # a folder with weights and no adapter
+    arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", whole)
+    assert (arguments.model, arguments.adapters) == (str(whole), [])
+
+
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         UserError, match=r"--set learning_rat: SWIFT has no such argument\. Nearest: learning_rate"

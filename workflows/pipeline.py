@@ -240,10 +240,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
                 raise UserError(
                     f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
                 )
-        files = (
-            source_hashes(run, experiment) if stage.name == "prepare" else list(map(sha256, stage.needs(run)))
-        )
-        inputs = fingerprint([stage.settings(experiment), files])
+        inputs = inputs_of(stage, run, experiment)
         done = finished_stages(run).get(stage.name, {})
         if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run)):
             screen.say(f"{title}: done before")
@@ -259,10 +256,17 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             screen.say(f"  failed; what SWIFT printed is in {shown(run.log(stage.name))}")
             raise
         seconds = time.monotonic() - start
-        mark_finished(
-            run, stage.name, {"inputs": inputs, "seconds": round(seconds, 1), "at": f"{datetime.now():%F %T}"}
-        )
+        # Anew: what came from a hub has its hashes only now.
+        record = {"inputs": inputs_of(stage, run, experiment), "seconds": round(seconds, 1)}
+        mark_finished(run, stage.name, {**record, "at": f"{datetime.now():%F %T}"})
         screen.say(f"  {seconds:.0f} s")
+
+
+def inputs_of(stage: Stage, run: RunFolder, experiment: Experiment) -> str:
+    """The fingerprint of what goes into a stage: its part of the experiment and the files that it reads."""
+    reads_sources = stage.name == "prepare"
+    files = source_hashes(run, experiment) if reads_sources else list(map(sha256, stage.needs(run)))
+    return fingerprint([stage.settings(experiment), files])
 
 
 def source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:

@@ -61,13 +61,15 @@ def check_overrides(overrides: dict[str, str]) -> None:
         if name in OWNED:
             raise UserError(f"--set {name}: the run sets this itself; use {OWNED[name]}.")
         if name not in SFT_NAMES | INFER_NAMES:
-            near = difflib.get_close_matches(name, sorted(SFT_NAMES | INFER_NAMES), n=3, cutoff=0.5)
-            raise UserError(
-                f"--set {name}: SWIFT has no such argument. Nearest: {', '.join(near) or 'none'}."
-            )
+            raise UserError(f"--set {name}: SWIFT has no such argument. {_nearest(name)}")
         kind = SftArguments if name in SFT_NAMES else InferArguments
         with _complaints_as_user_errors():
             HfArgumentParser([kind]).parse_known_args(_command_line(kind, {name: value}))
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, sorted(SFT_NAMES | INFER_NAMES), n=3, cutoff=0.5)
+    return f"Nearest: {', '.join(near) or 'none'}."
 
 
 def merged_arguments(experiment: Experiment, machine: Machine) -> Arguments:
@@ -84,7 +86,7 @@ def build_sft_arguments(
     Raises UserError where SWIFT refuses a value.
     """
     merged = merged_arguments(experiment, machine)
-    # What SWIFT does not know stays in, for its parser to refuse.
+    # What SWIFT does not know stays in, to be refused.
     arguments = {name: value for name, value in merged.items() if name not in INFER_NAMES - SFT_NAMES}
     arguments |= {
         "dataset": [str(run.split("train"))],
@@ -123,18 +125,19 @@ def build_infer_arguments(
         # place stay.
         "truncation_strategy": "left",
     }
-    return parse_swift(InferArguments, arguments)
+    parsed = parse_swift(InferArguments, arguments)
+    parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
+    return parsed
 
 
 def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
     """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line."""
+    for name in arguments.keys() - {
+        field.name for field in fields(kind)
+    }:  # argparse would take a part of a name
+        raise UserError(f"SWIFT has no argument {name}; mend the preset or the model card. {_nearest(name)}")
     with _complaints_as_user_errors():
-        parsed, unknown = parse_args(kind, _command_line(kind, arguments))
-    if unknown:
-        raise UserError(
-            f"SWIFT does not know the arguments {' '.join(unknown)}; mend the preset or the model card."
-        )
-    return parsed
+        return parse_args(kind, _command_line(kind, arguments))[0]
 
 
 @contextlib.contextmanager

@@ -82,6 +82,9 @@ def test_three_labels_with_a_rare_one() -> None:
     assert all({review.label for review in rows} == {0, 1, 2} for rows in splits.values())
     sampled = sample_splits(splits, DataOptions(train_samples=10))
     assert Counter(review.label for review in sampled["train"]) == {0: 5, 1: 1, 2: 4}
+    lopsided = split_reviews({"train": _reviews(985, 30, 20)}, DataOptions(), None)
+    for size in (3, 4, 10, 50):
+        assert len(sample_splits(lopsided, DataOptions(train_samples=size))["train"]) == size
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ def test_gb18030_of_a_real_corpus_is_read_whole(tmp_path: Path, shared_data: Pat
     assert table.frame.equals(read_table(shared_data / "ChnSentiCorp_htl_all.csv").frame)
 
 
+def test_short_gb18030_files_of_real_reviews_are_read(tmp_path: Path, shared_data: Path) -> None:
+    frame = read_table(shared_data / "waimai_10k.csv").frame
+    for start in range(0, 2400, 8):
+        path = tmp_path / "few.csv"
+        path.write_bytes(frame[start : start + 8].to_csv(index=False).encode("gb18030"))
+        assert read_table(path).frame["review"].tolist() == frame["review"][start : start + 8].tolist()
+
+
 def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
     good = "1,房间很大\n".encode()
@@ -73,6 +81,7 @@ def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encodin
     ("name", "content", "message"),
     [
         ("a.csv", "label,review\n1,好\n0,差,很差\n", "line 3"),
+        ("a.csv", "label,review\n1,好,但是早餐很差\n0,差\n", "not a regular table"),
         ("a.csv", 'label,review\n1,"没有结尾的引号\n0,差\n', "EOF inside string"),
         ("a.csv", "", "empty"),
         ("a.jsonl", '{"label": 1}\n{"label": \n', "line 2: not JSON"),

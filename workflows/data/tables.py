@@ -1,9 +1,9 @@
 """Reads a file of reviews, whatever its format and encoding, into rows of strings.
 
-CSV, TSV, JSONL, Parquet and XLSX; text files in UTF-8 (with or without BOM), GB18030, Big5 or UTF-16.  Row
+CSV, TSV, JSONL, Parquet and XLSX; text files in UTF-8 (with or without BOM), GB18030 or UTF-16.  Row
 numbers count data rows from 1, without the header.
 
-Not covered: files larger than memory; JSON that is one array.
+Not covered: files larger than memory; JSON that is one array; Big5, whose bytes are valid GB18030 too.
 """
 
 import csv
@@ -26,9 +26,8 @@ FORMATS = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-# Encodings that Chinese review files come in; with these alone the detector does not take GB 18030 for
-# Korean.
-ENCODINGS = ["utf_8", "gb18030", "big5", "utf_16"]
+# With these alone the detector takes short GB 18030 files neither for Korean nor for Big5.
+ENCODINGS = ["utf_8", "gb18030", "utf_16"]
 # A file with fewer undecodable characters than this share is damaged UTF-8, not another encoding.
 DAMAGED_SHARE = 0.01
 
