@@ -27,20 +27,20 @@ SFT_NAMES = {field.name for field in fields(SftArguments)}
 INFER_NAMES = {field.name for field in fields(InferArguments)}
 # What the run itself decides; naming it by --set would contradict the run folder.
 OWNED = {
-    "dataset": "--dataset or --data-file",
-    "val_dataset": "--val-file",
-    "model": "--model",
-    "output_dir": "--run-folder",
-    "max_new_tokens": "nothing: answers are five tokens long",
-    "temperature": "nothing: decoding is greedy",
-    "num_beams": "nothing: decoding is greedy",
-    "stream": "nothing: answers go to a file",
-    "result_path": "--run-folder",
-    "add_version": "--run-folder",
-    "adapters": "--model with a merged model",
-    "resume_from_checkpoint": "the same command again: it goes on by itself",
-    "seed": "--seed",
-    "data_seed": "--data-seed",
+    "dataset": "use --dataset or --data-file",
+    "val_dataset": "use --val-file",
+    "model": "use --model",
+    "adapters": "use --model with a merged model",
+    "output_dir": "use --run-folder",
+    "add_version": "use --run-folder",
+    "result_path": "use --run-folder",
+    "seed": "use --seed",
+    "data_seed": "use --data-seed",
+    "max_new_tokens": "answers are five tokens long",
+    "temperature": "decoding is greedy",
+    "num_beams": "decoding is greedy",
+    "stream": "answers go to a file",
+    "resume_from_checkpoint": "the same command goes on by itself",
 }
 # How the model is loaded and prompted: inference must use the same as training.
 SHARED = (
@@ -59,7 +59,7 @@ def check_overrides(overrides: dict[str, str]) -> None:
     """
     for name, value in overrides.items():
         if name in OWNED:
-            raise UserError(f"--set {name}: the run sets this itself; use {OWNED[name]}.")
+            raise UserError(f"--set {name}: the run sets this itself; {OWNED[name]}.")
         if name not in SFT_NAMES | INFER_NAMES:
             raise UserError(f"--set {name}: SWIFT has no such argument. {_nearest(name)}")
         kind = SftArguments if name in SFT_NAMES else InferArguments
