@@ -181,7 +181,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
         if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--run-folder {folder}: is no run folder and not empty; name a new one.")
         if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
-            if finished_stages(run):
+            if finished_stages(run) or is_locked(run):
                 raise UserError(
                     f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
                 )
