@@ -60,6 +60,11 @@ class HubSource:
     id: str
     files: dict[str, str]
 
+    @property
+    def place(self) -> str:
+        """The source as manifests and lists name it."""
+        return f"{self.hub}: {self.id}"
+
 
 @dataclass(frozen=True)
 class DatasetCard:

@@ -19,9 +19,7 @@ def render_list(kind: str, data_dir: str | None) -> str:
         for name in names_of(DATASETS):
             card = load_dataset_card(name)
             labels = ", ".join(f"{label.name} {label.words}" for label in card.labels)
-            sources = [f"{source.hub}: {source.id}" for source in card.sources] or [
-                "shipped with the project"
-            ]
+            sources = [source.place for source in card.sources] or ["shipped with the project"]
             here = at_hand(card, data_dir)
             table.add_row(name, card.title, labels, "\n".join(sources), f"yes: {here}" if here else "no")
     else:

@@ -42,7 +42,7 @@ class Stage:
 
     name: str
     needs: Callable[[RunFolder], list[Path]]  # files of earlier stages
-    settings: Callable[[Experiment], Any]  # the part of the experiment that it depends on
+    settings: Callable[[RunFolder, Experiment], Any]  # what else it depends on
     writes: Callable[[RunFolder], list[Path]]
     work: Callable[[RunFolder, Experiment, Screen, str], None]
 
@@ -102,11 +102,30 @@ def _score(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) 
     score(run, experiment)
 
 
+def _source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
+    """The hashes of the data set's local files; of those gone since, what the manifest says they were.
+
+    None for a hub's files, which count as unchanged.
+    """
+    from workflows.data.sources import find_local_files
+
+    manifest = read_json(run.manifest) if run.manifest.exists() else {"from": None, "files": {}}
+    before = {split: file["sha256"] for split, file in sorted(manifest["files"].items())}
+    found = find_local_files(experiment.dataset, experiment.data)
+    if found is not None:
+        return [
+            sha256(path) if path.is_file() else before.get(split, "")
+            for split, path in sorted(found[0].items())
+        ]
+    from_hub = manifest["from"] in [source.place for source in experiment.dataset.sources]
+    return [] if from_hub else list(before.values())
+
+
 def _all_predictions(run: RunFolder) -> list[Path]:
     return sorted((run.path / "predictions").glob("[!.]*.jsonl"))
 
 
-def _model_settings(experiment: Experiment) -> Any:
+def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
     return [
         experiment.arguments,
         experiment.seed,
@@ -119,9 +138,10 @@ STAGES = (
     Stage(
         "prepare",
         needs=lambda run: [],
-        settings=lambda experiment: [
+        settings=lambda run, experiment: [
             *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
             experiment.arguments.get("split_dataset_ratio"),
+            _source_hashes(run, experiment),
         ],
         writes=lambda run: [*map(run.split, SPLITS), run.rejected, run.manifest],
         work=_prepare,
@@ -129,7 +149,7 @@ STAGES = (
     Stage(
         "baselines",
         needs=lambda run: [*map(run.split, SPLITS)],
-        settings=lambda experiment: [],
+        settings=lambda run, experiment: [],
         writes=lambda run: [run.predictions("majority"), run.predictions("tfidf")],
         work=_baselines,
     ),
@@ -157,7 +177,7 @@ STAGES = (
     Stage(
         "score",
         needs=_all_predictions,
-        settings=lambda experiment: [SCORES_FORMAT, [asdict(label) for label in experiment.labels]],
+        settings=lambda run, experiment: [SCORES_FORMAT, [asdict(label) for label in experiment.labels]],
         writes=lambda run: [run.scores],
         work=_score,
     ),
@@ -240,7 +260,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
                 raise UserError(
                     f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
                 )
-        inputs = inputs_of(stage, run, experiment)
+        inputs = fingerprint([stage.settings(run, experiment), [sha256(path) for path in stage.needs(run)]])
         done = finished_stages(run).get(stage.name, {})
         if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run)):
             screen.say(f"{title}: done before")
@@ -256,31 +276,9 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             screen.say(f"  failed; what SWIFT printed is in {shown(run.log(stage.name))}")
             raise
         seconds = time.monotonic() - start
-        # Anew: what came from a hub has its hashes only now.
-        record = {"inputs": inputs_of(stage, run, experiment), "seconds": round(seconds, 1)}
-        mark_finished(run, stage.name, {**record, "at": f"{datetime.now():%F %T}"})
+        record = {"inputs": inputs, "seconds": round(seconds, 1), "at": f"{datetime.now():%F %T}"}
+        mark_finished(run, stage.name, record)
         screen.say(f"  {seconds:.0f} s")
-
-
-def inputs_of(stage: Stage, run: RunFolder, experiment: Experiment) -> str:
-    """The fingerprint of what goes into a stage: its part of the experiment and the files that it reads."""
-    reads_sources = stage.name == "prepare"
-    files = source_hashes(run, experiment) if reads_sources else list(map(sha256, stage.needs(run)))
-    return fingerprint([stage.settings(experiment), files])
-
-
-def source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
-    """The hashes of the data set's local files; of one that is gone since, what the manifest says it was."""
-    from workflows.data.sources import find_local_files
-
-    before = read_json(run.manifest)["files"] if run.manifest.exists() else {}
-    found = find_local_files(experiment.dataset, experiment.data)
-    if found is None:
-        return [before[split]["sha256"] for split in sorted(before)]
-    return [
-        sha256(path) if path.is_file() else before.get(split, {}).get("sha256", "")
-        for split, path in sorted(found[0].items())
-    ]
 
 
 def _machine(run: RunFolder, experiment: Experiment, screen: Screen) -> Machine:

@@ -43,6 +43,9 @@ def test_modelscope_hub_is_asked_for_the_files_of_the_card(
     assert "modelscope cache" in command("list", "datasets", env=offline).stdout
     again = command("prepare", "--dataset", "jd", "--run-folder", tmp_path / "again", env=offline)
     assert again.returncode == 0, again.stderr
+    assert (
+        "done before" in command("prepare", tmp_path / "again", env={**offline, "REVIEW_DATA_DIR": ""}).stdout
+    )
 
 
 def test_hugging_face_hub_is_asked_for_the_files_of_the_card(

@@ -33,9 +33,7 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
             tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
     for source in card.sources:
         try:
-            return {
-                split: _download(source, name) for split, name in source.files.items()
-            }, f"{source.hub}: {source.id}"
+            return {split: _download(source, name) for split, name in source.files.items()}, source.place
         except Exception as error:  # each client has its own family of exceptions; all mean "not from here"
             tried.append(
                 f"{source.hub} {source.id}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
