@@ -88,6 +88,18 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
     tuning.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="any SWIFT argument; may be repeated"
     )
+    tuning.add_argument(
+        "--best-by",
+        choices=("loss", "macro_f1"),
+        default="loss",
+        help="keep the checkpoint that is best by this on validation (default: loss)",
+    )
+    tuning.add_argument(
+        "--engine",
+        choices=("fast", "swift"),
+        default="fast",
+        help="what writes the answers: our scorer, or SWIFT's infer_main; both the same (default: fast)",
+    )
     tuning.add_argument("--seed", metavar="N", type=int, default=42, help="seed of training (default: 42)")
     parser.add_argument(
         "--run-folder", metavar="DIR", type=Path, help="where the run goes (default: a new one in outputs/)"

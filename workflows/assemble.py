@@ -55,6 +55,8 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         preset=load_preset(options.method),
         overrides=parse_overrides(options.set),
         seed=options.seed,
+        engine=options.engine,
+        best_by=options.best_by,
     )
 
 

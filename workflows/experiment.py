@@ -135,6 +135,8 @@ class Experiment:
     preset: Arguments
     overrides: dict[str, str]  # --set NAME=VALUE, unparsed: SWIFT's own parser gives them their types
     seed: int = 42
+    engine: Literal["fast", "swift"] = "fast"  # what writes the answers: our scorer, or SWIFT's infer_main
+    best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -144,8 +146,10 @@ class Experiment:
 
     @property
     def arguments(self) -> Arguments:
-        """SWIFT's arguments: the preset, then the model card's, then the overrides."""
-        return {**self.preset, **self.model.arguments, **self.overrides}
+        """SWIFT's arguments: the preset, then what --best-by means, the model card's, the overrides."""
+        best_by_macro_f1 = {"metric_for_best_model": "macro_f1", "greater_is_better": True}
+        best = best_by_macro_f1 if self.best_by == "macro_f1" else {}
+        return {**self.preset, **best, **self.model.arguments, **self.overrides}
 
     @property
     def pinned(self) -> set[str]:

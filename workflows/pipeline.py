@@ -27,6 +27,7 @@ from workflows.run_folder import (
     mark_finished,
     open_whole,
     read_json,
+    read_jsonl,
     sha256,
     write_json,
 )
@@ -75,12 +76,18 @@ def _zero_shot(run: RunFolder, experiment: Experiment, screen: Screen, inputs: s
 
 
 def _train(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.inference.infer import measure_validation
     from workflows.tuning.train import train
 
-    summary = train(run, experiment, _machine(run, experiment, screen), screen, inputs)
-    best = summary["best_validation_loss"]
-    loss = f", best validation loss {best:.4f}" if best is not None else ""
-    screen.say(f"  {summary['steps']} steps{loss}, kept {summary['checkpoint']}")
+    val = read_jsonl(run.split("val"))
+
+    def measure(model: Any, template: Any) -> dict[str, float]:
+        return measure_validation(model, template, val, experiment.labels)
+
+    summary = train(run, experiment, _machine(run, experiment, screen), screen, inputs, measure)
+    best = summary["best_by"]
+    figure = f", best validation {best['metric']} {best['value']:.4f}" if best["value"] is not None else ""
+    screen.say(f"  {summary['steps']} steps{figure}, kept {summary['checkpoint']}")
     for name, rows in summary["rows"].items():
         if rows["used"] < rows["given"]:
             left_out = rows["given"] - rows["used"]
@@ -131,6 +138,7 @@ def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
         experiment.seed,
         experiment.data.data_seed,
         [asdict(label) for label in experiment.labels],
+        experiment.engine,
     ]
 
 

@@ -1,24 +1,28 @@
-"""The door of the inference stage: InferArguments to infer_main to predictions joined to gold by id."""
+"""The door of the inference stage: each test row's greedy answer and label probabilities, joined to its gold
+label.
+"""
 
+import copy
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from swift import infer_main
-from tqdm import tqdm
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, f1_score
+from swift.infer_engine import RequestConfig
+from swift.pipelines.utils import prepare_model_template
 
-from workflows.experiment import Experiment
+from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
 from workflows.inference.reading import read_label
+from workflows.inference.scorer import Greedy, answer_prompts, label_tokens, prompt_tokens
+from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
 from workflows.machine import Machine
 from workflows.models import ready_model
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
 from workflows.screen import Screen
 from workflows.swift_arguments import build_infer_arguments
-
-Rows = list[dict[str, Any]]
 
 
 def infer(
@@ -33,94 +37,99 @@ def infer(
     """Let the model answer every test row; write predictions/<system>.jsonl.
 
     `adapter`: the checkpoint folder, or None for the untouched model.  `inputs` is the fingerprint of what
-    goes in: outputs of an interrupted inference with the same inputs are kept, and only the other rows are
-    asked for. Raises UserError as training does; RuntimeError where SWIFT did not answer each row exactly
-    once.
+    goes in: answers of an interrupted inference with the same inputs are kept, and only the other rows are
+    asked for. Raises UserError as training does; RuntimeError where a row was not answered exactly once.
     """
     test = read_jsonl(run.split("test"))
-    raw = run.path / "predictions" / f".{system}-{inputs}.swift.jsonl"
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    outputs = _read_outputs(raw)
-    remaining = [row for row in test if row["id"] not in outputs]
+    answered = run.path / "predictions" / f".{system}-{inputs}.jsonl"
+    raw, questions = answered.with_suffix(".swift.jsonl"), answered.with_suffix(".questions.jsonl")
+    answered.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["id"] for row in read_whole_lines(answered)}
+    remaining = [row for row in test if row["id"] not in done]
     if remaining:
-        questions = raw.with_suffix(".questions.jsonl")
-        write_jsonl(questions, map(_as_question, sorted(remaining, key=lambda row: -len(row["review"]))))
+        arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
+        outputs: dict[str, str] = {}
+        if experiment.engine == "swift":
+            with screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
+                outputs = ask_swift(test, arguments, questions, raw, bar)
         with screen.progress(f"{system}: answering", total=len(test)) as bar:
-            arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
-            with _watched(raw, bar):
-                infer_main(arguments)
-        questions.unlink()
-        outputs = _read_outputs(raw)
-    write_jsonl(run.predictions(system), join_outputs(test, outputs, experiment))
-    raw.unlink()
+            bar.update(len(done))
+            model, template = prepare_model_template(arguments)
+            request = arguments.get_request_config()
+            with open(answered, "a", encoding="utf-8") as file:
+                for answers in answer_rows(model, template, remaining, experiment.labels, request):
+                    for answer in answers:
+                        output = outputs.get(answer["id"], answer["output"])
+                        file.write(json.dumps({**answer, "output": output}, ensure_ascii=False) + "\n")
+                    file.flush()
+                    bar.update(len(answers))
+    answers = read_whole_lines(answered)
+    write_jsonl(run.predictions(system), join_answers(test, answers, experiment.labels))
+    for path in (answered, raw):
+        path.unlink(missing_ok=True)
 
 
-def join_outputs(test: Rows, outputs: dict[str, str], experiment: Experiment) -> Rows:
-    """One prediction row a test row, joined by id; RuntimeError where the ids are not the same."""
+def answer_rows(
+    model: Any, template: Any, rows: Rows, labels: tuple[Label, ...], request: RequestConfig
+) -> Iterator[Rows]:
+    """{"id", "output", "log_probabilities"} of rows of a data file, batch by batch, in the scorer's order."""
+    prompts = [prompt_tokens(template, row) for row in rows]
+    greedy = Greedy.of(model, template, request)
+    pad = template.tokenizer.pad_token_id
+    for answers in answer_prompts(model, prompts, label_tokens(template, labels), greedy):
+        yield [
+            {
+                "id": rows[answer.row]["id"],
+                # As SWIFT decodes: without padding tokens, stop words and end mark.
+                "output": template.decode_generate_ids([token for token in answer.tokens if token != pad]),
+                "log_probabilities": answer.log_probabilities,
+            }
+            for answer in answers
+        ]
+
+
+def join_answers(test: Rows, answers: Rows, labels: tuple[Label, ...]) -> Rows:
+    """One prediction row a test row, joined by id; RuntimeError where the ids are not the same.
+
+    `probabilities` are the labels' shares of what the model gives to any of them; `label_mass` is that sum.
+    """
+    by_id = {answer["id"]: answer for answer in answers}
     ids = {row["id"] for row in test}
-    if ids != set(outputs):
-        missing, strange = sorted(ids - set(outputs)), sorted(set(outputs) - ids)
+    if ids != set(by_id) or len(by_id) < len(answers):
+        missing, strange = sorted(ids - set(by_id)), sorted(set(by_id) - ids)
         raise RuntimeError(
-            f"{len(outputs)} outputs for {len(test)} test rows: missing {missing[:5]}, not asked for "
+            f"{len(answers)} answers for {len(test)} test rows: missing {missing[:5]}, not asked for "
             f"{strange[:5]}."
         )
-    names = [label.name for label in experiment.labels]
-    return [
-        {
-            "id": row["id"],
-            "text": row["review"],
-            "gold": names[row["label"]],
-            "output": outputs[row["id"]],
-            "prediction": read_label(outputs[row["id"]], experiment.labels),
-            "probabilities": None,
-        }
-        for row in test
-    ]
+    names = [label.name for label in labels]
+    predictions = []
+    for row in test:
+        output, logs = by_id[row["id"]]["output"], np.array(by_id[row["id"]]["log_probabilities"])
+        predictions.append(
+            {
+                "id": row["id"],
+                "text": row["review"],
+                "gold": names[row["label"]],
+                "output": output,
+                "prediction": read_label(output, labels),
+                "probabilities": dict(zip(names, softmax(logs).tolist(), strict=True)),
+                "label_mass": float(np.exp(logs).sum()),
+            }
+        )
+    return predictions
 
 
-def _as_question(row: dict[str, Any]) -> dict[str, Any]:
-    """A test row as SWIFT's inference reads it.
-
-    SWIFT keeps few columns of a row; `label` is one that generation passes through unread, so it carries the
-    id. SWIFT takes the gold answer off the conversation before the model sees it.
-    """
-    conversation: dict[str, Any] = {
-        key: row[key] for key in ("messages", "system", "query", "response") if key in row
+def measure_validation(model: Any, template: Any, rows: Rows, labels: tuple[Label, ...]) -> dict[str, float]:
+    """Accuracy and macro F1 of the model's greedy answers to validation rows, read as test answers are."""
+    request = RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0)
+    template = copy.copy(template)
+    template.truncation_strategy = "left"  # as in the test: every row is answered
+    answers = [answer for batch in answer_rows(model, template, rows, labels, request) for answer in batch]
+    predictions = join_answers(rows, answers, labels)
+    gold = [row["gold"] for row in predictions]
+    predicted = [row["prediction"] or "" for row in predictions]
+    names = [label.name for label in labels]
+    return {
+        "accuracy": float(accuracy_score(gold, predicted)),
+        "macro_f1": float(f1_score(gold, predicted, labels=names, average="macro", zero_division=0)),
     }
-    return {**conversation, "label": row["id"]}
-
-
-def _read_outputs(raw: Path) -> dict[str, str]:
-    """Output by id, from what SWIFT has written so far; a line cut off by a stop is left out and cut away."""
-    outputs: dict[str, str] = {}
-    if not raw.exists():
-        return outputs
-    lines = raw.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    if len(whole) < len(lines):
-        raw.write_bytes(b"".join(whole))
-    for row in map(json.loads, whole):
-        if row["label"] in outputs:
-            raise RuntimeError(f"{raw}: row {row['label']} was answered twice.")
-        outputs[row["label"]] = row["response"]
-    return outputs
-
-
-@contextmanager
-def _watched(path: Path, bar: tqdm) -> Iterator[None]:
-    """Move `bar` as lines appear in `path`: SWIFT writes each batch as it is done."""
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.5):
-            if path.exists():
-                with open(path, "rb") as file:
-                    bar.update(sum(1 for _ in file) - bar.n)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

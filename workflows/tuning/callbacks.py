@@ -1,15 +1,18 @@
-"""Trainer callbacks that SWIFT loads by name."""
+"""The trainer callback that SWIFT loads by name: progress, rows used, and the task's own validation figures."""
 
+from collections.abc import Callable
 from typing import Any
 
 from swift.callbacks import TrainerCallback, callbacks_map
 from tqdm import tqdm
 
-PROGRESS = "run_progress"
+RUN_WATCH = "run_watch"
+Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name
 
 
-class ProgressCallback(TrainerCallback):
-    """Draws training and evaluation on `bar`, and notes how many rows SWIFT really trains on.
+class WatchCallback(TrainerCallback):
+    """Draws training and evaluation on `bar`, notes how many rows SWIFT really trains on, and adds the
+    figures of `measure` to each evaluation, as eval_<name>.
 
     SWIFT drops rows that are too long or that it cannot encode with a log line only; `rows` holds what is
     left.
@@ -17,6 +20,7 @@ class ProgressCallback(TrainerCallback):
 
     bar: tqdm
     rows: dict[str, int]
+    measure: Measure
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the bar to the number of optimiser steps."""
@@ -35,7 +39,7 @@ class ProgressCallback(TrainerCallback):
     ) -> None:
         """Show the latest losses."""
         shown: dict[str, object] = {
-            name: f"{float(logs[name]):.3f}" for name in ("loss", "eval_loss") if logs and name in logs
+            name: f"{float(logs[name]):.3f}" for name in ("loss", "eval_loss", "eval_macro_f1") if logs and name in logs
         }
         if shown:
             self.bar.set_postfix(shown, refresh=False)
@@ -47,13 +51,24 @@ class ProgressCallback(TrainerCallback):
         total = len(kwargs["eval_dataloader"])
         self.bar.set_postfix_str(f"evaluating {self.evaluated}/{total}", refresh=self.bar.fp.isatty())
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start counting anew for the next evaluation."""
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
+    ) -> None:
+        """Add the task's figures to `metrics`, where the trainer looks for the best checkpoint's."""
         self.evaluated = 0
+        with self.trainer.compute_loss_context_manager():
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            figures = type(self).measure(model, self.trainer.template)
+        named = {f"eval_{name}": value for name, value in figures.items()}
+        metrics.update(named)
+        self.trainer.log(named)
 
 
-def register_progress(bar: tqdm) -> dict[str, int]:
-    """Make `callbacks: [run_progress]` draw on `bar`; the returned dict is filled when training starts."""
+def register_watch(bar: tqdm, measure: Measure) -> dict[str, int]:
+    """Make `callbacks: [run_watch]` draw on `bar` and call `measure`; the returned dict is filled when
+    training starts.
+    """
     rows: dict[str, int] = {}
-    callbacks_map[PROGRESS] = type("BoundProgress", (ProgressCallback,), {"bar": bar, "rows": rows})
+    bound = {"bar": bar, "rows": rows, "measure": staticmethod(measure)}
+    callbacks_map[RUN_WATCH] = type("BoundWatch", (WatchCallback,), bound)
     return rows

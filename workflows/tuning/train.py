@@ -14,17 +14,18 @@ from workflows.models import ready_model
 from workflows.run_folder import SPLITS, RunFolder, read_jsonl, write_json
 from workflows.screen import Screen
 from workflows.swift_arguments import build_sft_arguments
-from workflows.tuning.callbacks import PROGRESS, register_progress
+from workflows.tuning.callbacks import RUN_WATCH, Measure, register_watch
 
 
 def train(
-    run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen, inputs: str
+    run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen, inputs: str, measure: Measure
 ) -> dict[str, Any]:
     """Tune the model on train.jsonl, watch val.jsonl; write sft/ and training.json, return the latter's
     content.
 
     `inputs` is the fingerprint of what goes in: an interrupted training with the same inputs goes on from its
-    last checkpoint, one with other inputs starts anew. Raises UserError where the model cannot be had, a
+    last checkpoint, one with other inputs starts anew. `measure` gives the task's figures on validation at
+    each evaluation. Raises UserError where the model cannot be had, a
     label does not fit in five tokens, or SWIFT refuses a value.
     """
     resume_from = last_checkpoint(run, inputs)
@@ -33,8 +34,8 @@ def train(
     with screen.progress("training", total=1) as bar:
         ready = ready_model(experiment)
         arguments = build_sft_arguments(run, ready, machine, resume_from)
-        rows_used = register_progress(bar)
-        arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), PROGRESS]
+        rows_used = register_watch(bar, measure)
+        arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
         try:
             result = sft_main(arguments)
         except (ValueError, TypeError) as error:
@@ -52,7 +53,7 @@ def train(
     given = {name: len(read_jsonl(run.split(name))) for name in SPLITS[:2]}
     summary = {
         "checkpoint": Path(best).name,
-        "best_validation_loss": result["best_metric"],
+        "best_by": {"metric": arguments.training_args.metric_for_best_model, "value": result["best_metric"]},
         "steps": result["global_step"],
         "rows": {name: {"given": given[name], "used": rows_used[name]} for name in given},
         "parameters": result["model_parameter_info"],

@@ -1,0 +1,84 @@
+"""SWIFT's own inference as it is (`--engine swift`): outputs by id, resumable, with progress."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from swift import InferArguments, infer_main
+from tqdm import tqdm
+
+from workflows.run_folder import write_jsonl
+
+Rows = list[dict[str, Any]]
+
+
+def ask_swift(test: Rows, arguments: InferArguments, questions: Path, raw: Path, bar: tqdm) -> dict[str, str]:
+    """Output by id of every row of `test`, from `infer_main`.
+
+    `arguments` read `questions`, which is written here, and write `raw`, where outputs of an interrupted
+    inference are kept: only the other rows are asked for.
+    """
+    outputs = read_outputs(raw)
+    remaining = [row for row in test if row["id"] not in outputs]
+    if remaining:
+        write_jsonl(questions, map(_as_question, sorted(remaining, key=lambda row: -len(row["review"]))))
+        with _watched(raw, bar):
+            infer_main(arguments)
+        questions.unlink()
+    return read_outputs(raw)
+
+
+def _as_question(row: dict[str, Any]) -> dict[str, Any]:
+    """A test row as SWIFT's inference reads it.
+
+    SWIFT keeps few columns of a row; `label` is one that generation passes through unread, so it carries the
+    id. SWIFT takes the gold answer off the conversation before the model sees it.
+    """
+    conversation: dict[str, Any] = {
+        key: row[key] for key in ("messages", "system", "query", "response") if key in row
+    }
+    return {**conversation, "label": row["id"]}
+
+
+def read_outputs(raw: Path) -> dict[str, str]:
+    """Output by id, from what SWIFT has written so far."""
+    outputs: dict[str, str] = {}
+    for row in read_whole_lines(raw):
+        if row["label"] in outputs:
+            raise RuntimeError(f"{raw}: row {row['label']} was answered twice.")
+        outputs[row["label"]] = row["response"]
+    return outputs
+
+
+def read_whole_lines(path: Path) -> Rows:
+    """The rows of a JSONL file that may have been cut off by a stop; a line without its end is cut away."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        path.write_bytes(b"".join(whole))
+    return [json.loads(line) for line in whole]
+
+
+@contextmanager
+def _watched(path: Path, bar: tqdm) -> Iterator[None]:
+    """Move `bar` as lines appear in `path`: SWIFT writes each batch as it is done."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            if path.exists():
+                with open(path, "rb") as file:
+                    bar.update(sum(1 for _ in file) - bar.n)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
