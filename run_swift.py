@@ -10,17 +10,20 @@ python run_swift.py list datasets                       what can be named
 import argparse
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from workflows.errors import UserError
 
 STAGES_OF = {
-    "run": ("prepare", "baselines", "zero_shot", "train", "tuned", "score"),
+    "run": ("prepare", "tokens", "baselines", "audit", "zero_shot", "train", "tuned", "score", "report"),
     "prepare": ("prepare",),
-    "train": ("train",),
+    "audit": ("prepare", "audit"),
+    "train": ("tokens", "train"),
     "infer": ("zero_shot", "tuned"),
     "score": ("baselines", "score"),
+    "report": ("report",),
 }
 
 
@@ -56,6 +59,14 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--neutral", metavar="LABEL", help="count neutral ratings as this label (default: leave them out)"
+    )
+    data.add_argument(
+        "--keep-near-copies",
+        action="store_true",
+        help="keep training rows that stand in the test set in nearly the same words (default: remove them)",
+    )
+    data.add_argument(
+        "--apply", metavar="FILE", help="labels corrected by hand: audit.csv with its column `correction` filled"
     )
     data.add_argument(
         "--split",
@@ -102,6 +113,9 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
     )
     tuning.add_argument("--seed", metavar="N", type=int, default=42, help="seed of training (default: 42)")
     parser.add_argument(
+        "--lang", choices=("zh", "en"), default="zh", help="language that the report opens in (default: zh)"
+    )
+    parser.add_argument(
         "--run-folder", metavar="DIR", type=Path, help="where the run goes (default: a new one in outputs/)"
     )
 
@@ -126,16 +140,19 @@ def build_parser() -> argparse.ArgumentParser:
         "train": "only the tuning of a prepared run",
         "infer": "only the answers to the test rows, before and (once trained) after tuning",
         "score": "only baselines and scores",
+        "report": "only the report of a scored run",
+        "audit": "only the data, and which of its labels are likely wrong",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        starts = name in ("run", "prepare")
-        command.add_argument(
-            "folder", metavar="RUN", type=Path, nargs="?" if starts else None, help="a run folder"
-        )
+        starts = name in ("run", "prepare", "audit")
+        what = "a run folder, or a data set by name" if name == "audit" else "a run folder"
+        command.add_argument("folder", metavar="RUN", nargs="?" if starts else None, help=what)
         command.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
         if starts:
             add_experiment_options(command)
+        if name == "report":
+            command.add_argument("--lang", choices=("zh", "en"), help="language that the report opens in")
     listing = commands.add_parser("list", help="what can be named: data sets, models, methods, prompts")
     listing.add_argument("kind", choices=("datasets", "models", "methods", "prompts"))
     listing.add_argument(
@@ -147,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
 def refuse_options(options: argparse.Namespace) -> None:
     """Raise UserError for options that would describe a run beside a folder that already has its own."""
     defaults = vars(build_parser().parse_args([options.command, str(options.folder)]))
-    given = [name for name, value in vars(options).items() if name != "verbose" and value != defaults[name]]
+    given = [name for name, value in vars(options).items() if name not in ("verbose", "lang") and value != defaults[name]]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError(
@@ -157,12 +174,15 @@ def refuse_options(options: argparse.Namespace) -> None:
 
 def work_on_run(options: argparse.Namespace) -> None:
     """Run the stages of the command, and show the scores where it ends with them."""
+    from workflows.experiment import DATASETS, names_of
     from workflows.pipeline import open_run, run_stages, shown, start_run
     from workflows.run_folder import locked, read_json, remove_if_barren
     from workflows.screen import Screen
 
     screen = Screen(options.verbose)
     names = STAGES_OF[options.command]
+    if options.command == "audit" and options.folder in names_of(DATASETS):
+        options.dataset, options.folder = options.folder, None
     if options.folder is None:
         from workflows.assemble import assemble_experiment
 
@@ -170,7 +190,9 @@ def work_on_run(options: argparse.Namespace) -> None:
         run = start_run(experiment, options.run_folder, screen)
     else:
         refuse_options(options)
-        run, experiment = open_run(options.folder)
+        run, experiment = open_run(Path(options.folder))
+        if options.command == "report" and options.lang is not None:
+            experiment = replace(experiment, lang=options.lang)
     with locked(run):
         if options.command == "infer" and not run.training.exists():
             names = ("zero_shot",)

@@ -9,6 +9,8 @@ from workflows.data.reviews import labels_flag, normalise_label
 from workflows.data.tables import read_table
 from workflows.errors import UserError
 from workflows.experiment import (
+    DATASETS,
+    MODELS,
     DataOptions,
     DatasetCard,
     Experiment,
@@ -19,6 +21,7 @@ from workflows.experiment import (
     load_dataset_card,
     load_preset,
     load_prompt,
+    names_of,
 )
 from workflows.models import check_environment, load_model_card
 
@@ -49,6 +52,8 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
             test_samples=options.test_samples,
             balance=options.balance,
             neutral=options.neutral,
+            keep_near_copies=options.keep_near_copies,
+            corrections=_absolute(options.apply),
             format=options.format,
             data_seed=options.data_seed,
         ),
@@ -56,6 +61,7 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         overrides=parse_overrides(options.set),
         seed=options.seed,
         engine=options.engine,
+        lang=options.lang,
         best_by=options.best_by,
     )
 
@@ -184,6 +190,59 @@ def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
             f"{', '.join(unknown)}; "
             "take another with --prompt (python run_swift.py list prompts)."
         )
+
+
+def command_of(experiment: Experiment) -> list[str]:
+    """The command line that starts the same experiment anew."""
+    line = ["python", "run_swift.py", "run", *_dataset_flags(experiment.dataset, experiment.data)]
+    arguments, data = experiment.model.arguments, experiment.data
+    by_name = load_model_card(experiment.model.name) if experiment.model.name in names_of(MODELS) else None
+    model = experiment.model.name if by_name == experiment.model else arguments["model"]
+    prompt = experiment.prompt.name
+    flags = {
+        "val-file": data.val_file,
+        "test-file": data.test_file,
+        "data-dir": data.data_dir,
+        "neutral": data.neutral,
+        "apply": data.corrections,
+        "split": data.split,
+        "train-samples": data.train_samples,
+        "test-samples": data.test_samples,
+        "format": data.format,
+        "data-seed": data.data_seed,
+        "model": model,
+        "method": experiment.method,
+        "prompt": None if prompt == default_prompt(experiment.model) else prompt,
+        "best-by": experiment.best_by,
+        "engine": experiment.engine,
+        "seed": experiment.seed,
+        "lang": experiment.lang,
+    }
+    usual = {"split": "standard", "format": "messages", "data-seed": 42, "seed": 42, "engine": "fast"}
+    usual |= {"best-by": "loss", "lang": "zh", "model": "tiny", "method": "lora"}
+    for name, value in flags.items():
+        if value is not None and value != usual.get(name):
+            line += [f"--{name}", str(value)]
+    line += ["--balance"] * data.balance + ["--keep-near-copies"] * data.keep_near_copies
+    for name, value in experiment.overrides.items():
+        line += ["--set", f"{name}={value}"]
+    return line
+
+
+def _dataset_flags(card: DatasetCard, data: DataOptions) -> list[str]:
+    known = card.name in names_of(DATASETS)
+    flags = ["--data-file", data.data_file] if data.data_file is not None else []
+    if known and data.data_file is None and card.name == DEFAULT_DATASET:
+        named = []
+    else:
+        named = ["--dataset", card.name] if known else []
+    if known and load_dataset_card(card.name) == card:
+        return [*named, *flags]
+    layout = card.layouts[0]
+    pairs = [f"{value}={label.name}" for label in card.labels for value in layout.values[label.name]]
+    pairs += [f"{value}=" for value in (*layout.unlabelled, *layout.neutral)]
+    columns = ["--text-column", layout.text, "--label-column", layout.label]
+    return [*named, *flags, *columns, f"--labels={','.join(pairs)}"]
 
 
 def _absolute(path: str | None) -> str | None:

@@ -119,6 +119,8 @@ class DataOptions:
     test_samples: int | None = None
     balance: bool = False
     neutral: str | None = None
+    keep_near_copies: bool = False
+    corrections: str | None = None  # a table of labels corrected by hand
     format: Literal["messages", "query-response"] = "messages"
     data_seed: int = 42
 
@@ -136,6 +138,7 @@ class Experiment:
     overrides: dict[str, str]  # --set NAME=VALUE, unparsed: SWIFT's own parser gives them their types
     seed: int = 42
     engine: Literal["fast", "swift"] = "fast"  # what writes the answers: our scorer, or SWIFT's infer_main
+    lang: Literal["zh", "en"] = "zh"  # that the report opens in
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
 
     @property

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import platform
+import resource
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +78,29 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def reset_peak_memory() -> None:
+    """Let `peak_memory` start anew: for this process where Linux allows it, and for a GPU in use."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # proc(5): resets the peak of resident memory
+    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process so far
+        pass
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes at most in use since `reset_peak_memory`: of this process in RAM, and of a GPU in use."""
+    status = _read_field("/proc/self/status", "VmHWM")
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peaks = {"ram": int(status.split()[0]) * 1024 if status else usage}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peaks["gpu"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
 def _git_commit() -> str | None:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
@@ -84,17 +109,18 @@ def _git_commit() -> str | None:
         return None
 
 
-def _cpuinfo(key: str) -> str:
+def _read_field(path: str, key: str) -> str:
+    """What stands after `key:` in a file of /proc, or "" where there is none."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return next((line.split(":", 1)[1].strip() for line in file if line.startswith(key)), "")
     except OSError:
         return ""
 
 
 def _cpu_flags() -> set[str]:
-    return set(_cpuinfo("flags").split())
+    return set(_read_field("/proc/cpuinfo", "flags").split())
 
 
 def _cpu_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    return _read_field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()

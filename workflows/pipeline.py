@@ -1,6 +1,6 @@
 """The stages of a run, in order: each reads files of the run folder and writes others.
 
-    prepare -> baselines -> zero_shot -> train -> tuned -> score
+    prepare -> tokens -> baselines -> audit -> zero_shot -> train -> tuned -> score -> report
 
 A stage whose inputs (by fingerprint) did not change is not run again, so a run goes on at its first
 unfinished stage.  Stages import what they need when they start: preparing and scoring load neither torch nor
@@ -8,6 +8,7 @@ SWIFT (checking --set does).
 """
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +18,14 @@ from typing import Any
 
 from workflows.errors import UserError
 from workflows.experiment import ROOT, Experiment, load_experiment, save_experiment
-from workflows.machine import Machine, describe_environment, find_machine, fit_to_machine
+from workflows.machine import (
+    Machine,
+    describe_environment,
+    find_machine,
+    fit_to_machine,
+    peak_memory,
+    reset_peak_memory,
+)
 from workflows.run_folder import (
     SPLITS,
     RunFolder,
@@ -34,7 +42,11 @@ from workflows.run_folder import (
 from workflows.screen import Screen
 
 OUTPUTS = ROOT / "outputs"
-SCORES_FORMAT = 2  # counts up when scores.json gets other keys, so that older runs are scored anew
+# They count up when the files get other keys, so that older runs are worked on anew.
+DATA_FORMAT = 2
+PREDICTIONS_FORMAT = 2
+SCORES_FORMAT = 3
+REPORT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,27 @@ def _prepare(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str
     for name, split in manifest["splits"].items():
         labels = ", ".join(f"{label} {count:,}" for label, count in split["labels"].items())
         screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
+
+
+def _tokens(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.tuning.tokens import count_tokens
+
+    summary = count_tokens(run, experiment, _machine(run, experiment, screen), screen)
+    lengths, over = summary["splits"]["train"], summary["splits"]["train"]["over_max_length"]["rows"]
+    screen.say(
+        f"  training rows have {lengths['median']:.0f} tokens in the middle, {lengths['max']} at most; "
+        f"{over} of {lengths['rows']:,} are longer than max_length {summary['max_length']}"
+        + (f" and will be {summary['longer_training_rows_are']}" if over else "")
+    )
+
+
+def _audit(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.baselines.audit import audit
+
+    summary = audit(run, experiment)
+    screen.say(
+        f"  {summary['likely_wrong']:,} of {summary['rows']:,} labels are likely wrong: {shown(run.audit)}"
+    )
 
 
 def _baselines(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
@@ -109,23 +142,41 @@ def _score(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) 
     score(run, experiment)
 
 
+def _report(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
+    from workflows.assemble import command_of
+    from workflows.reporting.report import report
+
+    reproduce = ["python", "run_swift.py", "reproduce", shown(run.path)]
+    report(run, experiment, shlex.join(command_of(experiment)), shlex.join(reproduce))
+    screen.say(f"  {shown(run.report_page)}")
+
+
+def _what_a_report_adds(run: RunFolder) -> list[str]:
+    """The hashes of what a report shows where it is there."""
+    paths = (run.tokens, run.training, run.environment, run.audit_summary)
+    return [sha256(path) for path in paths if path.exists()]
+
+
 def _source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
-    """The hashes of the data set's local files; of those gone since, what the manifest says they were.
+    """The hashes of the data set's local files, and of the corrections; of those gone since, what the
+    manifest says they were.
 
     None for a hub's files, which count as unchanged.
     """
     from workflows.data.sources import find_local_files
 
-    manifest = read_json(run.manifest) if run.manifest.exists() else {"from": None, "files": {}}
-    before = {split: file["sha256"] for split, file in sorted(manifest["files"].items())}
+    manifest = read_json(run.manifest) if run.manifest.exists() else {}
+    before = {split: file["sha256"] for split, file in sorted(manifest.get("files", {}).items())}
+    named = experiment.data.corrections
+    known = manifest.get("corrections", {}).get("sha256")
+    corrections = [] if named is None else [sha256(Path(named)) if Path(named).is_file() else known]
     found = find_local_files(experiment.dataset, experiment.data)
     if found is not None:
-        return [
-            sha256(path) if path.is_file() else before.get(split, "")
-            for split, path in sorted(found[0].items())
-        ]
-    from_hub = manifest["from"] in [source.place for source in experiment.dataset.sources]
-    return [] if from_hub else list(before.values())
+        files = sorted(found[0].items())
+        hashes = [sha256(path) if path.is_file() else before.get(split, "") for split, path in files]
+        return [*hashes, *corrections]
+    from_hub = manifest.get("from") in [None, *(source.place for source in experiment.dataset.sources)]
+    return [*([] if from_hub else before.values()), *corrections]
 
 
 def _all_predictions(run: RunFolder) -> list[Path]:
@@ -138,7 +189,6 @@ def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
         experiment.seed,
         experiment.data.data_seed,
         [asdict(label) for label in experiment.labels],
-        experiment.engine,
     ]
 
 
@@ -150,27 +200,42 @@ STAGES = (
             *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
             experiment.arguments.get("split_dataset_ratio"),
             _source_hashes(run, experiment),
+            DATA_FORMAT,
         ],
-        writes=lambda run: [*map(run.split, SPLITS), run.rejected, run.manifest],
+        writes=lambda run: [*map(run.split, SPLITS), run.rejected, run.corrections, run.manifest],
         work=_prepare,
+    ),
+    Stage(
+        "tokens",
+        needs=lambda run: [*map(run.split, SPLITS)],
+        settings=lambda run, experiment: experiment.arguments,
+        writes=lambda run: [run.tokens],
+        work=_tokens,
     ),
     Stage(
         "baselines",
         needs=lambda run: [*map(run.split, SPLITS)],
-        settings=lambda run, experiment: [],
+        settings=lambda run, experiment: [PREDICTIONS_FORMAT],
         writes=lambda run: [run.predictions("majority"), run.predictions("tfidf")],
         work=_baselines,
     ),
     Stage(
+        "audit",
+        needs=lambda run: [*map(run.split, SPLITS)],
+        settings=lambda run, experiment: [asdict(label) for label in experiment.labels],
+        writes=lambda run: [run.audit, run.audit_summary],
+        work=_audit,
+    ),
+    Stage(
         "zero_shot",
         needs=lambda run: [run.split("test")],
-        settings=_model_settings,
+        settings=lambda run, experiment: [*_model_settings(run, experiment), experiment.engine],
         writes=lambda run: [run.predictions("zero_shot")],
         work=_zero_shot,
     ),
     Stage(
         "train",
-        needs=lambda run: [run.split("train"), run.split("val")],
+        needs=lambda run: [run.split("train"), run.split("val"), run.tokens],
         settings=_model_settings,
         writes=lambda run: [run.training],
         work=_train,
@@ -178,7 +243,7 @@ STAGES = (
     Stage(
         "tuned",
         needs=lambda run: [run.split("test"), run.training],
-        settings=_model_settings,
+        settings=lambda run, experiment: [*_model_settings(run, experiment), experiment.engine],
         writes=lambda run: [run.predictions("tuned")],
         work=_tuned,
     ),
@@ -189,8 +254,15 @@ STAGES = (
         writes=lambda run: [run.scores],
         work=_score,
     ),
+    Stage(
+        "report",
+        needs=lambda run: [run.scores, run.manifest],
+        settings=lambda run, experiment: [REPORT_FORMAT, asdict(experiment), _what_a_report_adds(run)],
+        writes=lambda run: [run.report_page, run.report_markdown, run.figures],
+        work=_report,
+    ),
 )
-EARLIER = {"data": "prepare", "training.json": "train"}  # which command writes what a stage finds missing
+EARLIER = {"data": "prepare", "training.json": "train", "scores.json": "score"}  # which command writes what a stage finds missing
 
 
 def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> RunFolder:
@@ -275,6 +347,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             continue
         screen.say(title)
         start = time.monotonic()
+        reset_peak_memory()
         try:
             with screen.quiet(run.log(stage.name)):
                 stage.work(run, experiment, screen, inputs)
@@ -284,7 +357,12 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             screen.say(f"  failed; what SWIFT printed is in {shown(run.log(stage.name))}")
             raise
         seconds = time.monotonic() - start
-        record = {"inputs": inputs, "seconds": round(seconds, 1), "at": f"{datetime.now():%F %T}"}
+        record = {
+            "inputs": inputs,
+            "seconds": round(seconds, 1),
+            "peak_memory_bytes": peak_memory(),
+            "at": f"{datetime.now():%F %T}",
+        }
         mark_finished(run, stage.name, record)
         screen.say(f"  {seconds:.0f} s")
 

@@ -57,6 +57,26 @@ class RunFolder:
         return self.path / "data" / "manifest.json"
 
     @property
+    def tokens(self) -> Path:
+        """Lengths of the rows in tokens, and which are longer than max_length."""
+        return self.path / "data" / "tokens.json"
+
+    @property
+    def corrections(self) -> Path:
+        """Labels that --apply changed, where it was given."""
+        return self.path / "data" / "corrections.jsonl"
+
+    @property
+    def audit(self) -> Path:
+        """Likely wrong labels, a table to correct by hand."""
+        return self.path / "audit.csv"
+
+    @property
+    def audit_summary(self) -> Path:
+        """How many labels are likely wrong."""
+        return self.path / "audit.json"
+
+    @property
     def sft(self) -> Path:
         """SWIFT's own output: checkpoints, args.json, logging.jsonl."""
         return self.path / "sft"
@@ -74,6 +94,21 @@ class RunFolder:
     def scores(self) -> Path:
         """Metrics of every system."""
         return self.path / "scores.json"
+
+    @property
+    def report_page(self) -> Path:
+        """The report as one HTML page."""
+        return self.path / "report.html"
+
+    @property
+    def report_markdown(self) -> Path:
+        """The report as Markdown."""
+        return self.path / "report.md"
+
+    @property
+    def figures(self) -> Path:
+        """The report's figures, as SVG and PNG."""
+        return self.path / "figures"
 
     def log(self, stage: str) -> Path:
         """What SWIFT printed during `stage`."""
@@ -118,6 +153,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
+    """The turns of a row of a data file, whichever of SWIFT's formats it is in."""
+    if "messages" in row:
+        return row["messages"]
+    return [
+        *([{"role": "system", "content": row["system"]}] if "system" in row else []),
+        {"role": "user", "content": row["query"]},
+        {"role": "assistant", "content": row["response"]},
+    ]
 
 
 def sha256(path: Path) -> str:

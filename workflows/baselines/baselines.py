@@ -67,6 +67,7 @@ def _write(
             "output": None,
             "prediction": names[int(shares.argmax())],
             "probabilities": dict(zip(names, map(float, shares), strict=True)),
+            "label_mass": None,
         }
         for row, shares in zip(test, probabilities, strict=True)
     ]

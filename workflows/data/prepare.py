@@ -1,16 +1,22 @@
 """The door of the data stage: from a data set's files to SWIFT's files."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from workflows.data.corrections import Correction, apply_corrections
+from workflows.data.health import measure_drift
+
 from workflows.data.messages import write_row
-from workflows.data.reviews import Rejected, UnknownLabels, clean, count_labels
+from workflows.data.near_copies import SIMILARITY, find_near_copies
+from workflows.data.reviews import Rejected, UnknownLabels, clean, count_labels, reject
 from workflows.data.sources import find_files
 from workflows.data.splits import sample_splits, split_reviews
 from workflows.data.tables import Table, read_table
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.run_folder import SPLITS, RunFolder, sha256, write_json, write_jsonl
+from workflows.statistics import describe_lengths
 
 
 def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
@@ -27,6 +33,12 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     except UnknownLabels as error:
         write_jsonl(run.rejected, map(_as_row, error.rejected))
         raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
+    corrections: list[Correction] = []
+    if options.corrections is not None:
+        source, corrections = apply_corrections(source, experiment.labels, Path(options.corrections))
+        dropped = {correction.id for correction in corrections if correction.after is None}
+        detail = Path(options.corrections).name
+        rejected += [reject(id, tables, card, "dropped by hand", detail) for id in sorted(dropped)]
     for split, reviews in source.items():
         if not reviews:
             raise UserError(
@@ -37,9 +49,31 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         raise UserError(
             f"split_dataset_ratio {share}: the validation set's share of the training rows, above 0, below 1."
         )
-    splits = sample_splits(split_reviews(source, options, None if share is None else float(share)), options)
+    splits = split_reviews(source, options, None if share is None else float(share))
+    copies = find_near_copies(splits["train"], splits["test"])
+    near_copies = {
+        "similarity": SIMILARITY,
+        "train_in_test": len(copies),
+        "removed_from_train": 0 if options.keep_near_copies else len(copies),
+        "val_in_test": len(find_near_copies(splits["val"], splits["test"])),
+        "val_in_train": len(find_near_copies(splits["val"], splits["train"])),
+    }
+    if not options.keep_near_copies:
+        splits["train"] = [review for review in splits["train"] if review.id not in copies]
+        if len({review.label for review in splits["train"]}) < 2:
+            raise UserError(
+                f"without the {len(copies)} training rows that the test set has in nearly the same words, one "
+                "label at most is left in training; check the data, or keep them with --keep-near-copies."
+            )
+        rejected += [
+            reject(id, tables, card, "near copy of a test row", f"similarity {similarity:.2f} to {other}")
+            for id, (other, similarity) in copies.items()
+        ]
+        rejected.sort(key=lambda row: (row.source, row.row))
     read = sum(len(table.frame) for table in tables.values())
-    kept = sum(map(len, source.values()))
+    kept = sum(map(len, splits.values()))
+    drift = measure_drift(splits["train"], splits["test"], options.data_seed)
+    splits = sample_splits(splits, options)
     used = sum(map(len, splits.values()))
     for name in SPLITS:
         rows = (
@@ -47,6 +81,14 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         )
         write_jsonl(run.split(name), rows)
     write_jsonl(run.rejected, map(_as_row, rejected))
+    names = [label.name for label in experiment.labels]
+    write_jsonl(
+        run.corrections,
+        (
+            {"id": row.id, "before": names[row.before], "after": None if row.after is None else names[row.after]}
+            for row in corrections
+        ),
+    )
     manifest = {
         "dataset": card.name,
         "from": origin,
@@ -55,14 +97,27 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         "rejected": dict(Counter(row.reason for row in rejected).most_common()),
         "split": options.split,
         "data_seed": options.data_seed,
-        "splits": {
-            name: {"rows": len(splits[name]), "labels": count_labels(splits[name], card)} for name in SPLITS
+        "corrections": {
+            "file": options.corrections,
+            "sha256": None if options.corrections is None else sha256(Path(options.corrections)),
+            "relabelled": sum(row.after is not None for row in corrections),
+            "dropped": sum(row.after is None for row in corrections),
         },
+        "splits": {
+            name: {
+                "rows": len(splits[name]),
+                "labels": count_labels(splits[name], card),
+                "characters": describe_lengths([len(review.text) for review in splits[name]]),
+            }
+            for name in SPLITS
+        },
+        "near_copies": near_copies,
+        "drift": drift,
         "left_out_by_sampling": kept - used,
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
         "format": options.format,
-        "sha256": {path.name: sha256(path) for path in (*map(run.split, SPLITS), run.rejected)},
+        "sha256": {path.name: sha256(path) for path in (*map(run.split, SPLITS), run.rejected, run.corrections)},
     }
     write_json(run.manifest, manifest)
     return manifest

@@ -121,6 +121,15 @@ def clean(
     return kept, rejected
 
 
+def reject(id: str, tables: dict[str, Table], card: DatasetCard, reason: str, detail: str) -> Rejected:
+    """The row of the review `id`, which was kept until now, as a rejected one."""
+    split, number = id.split(":")
+    layout = choose_layout(card, tables[split])
+    row = tables[split].frame.iloc[int(number) - 1]
+    file = tables[split].path.name
+    return Rejected(split, file, int(number), reason, detail, str(row[layout.text]), str(row[layout.label]))
+
+
 def _meaning_of_values(card: DatasetCard, layout: Layout, neutral: str | None) -> dict[str, int]:
     names = [label.name for label in card.labels]
     meaning = {

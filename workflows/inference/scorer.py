@@ -24,6 +24,7 @@ from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Label
+from workflows.run_folder import conversation
 
 # Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}
@@ -92,14 +93,9 @@ def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[Tokens]:
 
 def prompt_tokens(template: Any, row: dict[str, Any]) -> Tokens:
     """What the model reads before it answers a row of a data file, as SWIFT's inference encodes it."""
-    messages = row.get("messages") or [
-        *([{"role": "system", "content": row["system"]}] if row.get("system") else []),
-        {"role": "user", "content": row["query"]},
-    ]
+    turns = [turn for turn in conversation(row) if turn["role"] != "assistant"]
     with template.generate_context():
-        return template.encode({"messages": [turn for turn in messages if turn["role"] != "assistant"]})[
-            "input_ids"
-        ]
+        return template.encode({"messages": turns})["input_ids"]
 
 
 def answer_prompts(

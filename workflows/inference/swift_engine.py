@@ -10,7 +10,7 @@ from typing import Any
 from swift import InferArguments, infer_main
 from tqdm import tqdm
 
-from workflows.run_folder import write_jsonl
+from workflows.run_folder import conversation, write_jsonl
 
 Rows = list[dict[str, Any]]
 
@@ -37,10 +37,7 @@ def _as_question(row: dict[str, Any]) -> dict[str, Any]:
     SWIFT keeps few columns of a row; `label` is one that generation passes through unread, so it carries the
     id. SWIFT takes the gold answer off the conversation before the model sees it.
     """
-    conversation: dict[str, Any] = {
-        key: row[key] for key in ("messages", "system", "query", "response") if key in row
-    }
-    return {**conversation, "label": row["id"]}
+    return {"messages": conversation(row), "label": row["id"]}
 
 
 def read_outputs(raw: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
@@ -18,9 +17,11 @@ from sklearn.metrics import (
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.run_folder import RunFolder, read_jsonl, sha256, write_json
+from workflows.scoring.probabilities import measure_probabilities
 from workflows.scoring.uncertainty import compare_systems, macro_f1_interval, verdict
+from workflows.statistics import wilson_interval
+from workflows.wording import SYSTEMS
 
-SYSTEMS = ("majority", "tfidf", "zero_shot", "tuned")
 UNREADABLE = "(unreadable)"
 
 
@@ -79,10 +80,9 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
         gold, predicted, labels=names, zero_division=0
     )
     right = sum(a == b for a, b in zip(gold, predicted, strict=True))
-    interval = binomtest(right, len(rows)).proportion_ci(0.95, method="wilson")
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "accuracy_interval": wilson_interval(right, len(rows)),
         **_averages(gold, predicted, names),
         "macro_f1_interval": macro_f1_interval(
             np.array([every.index(name) for name in gold]),
@@ -91,6 +91,7 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
         ),
         "matthews": float(matthews_corrcoef(gold, predicted)),
         **_outputs(rows, words),
+        "probabilities": measure_probabilities(rows, names),
         "per_class": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
             for name, p, r, f, n in zip(names, precision, recall, f1, support, strict=True)

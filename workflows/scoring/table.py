@@ -6,13 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from workflows.screen import as_text
+from workflows.wording import SYSTEMS
 
-TITLES = {
-    "majority": "baseline: majority 多数类",
-    "tfidf": "baseline: TF-IDF 词袋",
-    "zero_shot": "before tuning 微调前",
-    "tuned": "after tuning 微调后",
-}
 STAND_IN = (
     "tiny is an embedded stand-in for a real Qwen, made so that the whole job runs anywhere: its scores "
     "show that the "
@@ -40,7 +35,7 @@ def render_scores(scores: dict[str, Any]) -> str:
         strict = figures["strict_accuracy"]
         unread = figures["unparsed"]
         overview.add_row(
-            TITLES[system],
+            _title(system),
             f"{figures['accuracy']:.3f}",
             _interval(figures["accuracy_interval"]),
             f"{figures['macro_f1']:.3f}",
@@ -51,7 +46,7 @@ def render_scores(scores: dict[str, Any]) -> str:
     last, figures = list(scores["systems"].items())[-1]
     confusion = figures["confusion"]
     detail = Table(
-        title=f"{TITLES[last]}: per class, and gold (rows) against predicted (columns)",
+        title=f"{_title(last)}: per class, and gold (rows) against predicted (columns)",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
@@ -71,6 +66,10 @@ def render_scores(scores: dict[str, Any]) -> str:
     if scores["experiment"]["model"] == "tiny":
         notes.append(STAND_IN)
     return f"{text}\n" + "\n".join(notes)
+
+
+def _title(system: str) -> str:
+    return f"{SYSTEMS[system].en} {SYSTEMS[system].zh}"
 
 
 def _interval(bounds: list[float] | None) -> str:

@@ -11,7 +11,7 @@ from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.machine import Machine
 from workflows.models import ready_model
-from workflows.run_folder import SPLITS, RunFolder, read_jsonl, write_json
+from workflows.run_folder import SPLITS, RunFolder, read_json, write_json
 from workflows.screen import Screen
 from workflows.swift_arguments import build_sft_arguments
 from workflows.tuning.callbacks import RUN_WATCH, Measure, register_watch
@@ -50,17 +50,25 @@ def train(
                 f"More in {run.log('train')}."
             ) from error
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
-    given = {name: len(read_jsonl(run.split(name))) for name in SPLITS[:2]}
+    tokens = read_json(run.tokens)["splits"]
     summary = {
         "checkpoint": Path(best).name,
         "best_by": {"metric": arguments.training_args.metric_for_best_model, "value": result["best_metric"]},
         "steps": result["global_step"],
-        "rows": {name: {"given": given[name], "used": rows_used[name]} for name in given},
+        "rows": {name: _row_counts(tokens[name], rows_used[name]) for name in SPLITS[:2]},
         "parameters": result["model_parameter_info"],
         "log_history": result["log_history"],
     }
     write_json(run.training, summary)
     return summary
+
+
+def _row_counts(tokens: dict[str, Any], used: int) -> dict[str, Any]:
+    """Rows given and used, and the ids of those that SWIFT left out: what is longer than max_length."""
+    over = tokens["over_max_length"]["ids"]
+    missing = tokens["rows"] - used
+    # Any other number means that SWIFT could not encode some rows, or cut long ones in pieces.
+    return {"given": tokens["rows"], "used": used, "left_out": over if missing == len(over) else None}
 
 
 def last_checkpoint(run: RunFolder, inputs: str) -> Path | None:

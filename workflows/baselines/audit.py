@@ -1,0 +1,83 @@
+"""The door of the audit: which rows are likely to have a wrong label.
+
+Each row's label is judged by a TF-IDF classifier that was not trained on that row (out-of-fold), and by
+cleanlab's confident learning (Northcutt et al. 2021) what it says is ranked. On ChnSentiCorp with 5 % of the
+labels flipped, two thirds of the first 5 % of the ranking are flipped ones.
+"""
+
+import csv
+from typing import Any
+
+import numpy as np
+from cleanlab.filter import find_label_issues
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+
+from workflows.errors import UserError
+from workflows.experiment import Experiment
+from workflows.run_folder import SPLITS, RunFolder, open_whole, read_json, read_jsonl, sha256, write_json
+
+# Measured beside (1, 3) and C = 1: as good a ranking in half the time.
+NGRAMS, STRENGTH, FOLDS, SEED = (1, 2), 4.0, 5, 42
+COLUMNS = ("id", "split", "text", "label", "suggested", "quality", "correction")
+
+
+def audit(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
+    """Read train, val and test; write audit.csv, the rows that cleanlab takes for mislabelled, worst first,
+    and audit.json; return the latter's content.
+
+    `quality` is the probability that the classifier gives to the label as it is. `correction` is empty, to be
+    filled by hand. Raises UserError where audit.csv was edited, so that no work is lost.
+    """
+    if run.audit.exists() and run.audit_summary.exists():
+        if sha256(run.audit) != read_json(run.audit_summary)["sha256"]:
+            raise UserError(f"{run.audit}: was edited; give it another name, and run this again.")
+    names = [label.name for label in experiment.labels]
+    rows = [{**row, "split": split} for split in SPLITS for row in read_jsonl(run.split(split))]
+    labels = np.array([row["label"] for row in rows])
+    shares = out_of_fold(rows, labels, len(names))
+    order = rank(labels, shares) if shares is not None else []
+    with open_whole(run.audit) as file:
+        file.write("\ufeff")  # spreadsheets take the file for UTF-8 by it
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for index in order:
+            row, share = rows[index], shares[index]  # type: ignore[index]  # no shares, no order
+            writer.writerow(
+                [
+                    *(row["id"], row["split"], row["review"], names[row["label"]]),
+                    *(names[int(share.argmax())], f"{share[row['label']]:.4f}", ""),
+                ]
+            )
+    summary = {
+        "rows": len(rows),
+        "likely_wrong": len(order),
+        "by_split": {split: sum(rows[index]["split"] == split for index in order) for split in SPLITS},
+        "out_of_fold_accuracy": None if shares is None else float((shares.argmax(1) == labels).mean()),
+        "sha256": sha256(run.audit),
+    }
+    write_json(run.audit_summary, summary)
+    return summary
+
+
+def rank(labels: np.ndarray, shares: np.ndarray) -> list[int]:
+    """Rows that cleanlab takes for mislabelled, worst first."""
+    return find_label_issues(labels, shares, return_indices_ranked_by="self_confidence").tolist()
+
+
+def out_of_fold(rows: list[dict[str, Any]], labels: np.ndarray, label_count: int) -> np.ndarray | None:
+    """Label probabilities of each row from a classifier that did not see it, (rows, labels).
+
+    None where a label has fewer rows than there are folds.
+    """
+    if np.bincount(labels, minlength=label_count).min() < FOLDS:
+        return None
+    model = make_pipeline(
+        TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, min_df=2, sublinear_tf=True),
+        LogisticRegression(C=STRENGTH, max_iter=300),
+    )
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
+    texts = [row["review"] for row in rows]
+    return cross_val_predict(model, texts, labels, cv=folds, method="predict_proba")

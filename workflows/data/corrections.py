@@ -1,0 +1,69 @@
+"""Labels corrected by hand: a table like audit.csv, whose column `correction` says what a row's label should be."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from workflows.data.reviews import Review
+from workflows.data.tables import read_table
+from workflows.errors import UserError
+from workflows.experiment import Label
+
+COLUMNS = ("id", "text", "correction")
+DROP = "drop"
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One corrected row: the label index before and after, or None where the row is dropped."""
+
+    id: str
+    before: int
+    after: int | None
+
+
+def apply_corrections(
+    source: dict[str, list[Review]], labels: tuple[Label, ...], path: Path
+) -> tuple[dict[str, list[Review]], list[Correction]]:
+    """The reviews with the corrections of `path` applied, and the corrections that changed something.
+
+    A correction is a label's name or words, or `drop`; rows without one stay as they are.  Raises UserError
+    for a row that the data do not have, and for a label that is not known.
+    """
+    frame = read_table(path).frame
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise UserError(f"{path}: has no column {', '.join(missing)}; corrections are made in audit.csv.")
+    meaning = {text: index for index, label in enumerate(labels) for text in (label.words, label.name)}
+    reviews = {review.id: review for rows in source.values() for review in rows}
+    corrections: dict[str, Correction] = {}
+    for number, (id, text, wanted) in enumerate(frame[list(COLUMNS)].itertuples(index=False), start=1):
+        wanted = wanted.strip()
+        if not wanted:
+            continue
+        review = reviews.get(id.strip())
+        if review is None or _bare(review.text) != _bare(text):
+            raise UserError(
+                f"{path}, row {number}: no review {id} with this text is used here; these corrections are of "
+                "another data set, or of other rows of it."
+            )
+        if wanted not in meaning and wanted.casefold() != DROP:
+            raise UserError(
+                f"{path}, row {number}: correction {wanted!r} is none of {', '.join(meaning)}, {DROP}."
+            )
+        after = meaning.get(wanted)
+        if after != review.label:
+            corrections[review.id] = Correction(review.id, review.label, after)
+
+    def corrected(review: Review) -> Review | None:
+        if review.id not in corrections:
+            return review
+        after = corrections[review.id].after
+        return None if after is None else replace(review, label=after)
+
+    changed = {split: [row for row in map(corrected, rows) if row] for split, rows in source.items()}
+    return changed, list(corrections.values())
+
+
+def _bare(text: str) -> str:
+    """A text as compared: spreadsheets change blanks and line ends."""
+    return "".join(text.split())

@@ -1,0 +1,70 @@
+"""What a report is made of, free of any form: sections of paragraphs, tables, pictures and commands.
+
+A text is either the same in both languages (data, names, figures) or a `Both`.  page.py makes HTML of the
+blocks and markdown.py Markdown, so both say the same.
+"""
+
+from dataclasses import dataclass
+
+from workflows.wording import Both
+
+
+Text = Both | str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text; `strong` for the sentence that matters."""
+
+    text: Text
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; `texts` are the columns that hold running text, set to the left and wrapped."""
+
+    headings: tuple[Text, ...]
+    rows: list[tuple[Text, ...]]
+    texts: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of figures/, by its name without language and ending."""
+
+    name: str
+    caption: Both
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something to copy into a terminal."""
+
+    text: str
+
+
+Block = Paragraph | Grid | Picture | Command
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it; `folded` sections open on a click."""
+
+    title: Both
+    blocks: list[Block]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report."""
+
+    title: str
+    subtitle: Text
+    sections: list[Section]
+
+
+def in_language(text: Text, language: str) -> str:
+    """A text of either kind in `en` or `zh`."""
+    return text if isinstance(text, str) else text.in_language(language)

@@ -1,0 +1,242 @@
+"""The figures of a report, each in English and Chinese, as SVG and PNG.
+
+SVG keeps text as text, so whoever opens it shows it in a font of theirs.  PNG needs the glyphs here: where no
+installed font has Chinese ones, only the English PNG is drawn, and label names that cannot be drawn are
+written as `label 0`, `label 1`.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager
+from matplotlib.ft2font import FT2Font
+
+from workflows.wording import Both
+
+CHINESE_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "PingFang SC"),
+    *("Hiragino Sans GB", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS"),
+)
+LANGUAGES = ("en", "zh")
+# Told apart by colour-blind readers too (Okabe and Ito 2008).
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
+PNG_DPI = 150
+
+Words = Callable[[Both], str]  # picks the language
+Labels = Callable[[str], str]  # a label's name as it can be drawn
+Draw = Callable[[Words, Labels], Figure]
+
+
+def save_figure(folder: Path, name: str, draw: Draw, labels: list[str]) -> list[Path]:
+    """Write <name>.<language>.svg and .png into `folder`; return the paths.
+
+    `draw` makes the figure, given a choice of words and of label names; `labels` are the names in it.
+    """
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of each absent font
+    folder.mkdir(parents=True, exist_ok=True)
+    fonts = [*installed_chinese_fonts(), "DejaVu Sans"]
+    written: list[Path] = []
+    for language in LANGUAGES:
+
+        def words(text: Both, language: str = language) -> str:
+            return text.in_language(language)
+
+        style: dict[str, Any] = {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.unicode_minus": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": name,  # the same figure gives the same bytes
+        }
+        with matplotlib.rc_context({**style, "font.family": [*CHINESE_FONTS, "DejaVu Sans", "sans-serif"]}):
+            path = folder / f"{name}.{language}.svg"
+            draw(words, str).savefig(path, metadata={"Date": None})
+            svg = path.read_text(encoding="utf-8")
+            path.write_text(re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", svg), encoding="utf-8")
+            written.append(path)
+        if language == "zh" and len(fonts) == 1:
+            continue
+        with matplotlib.rc_context({**style, "font.family": fonts}):
+            path = folder / f"{name}.{language}.png"
+            drawable = {label: label if can_draw(label, fonts) else f"label {i}" for i, label in enumerate(labels)}
+            draw(words, lambda label: drawable.get(label, label)).savefig(path, dpi=PNG_DPI)
+            written.append(path)
+    return written
+
+
+def installed_chinese_fonts() -> list[str]:
+    """Of CHINESE_FONTS those that matplotlib can draw with here."""
+    known = {font.name for font in fontManager.ttflist}
+    return [name for name in CHINESE_FONTS if name in known]
+
+
+def can_draw(text: str, fonts: list[str]) -> bool:
+    """Whether the installed `fonts` have a glyph for each character of `text`."""
+    faces = [FT2Font(findfont(FontProperties(family=name))) for name in fonts]
+    return all(any(face.get_char_index(ord(letter)) for face in faces) for letter in text)
+
+
+def draw_curves(history: list[dict[str, Any]], kept_step: int) -> Draw:
+    """Training and validation loss, and validation accuracy and macro F1, over the steps."""
+
+    def series(key: str) -> tuple[list[int], list[float]]:
+        points = {entry["step"]: entry[key] for entry in history if key in entry}
+        return list(points), list(points.values())
+
+    def draw(words: Words, labels: Labels) -> Figure:
+        figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(*series("loss"), color=BLUE, label=words(Both("training", "训练")))
+        left.plot(*series("eval_loss"), "o-", color=ORANGE, label=words(Both("validation", "验证")))
+        left.set_title(words(Both("loss", "损失")))
+        right.plot(*series("eval_accuracy"), "s-", color=GREEN, label=words(Both("accuracy", "准确率")))
+        right.plot(*series("eval_macro_f1"), "o--", color=ORANGE, label=words(Both("macro F1", "宏平均 F1")))
+        right.set_title(words(Both("on validation", "验证集")))
+        for axes in (left, right):
+            axes.axvline(kept_step, color=GREY, linewidth=0.8, linestyle=":")
+            axes.set_xlabel(words(Both("step (dotted: the checkpoint kept)", "步数（虚线：保留的检查点）")))
+            axes.grid(alpha=0.25)
+            axes.legend(frameon=False)
+        return figure
+
+    return draw
+
+
+def draw_losses_of_runs(runs: dict[str, list[dict[str, Any]]]) -> Draw:
+    """Validation and training loss of several runs over the share of their training."""
+
+    def draw(words: Words, labels: Labels) -> Figure:
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+        panels = figure.subplots(1, 2)
+        keys = {"loss": Both("training loss", "训练损失"), "eval_loss": Both("validation loss", "验证损失")}
+        for axes, (key, title) in zip(panels, keys.items(), strict=True):
+            for colour, (name, history) in zip(COLOURS * len(runs), runs.items(), strict=False):
+                points = {entry["step"]: entry[key] for entry in history if key in entry}
+                if points:
+                    last = max(entry["step"] for entry in history)
+                    axes.plot([step / last for step in points], points.values(), color=colour, label=name)
+            axes.set_title(words(title))
+            axes.set_xlabel(words(Both("share of the training", "训练进度")))
+            axes.grid(alpha=0.25)
+        if runs:
+            handles, names = panels[0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=1)
+        return figure
+
+    return draw
+
+
+def draw_confusions(systems: dict[str, Both], scores: dict[str, Any]) -> Draw:
+    """Gold (rows) against predicted (columns) of each system; shaded by the share of the gold label's rows."""
+
+    def draw(words: Words, labels: Labels) -> Figure:
+        size = len(scores[next(iter(systems))]["confusion"]["gold"])
+        side = max(2.6, 0.55 * size + 1.2)
+        columns = min(len(systems), 2 if size > 4 else 4)
+        lines = -(-len(systems) // columns)
+        figure = Figure(figsize=(side * columns, side * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False).flat
+        for axes, (system, title) in zip(panels, systems.items(), strict=False):
+            _draw_confusion(axes, scores[system]["confusion"], words, labels)
+            axes.set_title(words(title), fontsize=10)
+        for axes in list(figure.axes)[len(systems) :]:
+            axes.remove()
+        return figure
+
+    return draw
+
+
+def _draw_confusion(axes: Axes, confusion: dict[str, Any], words: Words, labels: Labels) -> None:
+    counts = confusion["counts"]
+    unread = any(row[-1] for row in counts)
+    shown = [row if unread else row[:-1] for row in counts]
+    shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
+    axes.imshow([row[: len(shown[0])] for row in shares], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for y, row in enumerate(shown):
+        for x, cell in enumerate(row):
+            axes.text(x, y, f"{cell:,}", ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black")
+    names = [labels(name) for name in confusion["gold"]]
+    columns = names + [words(Both("unreadable", "无法识别"))] * unread
+    turned = 90 if len(columns) > 4 else 0 if len(columns) < 3 else 30
+    axes.set_xticks(range(len(columns)), columns, rotation=turned, fontsize=8)
+    axes.set_yticks(range(len(names)), names, rotation=90 if len(names) < 4 else 0, va="center", fontsize=8)
+    axes.set_xlabel(words(Both("predicted", "预测")), fontsize=8)
+    axes.set_ylabel(words(Both("gold", "真实标签")), fontsize=8)
+    axes.spines[:].set_visible(False)
+
+
+def draw_reliability(systems: dict[str, Both], scores: dict[str, Any]) -> Draw:
+    """How often a system is right, by how sure it is, with 95 % intervals; bars: the share of rows there."""
+
+    def draw(words: Words, labels: Labels) -> Figure:
+        figure = Figure(figsize=(2.9 * len(systems), 3.2), layout="constrained")
+        panels = figure.subplots(1, len(systems), squeeze=False, sharey=True).flat
+        for axes, (system, title) in zip(panels, systems.items(), strict=True):
+            bins = scores[system]["probabilities"]["reliability"]
+            rows = sum(bin["rows"] for bin in bins)
+            for bin in bins:
+                width, share = bin["to"] - bin["from"], bin["rows"] / rows
+                axes.bar(bin["from"], share, width, align="edge", color=BLUE, alpha=0.18)
+            middle, right = [bin["confidence"] for bin in bins], [bin["accuracy"] for bin in bins]
+            spread = [
+                [bin["accuracy"] - bin["accuracy_interval"][0] for bin in bins],
+                [bin["accuracy_interval"][1] - bin["accuracy"] for bin in bins],
+            ]
+            axes.errorbar(middle, right, spread, fmt="o", color=ORANGE, markersize=4, linewidth=1)
+            axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+            axes.set_title(words(title), fontsize=10)
+            axes.set_xlabel(words(Both("probability of its label", "预测标签的概率")), fontsize=8)
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1.02)
+        figure.axes[0].set_ylabel(words(Both("share right (bars: of rows)", "正确率（柱：行数占比）")), fontsize=8)
+        return figure
+
+    return draw
+
+
+def draw_lengths(characters: dict[str, list[int]], tokens: dict[str, Any] | None) -> Draw:
+    """Histograms of the splits' lengths, in characters and (where counted) in tokens, as shares of the rows."""
+
+    def draw(words: Words, labels: Labels) -> Figure:
+        names = {"train": Both("training", "训练"), "val": Both("validation", "验证"), "test": Both("test", "测试")}
+        figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        longest = max(max(lengths) for lengths in characters.values())
+        for colour, (split, lengths) in zip(COLOURS, characters.items(), strict=False):
+            weights = [1 / len(lengths)] * len(lengths)
+            left.hist(
+                lengths,
+                bins=30,
+                range=(0, longest),
+                weights=weights,
+                histtype="step",
+                color=colour,
+                label=words(names[split]),
+            )
+        left.set_xlabel(words(Both("characters of a review", "评论字数")))
+        left.set_ylabel(words(Both("share of rows", "行数占比")))
+        left.legend(frameon=False)
+        if tokens is None:
+            right.remove()
+            return figure
+        edges = tokens["histogram_edges"]
+        for colour, (split, figures) in zip(COLOURS, tokens["splits"].items(), strict=False):
+            shares = [count / figures["rows"] for count in figures["histogram"]]
+            right.stairs(shares, edges, color=colour, label=words(names[split]))
+        limit = tokens["max_length"]
+        if limit is not None and limit < edges[-1]:
+            right.axvline(limit, color=GREY, linestyle=":", label=f"max_length {limit}")
+            right.legend(frameon=False)
+        right.set_xlabel(words(Both("tokens of prompt and answer", "提示词与答案的 token 数")))
+        return figure
+
+    return draw

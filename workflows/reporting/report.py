@@ -1,0 +1,40 @@
+"""The door of the reporting stage: a run's files become report.html, report.md and figures/."""
+
+import shutil
+
+from workflows.experiment import Experiment
+from workflows.reporting.content import build_report
+from workflows.reporting.figures import draw_confusions, draw_curves, draw_lengths, draw_reliability, save_figure
+from workflows.reporting.files import Files, read_files
+from workflows.reporting.render import render_markdown, render_page
+from workflows.run_folder import SPLITS, RunFolder, open_whole, read_jsonl
+from workflows.wording import SYSTEMS
+
+
+def report(run: RunFolder, experiment: Experiment, command: str, reproduce: str) -> None:
+    """Read scores.json, predictions, manifest and what else there is; write report.html, report.md, figures/.
+
+    `command` starts the same run anew, `reproduce` repeats it from its own file; the report shows both.
+    """
+    files = read_files(run)
+    shutil.rmtree(run.figures, ignore_errors=True)
+    _draw(run, files, experiment)
+    built = build_report(files, experiment, command, reproduce)
+    with open_whole(run.report_page) as file:
+        file.write(render_page(built, run.figures, experiment.lang))
+    with open_whole(run.report_markdown) as file:
+        file.write(render_markdown(built, run.figures, experiment.lang))
+
+
+def _draw(run: RunFolder, files: Files, experiment: Experiment) -> None:
+    labels = [label.name for label in experiment.labels]
+    scores = files.scores["systems"]
+    systems = {system: SYSTEMS[system] for system in scores}
+    unsure = {system: title for system, title in systems.items() if system != "majority"} or systems
+    characters = {name: [len(row["review"]) for row in read_jsonl(run.split(name))] for name in SPLITS}
+    if files.training is not None:
+        kept = int(files.training["checkpoint"].split("-")[1])
+        save_figure(run.figures, "curves", draw_curves(files.training["log_history"], kept), labels)
+    save_figure(run.figures, "confusion", draw_confusions(systems, scores), labels)
+    save_figure(run.figures, "reliability", draw_reliability(unsure, scores), labels)
+    save_figure(run.figures, "lengths", draw_lengths(characters, files.tokens), labels)

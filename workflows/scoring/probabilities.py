@@ -1,0 +1,82 @@
+"""How good label probabilities are: ranking (AUROC, average precision) and calibration (Brier, ECE).
+
+They are measured on the labels' shares of the model's probability, whatever the greedy answer was; rows where
+the two name different labels are counted.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from workflows.statistics import auroc_interval, wilson_interval
+
+BINS = 15  # of confidence, equally wide (Guo et al. 2017, On Calibration of Modern Neural Networks)
+
+
+def measure_probabilities(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+    """The figures of one system; `rows`: its predictions, all with probabilities; `names` in index order.
+
+    AUROC and average precision are of each label against the rest, averaged over the labels that the test
+    set has; None where it has one label only.
+    """
+    shares = np.array([[row["probabilities"][name] for name in names] for row in rows])
+    gold = np.array([names.index(row["gold"]) for row in rows])
+    present = np.unique(gold)
+    per_label = {
+        names[label]: {
+            "auroc": float(roc_auc_score(gold == label, shares[:, label])),
+            "auroc_interval": auroc_interval(gold == label, shares[:, label]),
+            "average_precision": float(average_precision_score(gold == label, shares[:, label])),
+        }
+        for label in (present if len(present) > 1 else [])
+    }
+    brier = ((shares - np.eye(len(names))[gold]) ** 2).sum(1) / (2 if len(names) == 2 else 1)
+    half = float(norm.ppf(0.975)) * brier.std(ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
+    best = shares.argmax(1)
+    masses = [row["label_mass"] for row in rows if row["label_mass"] is not None]
+    bins = reliability_bins(shares.max(1), best == gold)
+    return {
+        "auroc": _mean([figures["auroc"] for figures in per_label.values()]),
+        "average_precision": _mean([figures["average_precision"] for figures in per_label.values()]),
+        "per_label": per_label,
+        # As scikit-learn scales it: 0 to 1 for two labels, 0 to 2 for more.
+        "brier": float(brier_score_loss(gold, shares, labels=range(len(names)))),
+        "brier_interval": None if math.isnan(half) else [brier.mean() - half, brier.mean() + half],
+        "ece": sum(abs(bin["accuracy"] - bin["confidence"]) * bin["rows"] for bin in bins) / len(rows),
+        "reliability": bins,
+        "mean_label_mass": _mean(masses),
+        "disagreements": sum(
+            row["prediction"] is not None and row["prediction"] != names[label]
+            for row, label in zip(rows, best, strict=True)
+        ),
+    }
+
+
+def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
+    """Rows by how sure the system was of its most likely label, and how often it was right there.
+
+    Bins of equal width, the upper bound included; empty ones are left out.
+    """
+    at = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    bins = []
+    for index in np.unique(at):
+        inside = at == index
+        count, hits = int(inside.sum()), int(right[inside].sum())
+        bins.append(
+            {
+                "from": float(index / BINS),
+                "to": float((index + 1) / BINS),
+                "rows": count,
+                "confidence": float(confidence[inside].mean()),
+                "accuracy": hits / count,
+                "accuracy_interval": wilson_interval(hits, count),
+            }
+        )
+    return bins
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,43 @@
+"""Figures that more than one stage needs: 95 % intervals, and how lengths are summed up."""
+
+import math
+
+import numpy as np
+from scipy.stats import binomtest, norm, rankdata
+
+
+def wilson_interval(hits: int, rows: int) -> list[float]:
+    """Of the share `hits` of `rows` (Wilson 1927)."""
+    interval = binomtest(hits, rows).proportion_ci(0.95, method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def auroc_interval(gold: np.ndarray, scores: np.ndarray) -> list[float] | None:
+    """95 % interval of the AUROC (DeLong et al. 1988, by midranks as Sun and Xu 2014).
+
+    `gold`: bool, (rows,); `scores`: (rows,). None where a class has fewer than two rows, or no spread shows.
+    """
+    positive, negative = scores[gold], scores[~gold]
+    m, n = len(positive), len(negative)
+    if min(m, n) < 2:
+        return None
+    ranks = rankdata(np.concatenate([positive, negative]))
+    wins_of_positive = (ranks[:m] - rankdata(positive)) / n  # share of negatives below each positive
+    wins_of_negative = 1 - (ranks[m:] - rankdata(negative)) / m
+    variance = wins_of_positive.var(ddof=1) / m + wins_of_negative.var(ddof=1) / n
+    if variance == 0:
+        return None
+    area, half = float(wins_of_positive.mean()), float(norm.ppf(0.975)) * math.sqrt(variance)
+    return [max(0.0, area - half), min(1.0, area + half)]
+
+
+def describe_lengths(lengths: list[int]) -> dict[str, float]:
+    """Mean, median, 90th and 99th percentile and maximum of some lengths."""
+    median, p90, p99 = np.percentile(lengths, [50, 90, 99])
+    return {
+        "mean": float(np.mean(lengths)),
+        "median": float(median),
+        "p90": float(p90),
+        "p99": float(p99),
+        "max": max(lengths),
+    }

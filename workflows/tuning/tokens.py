@@ -1,0 +1,58 @@
+"""How long the rows are in tokens, as SWIFT's template encodes them, and which are longer than max_length.
+
+SWIFT leaves such training rows out with a log line only, so this says before training which they are.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from workflows.experiment import Experiment
+from workflows.machine import Machine
+from workflows.models import ready_model
+from workflows.run_folder import SPLITS, RunFolder, conversation, read_jsonl, write_json
+from workflows.screen import Screen
+from workflows.statistics import describe_lengths
+from workflows.swift_arguments import build_sft_arguments
+
+BINS = 30  # of the histograms
+FATE = {"delete": "left out", "left": "cut at the beginning", "right": "cut at the end", "split": "split"}
+
+
+def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen) -> dict[str, Any]:
+    """Read train, val and test; write data/tokens.json and return its content.
+
+    Lengths are in tokens and include prompt, chat marks and answer. Raises UserError where the model cannot
+    be had, or SWIFT refuses an argument.
+    """
+    arguments = build_sft_arguments(run, ready_model(experiment), machine)
+    template = arguments.get_template()
+    max_length, template.max_length = template.max_length, None
+    template.set_mode("train")
+    splits: dict[str, Any] = {}
+    every: dict[str, list[int]] = {}
+    for name in SPLITS:
+        rows = read_jsonl(run.split(name))
+        lengths: dict[str, int] = {}
+        with screen.progress(f"{name}: counting tokens", total=len(rows)) as bar:
+            for row in rows:
+                lengths[row["id"]] = len(template.encode({"messages": conversation(row)})["input_ids"])
+                bar.update()
+        over = [id for id, length in lengths.items() if max_length is not None and length > max_length]
+        every[name] = list(lengths.values())
+        splits[name] = {
+            "rows": len(rows),
+            **describe_lengths(every[name]),
+            "over_max_length": {"rows": len(over), "ids": over},
+        }
+    edges = np.histogram_bin_edges(sum(every.values(), []), bins=BINS)
+    for name in SPLITS:
+        splits[name]["histogram"] = np.histogram(every[name], edges)[0].tolist()
+    summary = {
+        "max_length": max_length,
+        "longer_training_rows_are": FATE.get(arguments.truncation_strategy, arguments.truncation_strategy),
+        "histogram_edges": edges.tolist(),
+        "splits": splits,
+    }
+    write_json(run.tokens, summary)
+    return summary
