@@ -66,7 +66,9 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
         help="keep training rows that stand in the test set in nearly the same words (default: remove them)",
     )
     data.add_argument(
-        "--apply", metavar="FILE", help="labels corrected by hand: audit.csv with its column `correction` filled"
+        "--apply",
+        metavar="FILE",
+        help="labels corrected by hand: audit.csv with its column `correction` filled",
     )
     data.add_argument(
         "--split",
@@ -153,6 +155,18 @@ def build_parser() -> argparse.ArgumentParser:
             add_experiment_options(command)
         if name == "report":
             command.add_argument("--lang", choices=("zh", "en"), help="language that the report opens in")
+    comparing = commands.add_parser("compare", help="several runs on the same test rows, in one table")
+    comparing.add_argument("folders", metavar="RUN", nargs="+", help="run folders, two or more")
+    comparing.add_argument(
+        "--common", action="store_true", help="compare on the test rows that all share, where they differ"
+    )
+    comparing.add_argument(
+        "--lang", choices=("zh", "en"), default="zh", help="language that the report opens in"
+    )
+    comparing.add_argument("--output", metavar="DIR", type=Path, help="default: outputs/compare-<time>")
+    repeating = commands.add_parser("reproduce", help="repeat a run, and say what came out equal")
+    repeating.add_argument("folder", metavar="RUN", help="a run folder")
+    repeating.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
     listing = commands.add_parser("list", help="what can be named: data sets, models, methods, prompts")
     listing.add_argument("kind", choices=("datasets", "models", "methods", "prompts"))
     listing.add_argument(
@@ -164,7 +178,11 @@ def build_parser() -> argparse.ArgumentParser:
 def refuse_options(options: argparse.Namespace) -> None:
     """Raise UserError for options that would describe a run beside a folder that already has its own."""
     defaults = vars(build_parser().parse_args([options.command, str(options.folder)]))
-    given = [name for name, value in vars(options).items() if name not in ("verbose", "lang") and value != defaults[name]]
+    given = [
+        name
+        for name, value in vars(options).items()
+        if name not in ("verbose", "lang") and value != defaults[name]
+    ]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError(
@@ -209,8 +227,42 @@ def work_on_run(options: argparse.Namespace) -> None:
     screen.say(f"run folder: {shown(run.path)}")
 
 
+def compare_runs(options: argparse.Namespace) -> None:
+    """Compare the runs, and show the table."""
+    from workflows.pipeline import shown, timed_folder
+    from workflows.run_folder import RunFolder
+    from workflows.scoring.table import render_comparison
+    from workflows.studies.compare import compare
+
+    folder = options.output or timed_folder("compare")
+    runs = [RunFolder(Path(name)) for name in options.folders]
+    comparison = compare(runs, options.common, folder, options.lang)
+    print(render_comparison(comparison))
+    print(f"report: {shown(folder / 'report.html')}")
+
+
+def reproduce_run(options: argparse.Namespace) -> int:
+    """Repeat the run, and show stage by stage what came out equal; 0 where all did, else 3."""
+    from workflows.pipeline import open_run, shown
+    from workflows.screen import Screen
+    from workflows.studies.reproduce import reproduce
+
+    screen = Screen(options.verbose)
+    original, _ = open_run(Path(options.folder))
+    run, result = reproduce(original, screen)
+    screen.say(f"\n{shown(run.path)} against {shown(original.path)}:")
+    for stage, differences in result["stages"].items():
+        screen.say(f"  {stage:10} {'; '.join(differences) or 'equal'}")
+    for line in result["environment"]:
+        screen.say(f"  not the same here: {line}")
+    return 0 if result["equal"] else 3
+
+
 def main(arguments: list[str]) -> int:
-    """Carry out one command; the exit code is 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Carry out one command; the exit code is 0, 2 for what the user can mend, 130 after Ctrl-C.
+
+    `reproduce` ends with 3 where something came out different.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: labels and reviews are Chinese
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -222,6 +274,10 @@ def main(arguments: list[str]) -> int:
             from workflows.listing import render_list
 
             print(render_list(options.kind, options.data_dir))
+        elif options.command == "compare":
+            compare_runs(options)
+        elif options.command == "reproduce":
+            return reproduce_run(options)
         else:
             work_on_run(options)
     except UserError as error:

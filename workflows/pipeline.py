@@ -262,7 +262,11 @@ STAGES = (
         work=_report,
     ),
 )
-EARLIER = {"data": "prepare", "training.json": "train", "scores.json": "score"}  # which command writes what a stage finds missing
+EARLIER = {
+    "data": "prepare",
+    "training.json": "train",
+    "scores.json": "score",
+}  # which command writes what a stage finds missing
 
 
 def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> RunFolder:
@@ -287,7 +291,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
                 )
             run.experiment.unlink()  # nothing came of it: a refused start, say, that was corrected since
     else:
-        run = _unfinished(experiment, text) or _new_folder(experiment)
+        run = _unfinished(experiment, text) or RunFolder(timed_folder(experiment.name))
     if run.experiment.exists():
         screen.say(f"going on with {shown(run.path)}")
         return run
@@ -302,19 +306,20 @@ def _unfinished(experiment: Experiment, text: str) -> RunFolder | None:
         run = RunFolder(path.parent)
         if (
             path.read_text(encoding="utf-8") == text
-            and "score" not in finished_stages(run)
+            and STAGES[-1].name not in finished_stages(run)
             and not is_locked(run)
         ):
             return run
     return None
 
 
-def _new_folder(experiment: Experiment) -> RunFolder:
-    name = f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    count, path = 1, OUTPUTS / name
+def timed_folder(name: str) -> Path:
+    """A folder in outputs/ that is not there yet: <name>-<time>."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    count, path = 1, OUTPUTS / stem
     while path.exists():
-        count, path = count + 1, OUTPUTS / f"{name}-{count}"
-    return RunFolder(path)
+        count, path = count + 1, OUTPUTS / f"{stem}-{count}"
+    return path
 
 
 def open_run(folder: Path) -> tuple[RunFolder, Experiment]:

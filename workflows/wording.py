@@ -10,9 +10,13 @@ class Both:
     en: str
     zh: str
 
-    def in_language(self, language: str) -> str:
-        """The text in `en` or `zh`."""
-        return self.zh if language == "zh" else self.en
+
+Text = Both | str  # a str is the same in both languages: data, names, figures
+
+
+def in_language(text: Text, language: str) -> str:
+    """A text of either kind in `en` or `zh`."""
+    return text if isinstance(text, str) else text.zh if language == "zh" else text.en
 
 
 # In the order in which tables show them.
@@ -22,7 +26,11 @@ SYSTEMS = {
     "zero_shot": Both("before tuning", "微调前"),
     "tuned": Both("after tuning", "微调后"),
 }
-SPLIT_NAMES = {"train": Both("training", "训练"), "val": Both("validation", "验证"), "test": Both("test", "测试")}
+SPLIT_NAMES = {
+    "train": Both("training", "训练"),
+    "val": Both("validation", "验证"),
+    "test": Both("test", "测试"),
+}
 
 
 def number(value: float | None, digits: int = 3) -> str:

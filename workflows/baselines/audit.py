@@ -6,6 +6,8 @@ labels flipped, two thirds of the first 5 % of the ranking are flipped ones.
 """
 
 import csv
+import hashlib
+import io
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from workflows.run_folder import SPLITS, RunFolder, open_whole, read_json, read_
 
 # Measured beside (1, 3) and C = 1: as good a ranking in half the time.
 NGRAMS, STRENGTH, FOLDS, SEED = (1, 2), 4.0, 5, 42
+WORST = 20  # repeated in audit.json, where no spreadsheet changes them
 COLUMNS = ("id", "split", "text", "label", "suggested", "quality", "correction")
 
 
@@ -31,34 +34,35 @@ def audit(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     `quality` is the probability that the classifier gives to the label as it is. `correction` is empty, to be
     filled by hand. Raises UserError where audit.csv was edited, so that no work is lost.
     """
-    if run.audit.exists() and run.audit_summary.exists():
-        if sha256(run.audit) != read_json(run.audit_summary)["sha256"]:
-            raise UserError(f"{run.audit}: was edited; give it another name, and run this again.")
+    written = read_json(run.audit_summary)["sha256"] if run.audit_summary.exists() else None
+    if run.audit.exists() and sha256(run.audit) != written:
+        raise UserError(f"{run.audit}: was edited; give it another name, and run this again.")
     names = [label.name for label in experiment.labels]
     rows = [{**row, "split": split} for split in SPLITS for row in read_jsonl(run.split(split))]
     labels = np.array([row["label"] for row in rows])
     shares = out_of_fold(rows, labels, len(names))
     order = rank(labels, shares) if shares is not None else []
-    with open_whole(run.audit) as file:
-        file.write("\ufeff")  # spreadsheets take the file for UTF-8 by it
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for index in order:
-            row, share = rows[index], shares[index]  # type: ignore[index]  # no shares, no order
-            writer.writerow(
-                [
-                    *(row["id"], row["split"], row["review"], names[row["label"]]),
-                    *(names[int(share.argmax())], f"{share[row['label']]:.4f}", ""),
-                ]
-            )
+    text = io.StringIO("\ufeff")  # spreadsheets take the file for UTF-8 by this mark
+    text.seek(1)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    suspects: list[tuple[str, ...]] = []
+    for index in order:
+        row, share = rows[index], shares[index]  # type: ignore[index]  # no shares, no order
+        suggested, quality = names[int(share.argmax())], f"{share[row['label']]:.4f}"
+        suspects.append((row["id"], row["split"], row["review"], names[row["label"]], suggested, quality, ""))
+    writer.writerows(suspects)
     summary = {
         "rows": len(rows),
         "likely_wrong": len(order),
         "by_split": {split: sum(rows[index]["split"] == split for index in order) for split in SPLITS},
         "out_of_fold_accuracy": None if shares is None else float((shares.argmax(1) == labels).mean()),
-        "sha256": sha256(run.audit),
+        "worst": [dict(zip(COLUMNS, suspect, strict=True)) for suspect in suspects[:WORST]],
+        "sha256": hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest(),
     }
     write_json(run.audit_summary, summary)
+    with open_whole(run.audit) as file:
+        file.write(text.getvalue())
     return summary
 
 
@@ -74,8 +78,9 @@ def out_of_fold(rows: list[dict[str, Any]], labels: np.ndarray, label_count: int
     """
     if np.bincount(labels, minlength=label_count).min() < FOLDS:
         return None
+    rarest = 2 if len(rows) >= 50 else 1  # documents that an n-gram must stand in
     model = make_pipeline(
-        TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, min_df=2, sublinear_tf=True),
+        TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, min_df=rarest, sublinear_tf=True),
         LogisticRegression(C=STRENGTH, max_iter=300),
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)

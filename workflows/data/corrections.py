@@ -1,4 +1,4 @@
-"""Labels corrected by hand: a table like audit.csv, whose column `correction` says what a row's label should be."""
+"""Labels corrected by hand: a table like audit.csv, whose column `correction` has the right labels."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +36,8 @@ def apply_corrections(
     meaning = {text: index for index, label in enumerate(labels) for text in (label.words, label.name)}
     reviews = {review.id: review for rows in source.values() for review in rows}
     corrections: dict[str, Correction] = {}
-    for number, (id, text, wanted) in enumerate(frame[list(COLUMNS)].itertuples(index=False), start=1):
-        wanted = wanted.strip()
+    for number, (id, text, cell) in enumerate(frame[list(COLUMNS)].itertuples(index=False), start=1):
+        wanted = cell.strip()
         if not wanted:
             continue
         review = reviews.get(id.strip())

@@ -6,7 +6,6 @@ from typing import Any
 
 from workflows.data.corrections import Correction, apply_corrections
 from workflows.data.health import measure_drift
-
 from workflows.data.messages import write_row
 from workflows.data.near_copies import SIMILARITY, find_near_copies
 from workflows.data.reviews import Rejected, UnknownLabels, clean, count_labels, reject
@@ -62,8 +61,8 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         splits["train"] = [review for review in splits["train"] if review.id not in copies]
         if len({review.label for review in splits["train"]}) < 2:
             raise UserError(
-                f"without the {len(copies)} training rows that the test set has in nearly the same words, one "
-                "label at most is left in training; check the data, or keep them with --keep-near-copies."
+                f"without the {len(copies)} training rows that the test set has in nearly the same words, "
+                "one label at most is left in training; check the data, or keep them with --keep-near-copies."
             )
         rejected += [
             reject(id, tables, card, "near copy of a test row", f"similarity {similarity:.2f} to {other}")
@@ -85,7 +84,11 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     write_jsonl(
         run.corrections,
         (
-            {"id": row.id, "before": names[row.before], "after": None if row.after is None else names[row.after]}
+            {
+                "id": row.id,
+                "before": names[row.before],
+                "after": None if row.after is None else names[row.after],
+            }
             for row in corrections
         ),
     )
@@ -117,7 +120,9 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
         "format": options.format,
-        "sha256": {path.name: sha256(path) for path in (*map(run.split, SPLITS), run.rejected, run.corrections)},
+        "sha256": {
+            path.name: sha256(path) for path in (*map(run.split, SPLITS), run.rejected, run.corrections)
+        },
     }
     write_json(run.manifest, manifest)
     return manifest

@@ -128,8 +128,8 @@ def measure_validation(model: Any, template: Any, rows: Rows, labels: tuple[Labe
     predictions = join_answers(rows, answers, labels)
     gold = [row["gold"] for row in predictions]
     predicted = [row["prediction"] or "" for row in predictions]
-    names = [label.name for label in labels]
+    present = sorted(set(gold))
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
-        "macro_f1": float(f1_score(gold, predicted, labels=names, average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(gold, predicted, labels=present, average="macro", zero_division=0)),
     }

@@ -10,7 +10,7 @@ penalty (`Greedy` says which it refuses).
 """
 
 import copy
-import os
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}
 LOGIT_ROWS = 256  # rows of the output layer at a time: 256 x 151,936 float32 are 150 MB
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.
-NEUTRAL = {
+NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (None, 1),
     "no_repeat_ngram_size": (None, 0),
     "bad_words_ids": (None,),
@@ -78,7 +78,9 @@ class Greedy:
         ends = config.eos_token_id
         end_tokens = {*(ends if isinstance(ends, list) else [ends])}
         for word in [*(request.stop or []), *template.template_meta.stop_words]:
-            tokens = template.tokenizer.encode(word, add_special_tokens=False) if isinstance(word, str) else word
+            tokens = (
+                template.tokenizer.encode(word, add_special_tokens=False) if isinstance(word, str) else word
+            )
             if len(tokens) != 1:
                 raise UserError(f"stop word {word!r} is not one token; use --engine swift.")
             end_tokens.add(tokens[0])
@@ -130,8 +132,13 @@ def _shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
     same = [row for row, prompt in enumerate(prompts) if tuple(prompt[:SHARED_HEAD]) == common]
     others = [row for row, prompt in enumerate(prompts) if tuple(prompt[:SHARED_HEAD]) != common]
     # One token at least of each prompt is left to be read: its hidden state begins the answer.
-    shared = os.path.commonprefix([prompts[row][:-1] for row in same])
-    groups = [(list(shared), same), ([], others)]
+    shared = [
+        column[0]
+        for column in itertools.takewhile(
+            lambda column: len(set(column)) == 1, zip(*(prompts[row][:-1] for row in same), strict=False)
+        )
+    ]
+    groups = [(shared, same), ([], others)]
     return [group for group in groups if group[1]]
 
 
@@ -193,8 +200,7 @@ class _Scorer:
         if open_rows:
             self._decode(open_rows, answers, prompts, present, cache)
         return [
-            Answer(row, tokens, log)
-            for row, tokens, log in zip(rows, answers, scores.tolist(), strict=True)
+            Answer(row, tokens, log) for row, tokens, log in zip(rows, answers, scores.tolist(), strict=True)
         ]
 
     def _ended(self, tokens: Tokens) -> bool:
@@ -214,7 +220,7 @@ class _Scorer:
     def _choose(
         self, hidden: torch.Tensor, contexts: list[Tokens], wanted: list[Tokens]
     ) -> tuple[Tokens, torch.Tensor]:
-        """The greedy next token of each row, and the log probabilities of its `wanted` tokens, (rows, wanted).
+        """The greedy next token of each row, and the log probabilities of its `wanted` ones, (rows, wanted).
 
         `hidden`: (rows, size), contiguous; `contexts`: the tokens seen so far, for the repetition penalty.
         """
@@ -223,7 +229,9 @@ class _Scorer:
         for start in range(0, len(hidden), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
             logits = self.head(hidden[rows]).float()
-            logs.append(logits.log_softmax(-1).gather(1, torch.tensor(wanted[rows], device=self.device)).cpu())
+            logs.append(
+                logits.log_softmax(-1).gather(1, torch.tensor(wanted[rows], device=self.device)).cpu()
+            )
             if self.penalty is not None:
                 width = max(map(len, contexts[rows]))
                 # Filled up with each row's own first token: a padding token was not seen.

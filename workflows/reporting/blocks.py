@@ -6,10 +6,7 @@ blocks and markdown.py Markdown, so both say the same.
 
 from dataclasses import dataclass
 
-from workflows.wording import Both
-
-
-Text = Both | str
+from workflows.wording import Both, Text
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,3 @@ class Report:
     title: str
     subtitle: Text
     sections: list[Section]
-
-
-def in_language(text: Text, language: str) -> str:
-    """A text of either kind in `en` or `zh`."""
-    return text if isinstance(text, str) else text.in_language(language)

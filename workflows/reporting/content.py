@@ -1,12 +1,21 @@
 """What the report of one run says: results first, then what they were made of (data_content.py)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from workflows.experiment import Experiment
-from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report, Section, Text
+from workflows.reporting.blocks import (
+    Block,
+    Command,
+    Grid,
+    Paragraph,
+    Picture,
+    Report,
+    Section,
+)
 from workflows.reporting.data_content import describe_data, describe_labels, describe_run
 from workflows.reporting.files import Files
-from workflows.wording import SPLIT_NAMES, SYSTEMS, Both, number, with_interval
+from workflows.wording import SPLIT_NAMES, SYSTEMS, Both, Text, in_language, number, with_interval
 
 SHOWN_MISTAKES = 20
 
@@ -56,15 +65,31 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
 
 
 def _systems(files: Files) -> list[Block]:
+    count = files.scores["test_rows"]
+    note = Both(
+        f"n = {count:,} test rows, the same for all systems; in brackets 95 % intervals. An output is "
+        "read by "
+        "the first label words in it; unreadable ones count as wrong; strict: the output is the label's "
+        "words "
+        "alone. Brier and ECE: smaller is better.",
+        f"n = {count:,} 行测试数据，各系统相同；方括号内为 95 % "
+        "区间。以输出中最先出现的标签词为准，无法识别的输出算错；"
+        "严格准确率：输出只能是标签词本身。Brier 与 ECE 越小越好。",
+    )
+    return [systems_grid(files.scores["systems"], SYSTEMS), Paragraph(note)]
+
+
+def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text]) -> Grid:
+    """The table of systems, each figure with its interval; `systems` as in scores.json."""
     rows: list[tuple[Text, ...]] = []
-    for system, figures in files.scores["systems"].items():
+    for system, figures in systems.items():
         probabilities = figures["probabilities"] or {}
         per_label = list(probabilities.get("per_label", {}).values())
         interval = per_label[0]["auroc_interval"] if len(per_label) == 2 else None
         writes = figures["strict_accuracy"] is not None
         rows.append(
             (
-                SYSTEMS[system],
+                titles[system],
                 with_interval(figures["accuracy"], figures["accuracy_interval"]),
                 with_interval(figures["macro_f1"], figures["macro_f1_interval"]),
                 with_interval(probabilities.get("auroc"), interval),
@@ -84,15 +109,7 @@ def _systems(files: Files) -> list[Block]:
         Both("strict accuracy", "严格准确率"),
         Both("unreadable", "无法识别"),
     )
-    count = files.scores["test_rows"]
-    note = Both(
-        f"n = {count:,} test rows, the same for all systems; in brackets 95 % intervals. An output is read by "
-        "the first label words in it; unreadable ones count as wrong; strict: the output is the label's words "
-        "alone. Brier and ECE: smaller is better.",
-        f"n = {count:,} 行测试数据，各系统相同；方括号内为 95 % 区间。以输出中最先出现的标签词为准，无法识别的输出算错；"
-        "严格准确率：输出只能是标签词本身。Brier 与 ECE 越小越好。",
-    )
-    return [Grid(headings, rows), Paragraph(note)]
+    return Grid(headings, rows)
 
 
 def _training(files: Files) -> list[Section]:
@@ -114,7 +131,8 @@ def _training(files: Files) -> list[Section]:
             evaluations.setdefault(entry["step"], {}).update(entry)
     keys = ("eval_loss", "eval_accuracy", "eval_macro_f1")
     rows: list[tuple[Text, ...]] = [
-        (f"{step:,}", *(number(entry.get(key), 4) for key in keys)) for step, entry in sorted(evaluations.items())
+        (f"{step:,}", *(number(entry.get(key), 4) for key in keys))
+        for step, entry in sorted(evaluations.items())
     ]
     headings = (
         Both("step", "步数"),
@@ -124,7 +142,8 @@ def _training(files: Files) -> list[Section]:
     )
     best = training["best_by"]
     kept = Both(
-        f"Kept: {training['checkpoint']}, best by validation {best['metric']} ({number(best['value'], 4)}), of "
+        f"Kept: {training['checkpoint']}, best by validation {best['metric']} "
+        f"({number(best['value'], 4)}), of "
         f"{training['steps']:,} steps.",
         f"保留 {training['checkpoint']}：按验证集 {best['metric']} 最佳（{number(best['value'], 4)}），共 "
         f"{training['steps']:,} 步。",
@@ -136,14 +155,18 @@ def _training(files: Files) -> list[Section]:
                 f"{SPLIT_NAMES[name].en} rows: longer than max_length, or not encodable (data/tokens.json "
                 "has the ids).",
                 f"SWIFT 未使用 {rows['given']:,} 行{SPLIT_NAMES[name].zh}数据中的 "
-                f"{rows['given'] - rows['used']:,} 行：超过 max_length 或无法编码（编号见 data/tokens.json）。",
+                f"{rows['given'] - rows['used']:,} 行：超过 max_length 或无法编码（编号见 "
+                "data/tokens.json）。",
             )
         )
         for name, rows in training["rows"].items()
         if rows["used"] < rows["given"]
     ]
     return [
-        Section(Both("Training", "训练过程"), [*blocks, Paragraph(kept), *left_out, Grid(headings, rows, texts=())])
+        Section(
+            Both("Training", "训练过程"),
+            [*blocks, Paragraph(kept), *left_out, Grid(headings, rows, texts=())],
+        )
     ]
 
 
@@ -165,7 +188,9 @@ def _errors(files: Files) -> Section:
         Both("recall", "召回率"),
         "F1",
     )
-    averages = ", ".join(f"{name} F1 {number(figures[f'{name}_f1'])}" for name in ("micro", "macro", "weighted"))
+    averages = ", ".join(
+        f"{name} F1 {number(figures[f'{name}_f1'])}" for name in ("micro", "macro", "weighted")
+    )
     blocks: list[Block] = [
         Picture(
             "confusion",
@@ -181,7 +206,9 @@ def _errors(files: Files) -> Section:
     ]
     for name, each in files.scores["systems"].items():
         if each["unparsed_most_frequent"]:
-            most = "；".join(f"{item['output']!r} × {item['rows']}" for item in each["unparsed_most_frequent"])
+            most = "；".join(
+                f"{item['output']!r} × {item['rows']}" for item in each["unparsed_most_frequent"]
+            )
             blocks.append(
                 Paragraph(
                     Both(
@@ -213,7 +240,8 @@ def _calibration(files: Files) -> Section:
         Both("greedy answer ≠ likeliest label", "贪心作答 ≠ 最可能标签"),
     )
     note = Both(
-        "The probability of a label is the model's probability of its whole answer and end mark, as a share of "
+        "The probability of a label is the model's probability of its whole answer and end mark, as a "
+        "share of "
         "what it gives to all labels; the column says how much that is of everything it might have written.",
         "标签概率：模型写出该标签全部词元与结束符的概率，在各标签间归一化；“标签所占概率”是归一化之前各标签概率之和。",
     )
@@ -221,7 +249,11 @@ def _calibration(files: Files) -> Section:
         "Reliability: points on the dotted line are as right as they are sure.",
         "可靠性图：点落在虚线上，说明把握与正确率一致。",
     )
-    blocks: list[Block] = [Picture("reliability", caption), *([Grid(headings, rows)] if rows else []), Paragraph(note)]
+    blocks: list[Block] = [
+        Picture("reliability", caption),
+        *([Grid(headings, rows)] if rows else []),
+        Paragraph(note),
+    ]
     return Section(Both("How far its probabilities can be trusted", "概率是否可信"), blocks)
 
 
@@ -259,18 +291,25 @@ def _mistakes(files: Files) -> list[Section]:
 
 
 def _comparisons(files: Files) -> Section:
+    blocks = pairs_blocks(files.scores["comparisons"], SYSTEMS)
+    return Section(Both("Pair by pair", "两两比较"), blocks, folded=True)
+
+
+def pairs_blocks(pairs: list[dict[str, Any]], titles: Mapping[str, Text]) -> list[Block]:
+    """The table of pairwise tests, and what the figures in it are; `pairs` as in scores.json."""
+
+    def both(pair: dict[str, Any], language: str) -> str:
+        return f"{in_language(titles[pair['b']], language)} − {in_language(titles[pair['a']], language)}"
+
     rows: list[tuple[Text, ...]] = [
         (
-            Both(
-                f"{SYSTEMS[pair['b']].en} − {SYSTEMS[pair['a']].en}",
-                f"{SYSTEMS[pair['b']].zh} − {SYSTEMS[pair['a']].zh}",
-            ),
+            Both(both(pair, "en"), both(pair, "zh")),
             f"{pair['accuracy_difference']:+.3f} [{pair['ci95'][0]:+.3f}, {pair['ci95'][1]:+.3f}]",
             f"{pair['only_b_right']:,} : {pair['only_a_right']:,}",
             "< 0.001" if pair["holm_p"] < 0.001 else f"{pair['holm_p']:.3f}",
             "–" if pair["rows_to_tell"] is None else f"{pair['rows_to_tell']:,}",
         )
-        for pair in files.scores["comparisons"]
+        for pair in pairs
     ]
     headings = (
         Both("pair", "系统对"),
@@ -280,9 +319,10 @@ def _comparisons(files: Files) -> Section:
         Both("rows that would tell", "可分辨所需行数"),
     )
     note = Both(
-        "Exact McNemar tests on the same rows, p corrected after Holm for the number of pairs; interval of Agresti "
+        "Exact McNemar tests on the same rows, p corrected after Holm for the number of pairs; interval "
+        "of Agresti "
         "and Min; rows that would tell: power 0.8 at level 0.05 if the difference is as observed.",
         "在相同测试行上做精确 McNemar 检验，p 值按 Holm 法校正；区间按 Agresti–Min；"
         "可分辨所需行数：若差异如所观察，在 0.05 水平上达到 0.8 的功效。",
     )
-    return Section(Both("Pair by pair", "两两比较"), [Grid(headings, rows), Paragraph(note)], folded=True)
+    return [Grid(headings, rows), Paragraph(note)]

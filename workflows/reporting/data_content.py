@@ -3,10 +3,10 @@
 from typing import Any
 
 from workflows.experiment import Experiment
-from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Section, Text
+from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Section
 from workflows.reporting.files import Files
 from workflows.run_folder import SPLITS
-from workflows.wording import SPLIT_NAMES, Both, with_interval
+from workflows.wording import SPLIT_NAMES, Both, Text, with_interval
 
 REASONS = {
     "empty text": "正文为空",
@@ -36,7 +36,9 @@ def describe_data(files: Files) -> Section:
     manifest = files.manifest
     counts = manifest["rows"]
     reasons_en = ", ".join(f"{count:,} {reason}" for reason, count in manifest["rejected"].items())
-    reasons_zh = "，".join(f"{REASONS.get(reason, reason)} {count:,}" for reason, count in manifest["rejected"].items())
+    reasons_zh = "，".join(
+        f"{REASONS.get(reason, reason)} {count:,}" for reason, count in manifest["rejected"].items()
+    )
     near = manifest["near_copies"]
     blocks: list[Block] = [
         Paragraph(
@@ -52,10 +54,13 @@ def describe_data(files: Files) -> Section:
         *_lengths(files),
         Paragraph(
             Both(
-                f"Near copies (similarity {near['similarity']} and above): {near['train_in_test']:,} training rows "
+                f"Near copies (similarity {near['similarity']} and above): {near['train_in_test']:,} "
+                "training rows "
                 f"stand in the test set, {near['removed_from_train']:,} of them were removed from training; "
-                f"{near['val_in_test']:,} validation rows stand in test, {near['val_in_train']:,} in training.",
-                f"近似重复（相似度 ≥ {near['similarity']}）：训练集有 {near['train_in_test']:,} 行与测试集近似，已从训练集删除 "
+                f"{near['val_in_test']:,} validation rows stand in test, {near['val_in_train']:,} in "
+                "training.",
+                f"近似重复（相似度 ≥ {near['similarity']}）：训练集有 {near['train_in_test']:,} "
+                "行与测试集近似，已从训练集删除 "
                 f"{near['removed_from_train']:,} 行；验证集有 {near['val_in_test']:,} 行与测试集近似，"
                 f"{near['val_in_train']:,} 行与训练集近似。",
             )
@@ -84,7 +89,8 @@ def _balance(files: Files) -> Grid:
             SPLIT_NAMES[split],
             f"{splits[split]['rows']:,}",
             *(
-                f"{splits[split]['labels'][name]:,} ({splits[split]['labels'][name] / splits[split]['rows']:.1%})"
+                f"{splits[split]['labels'][name]:,} "
+                f"({splits[split]['labels'][name] / splits[split]['rows']:.1%})"
                 for name in names
             ),
         )
@@ -105,12 +111,15 @@ def _lengths(files: Files) -> list[Block]:
             shown.append(f"{over:,} ({over / tokens['rows']:.1%})")
         rows.append((SPLIT_NAMES[split], *shown))
     characters, tokens_name = Both("characters", "字数"), Both("tokens", "token")
-    parts = {"median": Both("median", "中位"), "p90": "p90", "p99": "p99", "max": Both("max", "最大")}
+    parts = {
+        "median": Both("median", "中位"),
+        "p90": Both("p90", "p90"),
+        "p99": Both("p99", "p99"),
+        "max": Both("max", "最大"),
+    }
 
     def heading(of: Both, part: str) -> Both:
-        word = parts[part]
-        en, zh = (word, word) if isinstance(word, str) else (word.en, word.zh)
-        return Both(f"{of.en}, {en}", f"{of.zh}·{zh}")
+        return Both(f"{of.en}, {parts[part].en}", f"{of.zh}·{parts[part].zh}")
 
     headings: list[Text] = [heading(characters, part) for part in ("median", "p90", "p99", "max")]
     if files.tokens is not None:
@@ -129,10 +138,12 @@ def _drift(drift: dict[str, Any] | None) -> list[Block]:
     return [
         Paragraph(
             Both(
-                f"Do training and test differ? A classifier that must tell their texts apart reaches AUROC {shown} "
+                "Do training and test differ? A classifier that must tell their texts apart reaches "
+                f"AUROC {shown} "
                 f"on {texts['rows']:,} rows (0.5: it cannot); label shares: {labels} (chi-squared); lengths: "
                 f"p = {drift['lengths_p']:.3f} (Kolmogorov-Smirnov).",
-                f"训练集与测试集是否同分布？用分类器区分两者的文本，AUROC 为 {shown}（{texts['rows']:,} 行，0.5 表示无法区分）；"
+                f"训练集与测试集是否同分布？用分类器区分两者的文本，AUROC 为 {shown}（{texts['rows']:,} "
+                "行，0.5 表示无法区分）；"
                 f"标签比例：{labels}（卡方检验）；长度：p = {drift['lengths_p']:.3f}（K-S 检验）。",
             )
         )
@@ -145,7 +156,7 @@ def describe_labels(files: Files) -> list[Section]:
         return []
     audit = files.audit
     rows: list[tuple[Text, ...]] = [
-        (row["text"], row["split"], row["label"], row["suggested"], row["quality"]) for row in files.suspects
+        (row["text"], row["split"], row["label"], row["suggested"], row["quality"]) for row in audit["worst"]
     ]
     headings = (
         Both("review", "评论"),
@@ -156,9 +167,11 @@ def describe_labels(files: Files) -> list[Section]:
     )
     note = Both(
         f"{audit['likely_wrong']:,} of {audit['rows']:,} labels are likely wrong (confident learning on the "
-        "out-of-fold probabilities of a TF-IDF classifier); all are in audit.csv. Fill its column `correction` "
+        "out-of-fold probabilities of a TF-IDF classifier); all are in audit.csv. Fill its column "
+        "`correction` "
         "and run again with --apply audit.csv.",
-        f"{audit['rows']:,} 个标签中有 {audit['likely_wrong']:,} 个可能有误（对 TF-IDF 分类器的折外概率做置信学习），全部列在 "
+        f"{audit['rows']:,} 个标签中有 {audit['likely_wrong']:,} 个可能有误（对 TF-IDF "
+        "分类器的折外概率做置信学习），全部列在 "
         "audit.csv；在其 correction 列填入正确标签，再用 --apply audit.csv 重跑。",
     )
     blocks: list[Block] = [Paragraph(note), *([Grid(headings, rows)] if rows else [])]
@@ -175,7 +188,15 @@ def describe_run(files: Files, experiment: Experiment) -> Section:
             shown = ", ".join(f"{name.upper()} {size / 2**30:.2f} GiB" for name, size in peaks.items()) or "–"
             rows.append((title, f"{record['seconds']:,.1f} s", shown, record["at"]))
     blocks: list[Block] = [
-        Grid((Both("stage", "阶段"), Both("time", "用时"), Both("peak memory", "峰值内存"), Both("done", "完成于")), rows)
+        Grid(
+            (
+                Both("stage", "阶段"),
+                Both("time", "用时"),
+                Both("peak memory", "峰值内存"),
+                Both("done", "完成于"),
+            ),
+            rows,
+        )
     ]
     facts: dict[str, str] = {}
     if files.environment is not None:

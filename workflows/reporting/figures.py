@@ -8,6 +8,7 @@ written as `label 0`, `label 1`.
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 
-from workflows.wording import Both
+from workflows.wording import Both, in_language
 
 CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "PingFang SC"),
@@ -44,19 +45,21 @@ def save_figure(folder: Path, name: str, draw: Draw, labels: list[str]) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     fonts = [*installed_chinese_fonts(), "DejaVu Sans"]
     written: list[Path] = []
+    style: dict[str, Any] = {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.unicode_minus": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,  # the same figure gives the same bytes
+    }
+    drawable = {label: label if can_draw(label, fonts) else f"label {i}" for i, label in enumerate(labels)}
+
+    def label_here(label: str) -> str:
+        return drawable.get(label, label)
+
     for language in LANGUAGES:
-
-        def words(text: Both, language: str = language) -> str:
-            return text.in_language(language)
-
-        style: dict[str, Any] = {
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.unicode_minus": False,
-            "svg.fonttype": "none",
-            "svg.hashsalt": name,  # the same figure gives the same bytes
-        }
+        words = partial(in_language, language=language)
         with matplotlib.rc_context({**style, "font.family": [*CHINESE_FONTS, "DejaVu Sans", "sans-serif"]}):
             path = folder / f"{name}.{language}.svg"
             draw(words, str).savefig(path, metadata={"Date": None})
@@ -67,8 +70,7 @@ def save_figure(folder: Path, name: str, draw: Draw, labels: list[str]) -> list[
             continue
         with matplotlib.rc_context({**style, "font.family": fonts}):
             path = folder / f"{name}.{language}.png"
-            drawable = {label: label if can_draw(label, fonts) else f"label {i}" for i, label in enumerate(labels)}
-            draw(words, lambda label: drawable.get(label, label)).savefig(path, dpi=PNG_DPI)
+            draw(words, label_here).savefig(path, dpi=PNG_DPI)
             written.append(path)
     return written
 
@@ -136,7 +138,9 @@ def draw_losses_of_runs(runs: dict[str, list[dict[str, Any]]]) -> Draw:
 
 
 def draw_confusions(systems: dict[str, Both], scores: dict[str, Any]) -> Draw:
-    """Gold (rows) against predicted (columns) of each system; shaded by the share of the gold label's rows."""
+    """Gold (rows) against predicted (columns) of each system; shaded by the share of the gold label's
+    rows.
+    """
 
     def draw(words: Words, labels: Labels) -> Figure:
         size = len(scores[next(iter(systems))]["confusion"]["gold"])
@@ -163,7 +167,9 @@ def _draw_confusion(axes: Axes, confusion: dict[str, Any], words: Words, labels:
     axes.imshow([row[: len(shown[0])] for row in shares], cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for y, row in enumerate(shown):
         for x, cell in enumerate(row):
-            axes.text(x, y, f"{cell:,}", ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black")
+            axes.text(
+                x, y, f"{cell:,}", ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black"
+            )
     names = [labels(name) for name in confusion["gold"]]
     columns = names + [words(Both("unreadable", "无法识别"))] * unread
     turned = 90 if len(columns) > 4 else 0 if len(columns) < 3 else 30
@@ -197,17 +203,25 @@ def draw_reliability(systems: dict[str, Both], scores: dict[str, Any]) -> Draw:
             axes.set_xlabel(words(Both("probability of its label", "预测标签的概率")), fontsize=8)
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
-        figure.axes[0].set_ylabel(words(Both("share right (bars: of rows)", "正确率（柱：行数占比）")), fontsize=8)
+        figure.axes[0].set_ylabel(
+            words(Both("share right (bars: of rows)", "正确率（柱：行数占比）")), fontsize=8
+        )
         return figure
 
     return draw
 
 
 def draw_lengths(characters: dict[str, list[int]], tokens: dict[str, Any] | None) -> Draw:
-    """Histograms of the splits' lengths, in characters and (where counted) in tokens, as shares of the rows."""
+    """Histograms of the splits' lengths, in characters and (where counted) in tokens, as shares of the
+    rows.
+    """
 
     def draw(words: Words, labels: Labels) -> Figure:
-        names = {"train": Both("training", "训练"), "val": Both("validation", "验证"), "test": Both("test", "测试")}
+        names = {
+            "train": Both("training", "训练"),
+            "val": Both("validation", "验证"),
+            "test": Both("test", "测试"),
+        }
         figure = Figure(figsize=(8.4, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         longest = max(max(lengths) for lengths in characters.values())

@@ -1,12 +1,9 @@
 """The files of a run that its report is made of."""
 
-import csv
 from dataclasses import dataclass
 from typing import Any
 
 from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
-
-SHOWN_LABELS = 20
 
 
 @dataclass(frozen=True)
@@ -20,17 +17,12 @@ class Files:
     training: dict[str, Any] | None
     environment: dict[str, Any] | None
     audit: dict[str, Any] | None
-    suspects: list[dict[str, str]]
     stages: dict[str, dict[str, Any]]
 
 
 def read_files(run: RunFolder) -> Files:
     """Read what a report needs."""
     scores = read_json(run.scores)
-    suspects: list[dict[str, str]] = []
-    if run.audit.exists():
-        with open(run.audit, encoding="utf-8-sig", newline="") as file:
-            suspects = list(csv.DictReader(file))[:SHOWN_LABELS]
     optional = {
         name: read_json(path) if path.exists() else None
         for name, path in {
@@ -44,7 +36,6 @@ def read_files(run: RunFolder) -> Files:
         scores=scores,
         predictions={system: read_jsonl(run.predictions(system)) for system in scores["systems"]},
         manifest=read_json(run.manifest),
-        suspects=suspects,
         stages=finished_stages(run),
         **optional,
     )

@@ -4,7 +4,13 @@ import shutil
 
 from workflows.experiment import Experiment
 from workflows.reporting.content import build_report
-from workflows.reporting.figures import draw_confusions, draw_curves, draw_lengths, draw_reliability, save_figure
+from workflows.reporting.figures import (
+    draw_confusions,
+    draw_curves,
+    draw_lengths,
+    draw_reliability,
+    save_figure,
+)
 from workflows.reporting.files import Files, read_files
 from workflows.reporting.render import render_markdown, render_page
 from workflows.run_folder import SPLITS, RunFolder, open_whole, read_jsonl

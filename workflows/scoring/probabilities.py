@@ -25,7 +25,7 @@ def measure_probabilities(rows: list[dict[str, Any]], names: list[str]) -> dict[
     shares = np.array([[row["probabilities"][name] for name in names] for row in rows])
     gold = np.array([names.index(row["gold"]) for row in rows])
     present = np.unique(gold)
-    per_label = {
+    per_label: dict[str, dict[str, Any]] = {
         names[label]: {
             "auroc": float(roc_auc_score(gold == label, shares[:, label])),
             "auroc_interval": auroc_interval(gold == label, shares[:, label]),
@@ -44,7 +44,9 @@ def measure_probabilities(rows: list[dict[str, Any]], names: list[str]) -> dict[
         "per_label": per_label,
         # As scikit-learn scales it: 0 to 1 for two labels, 0 to 2 for more.
         "brier": float(brier_score_loss(gold, shares, labels=range(len(names)))),
-        "brier_interval": None if math.isnan(half) else [brier.mean() - half, brier.mean() + half],
+        "brier_interval": None
+        if math.isnan(half)
+        else [max(0.0, brier.mean() - half), min(2.0, brier.mean() + half)],
         "ece": sum(abs(bin["accuracy"] - bin["confidence"]) * bin["rows"] for bin in bins) / len(rows),
         "reliability": bins,
         "mean_label_mass": _mean(masses),

@@ -18,35 +18,13 @@ STAND_IN = (
 def render_scores(scores: dict[str, Any]) -> str:
     """The table of systems, the per-class table of the last one, and what must be known to read them."""
     rows = scores["test_rows"]
-    overview = Table(
-        title=f"{scores['experiment']['dataset']}: {rows:,} test rows", title_justify="left", box=SIMPLE_HEAD
-    )
-    overview.add_column("system 系统")
-    for heading in (
-        "accuracy 准确率",
-        "95 % interval",
-        "macro F1",
-        "95 % interval",
-        "strict acc.",
-        "unreadable",
-    ):
-        overview.add_column(heading, justify="right")
-    for system, figures in scores["systems"].items():
-        strict = figures["strict_accuracy"]
-        unread = figures["unparsed"]
-        overview.add_row(
-            _title(system),
-            f"{figures['accuracy']:.3f}",
-            _interval(figures["accuracy_interval"]),
-            f"{figures['macro_f1']:.3f}",
-            _interval(figures["macro_f1_interval"]),
-            "–" if strict is None else f"{strict:.3f}",
-            "–" if strict is None else f"{unread} ({unread / rows:.1%})",
-        )
+    titles = {system: f"{SYSTEMS[system].en} {SYSTEMS[system].zh}" for system in scores["systems"]}
+    title = f"{scores['experiment']['dataset']}: {rows:,} test rows"
+    overview = _overview(title, scores["systems"], titles, rows)
     last, figures = list(scores["systems"].items())[-1]
     confusion = figures["confusion"]
     detail = Table(
-        title=f"{_title(last)}: per class, and gold (rows) against predicted (columns)",
+        title=f"{titles[last]}: per class, and gold (rows) against predicted (columns)",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
@@ -68,8 +46,39 @@ def render_scores(scores: dict[str, Any]) -> str:
     return f"{text}\n" + "\n".join(notes)
 
 
-def _title(system: str) -> str:
-    return f"{SYSTEMS[system].en} {SYSTEMS[system].zh}"
+def render_comparison(comparison: dict[str, Any]) -> str:
+    """The table of a comparison of runs, and what may be concluded."""
+    rows, systems = comparison["test_rows"], comparison["systems"]
+    titles = {key: "\n".join((key.split("/")[0], f"  {SYSTEMS[key.split('/')[1]].en}")) for key in systems}
+    text = as_text(_overview(f"{rows:,} test rows, the same for all", systems, titles, rows))
+    return "\n".join([text, comparison["verdict"]["en"], comparison["verdict"]["zh"]])
+
+
+def _overview(title: str, systems: dict[str, Any], titles: dict[str, str], rows: int) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("system 系统", overflow="fold")
+    for heading in (
+        "accuracy 准确率",
+        "95 % interval",
+        "macro F1",
+        "95 % interval",
+        "strict acc.",
+        "unreadable",
+    ):
+        table.add_column(heading, justify="right")
+    for system, figures in systems.items():
+        strict = figures["strict_accuracy"]
+        unread = figures["unparsed"]
+        table.add_row(
+            titles[system],
+            f"{figures['accuracy']:.3f}",
+            _interval(figures["accuracy_interval"]),
+            f"{figures['macro_f1']:.3f}",
+            _interval(figures["macro_f1_interval"]),
+            "–" if strict is None else f"{strict:.3f}",
+            "–" if strict is None else f"{unread} ({unread / rows:.1%})",
+        )
+    return table
 
 
 def _interval(bounds: list[float] | None) -> str:

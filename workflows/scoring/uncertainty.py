@@ -14,6 +14,8 @@ from scipy.stats import DegenerateDataWarning, bootstrap, norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from workflows.wording import Both
+
 SEED = 42
 RESAMPLES = 2000
 BCA_ROWS = 2000  # BCa leaves each row out once: beyond this many the correction is small and the cost is not
@@ -31,6 +33,8 @@ def macro_f1_interval(gold: np.ndarray, predicted: np.ndarray, label_count: int)
     certainty.
     """
 
+    present = np.unique(gold)  # macro averages are over the labels that the test set has
+
     def macro_f1(rows: np.ndarray) -> float:
         counts = np.bincount(
             gold[rows] * (label_count + 1) + predicted[rows], minlength=label_count * (label_count + 1)
@@ -38,7 +42,8 @@ def macro_f1_interval(gold: np.ndarray, predicted: np.ndarray, label_count: int)
         table = counts.reshape(label_count, label_count + 1)
         right = np.diag(table)
         either = table.sum(axis=1) + table[:, :label_count].sum(axis=0)
-        return float(np.mean(np.divide(2 * right, either, out=np.zeros(label_count), where=either > 0)))
+        f1 = np.divide(2 * right, either, out=np.zeros(label_count), where=either > 0)
+        return float(f1[present].mean())
 
     rows = np.arange(len(gold))
     if len(rows) < 2:
@@ -120,24 +125,31 @@ def verdict(comparisons: list[dict[str, Any]], rows: int) -> dict[str, str]:
     """What may be concluded of the tuned model, in English and Chinese: against zero-shot, and against
     TF-IDF.
     """
-    english, chinese = [], []
-    names = {"zero_shot": ("the untuned model", "微调前的模型"), "tfidf": ("TF-IDF", "词袋 TF-IDF")}
-    for other, (en, zh) in names.items():
-        pair = next((pair for pair in comparisons if (pair["a"], pair["b"]) == (other, "tuned")), None)
-        if pair is None:
-            continue
-        difference, (low, high), p = pair["accuracy_difference"], pair["ci95"], pair["holm_p"]
-        figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {_shown(p)}"
-        if p < SIGNIFICANCE:
-            english.append(f"Tuning {'beat' if difference > 0 else 'is worse than'} {en} ({figures}).")
-            chinese.append(f"微调后{'优于' if difference > 0 else '不如'}{zh}（{figures}）。")
-            continue
-        needed = pair["rows_to_tell"]
-        more = f"about {needed:,} rows would" if needed else "no difference was seen"
-        zh_more = f"约需 {needed:,} 行才能判断" if needed else "没有观察到差异"
-        english.append(f"{rows:,} test rows cannot tell the tuned model from {en} ({figures}); {more}.")
-        chinese.append(f"{rows:,} 行测试数据不足以区分微调后的模型与{zh}（{figures}）；{zh_more}。")
-    return {"en": " ".join(english), "zh": "".join(chinese)}
+    names = {"zero_shot": Both("the untuned model", "微调前的模型"), "tfidf": Both("TF-IDF", "词袋 TF-IDF")}
+    tuned = Both("the tuned model", "微调后的模型")
+    pairs = [pair for other in names for pair in comparisons if (pair["a"], pair["b"]) == (other, "tuned")]
+    sentences = [conclude(pair, names[pair["a"]], tuned, rows) for pair in pairs]
+    return {"en": " ".join(each.en for each in sentences), "zh": "".join(each.zh for each in sentences)}
+
+
+def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
+    """What one pair of `compare_systems` allows to say of its systems, called `a` and `b`."""
+    difference, (low, high), p = pair["accuracy_difference"], pair["ci95"], pair["holm_p"]
+    figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {_shown(p)}"
+    if p < SIGNIFICANCE:
+        better = difference > 0
+        name = f"T{b.en[1:]}" if b.en.startswith("the ") else b.en  # names of runs stay as they are
+        return Both(
+            f"{name} {'beat' if better else 'is worse than'} {a.en} ({figures}).",
+            f"{b.zh} {'优于' if better else '不如'} {a.zh}（{figures}）。",
+        )
+    needed = pair["rows_to_tell"]
+    more = f"about {needed:,} rows would" if needed else "no difference was seen"
+    zh_more = f"约需 {needed:,} 行才能判断" if needed else "没有观察到差异"
+    return Both(
+        f"{rows:,} test rows cannot tell {b.en} from {a.en} ({figures}); {more}.",
+        f"{rows:,} 行测试数据不足以区分 {b.zh} 与 {a.zh}（{figures}）；{zh_more}。",
+    )
 
 
 def _shown(p: float) -> str:

@@ -1,4 +1,4 @@
-"""The trainer callback that SWIFT loads by name: progress, rows used, and the task's own validation figures."""
+"""The trainer callback that SWIFT loads by name: progress, rows used, the task's figures on validation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,9 @@ class WatchCallback(TrainerCallback):
     ) -> None:
         """Show the latest losses."""
         shown: dict[str, object] = {
-            name: f"{float(logs[name]):.3f}" for name in ("loss", "eval_loss", "eval_macro_f1") if logs and name in logs
+            name: f"{float(logs[name]):.3f}"
+            for name in ("loss", "eval_loss", "eval_macro_f1")
+            if logs and name in logs
         }
         if shown:
             self.bar.set_postfix(shown, refresh=False)

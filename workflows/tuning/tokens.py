@@ -45,7 +45,7 @@ def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, scree
             **describe_lengths(every[name]),
             "over_max_length": {"rows": len(over), "ids": over},
         }
-    edges = np.histogram_bin_edges(sum(every.values(), []), bins=BINS)
+    edges = np.histogram_bin_edges([length for lengths in every.values() for length in lengths], bins=BINS)
     for name in SPLITS:
         splits[name]["histogram"] = np.histogram(every[name], edges)[0].tolist()
     summary = {

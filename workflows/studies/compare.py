@@ -1,0 +1,220 @@
+"""Several runs on the same test rows: one table, pairwise tests, loss curves, and the rows where they differ.
+
+python run_swift.py compare outputs/RUN outputs/RUN --common
+"""
+
+import csv
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflows.errors import UserError
+from workflows.experiment import Experiment, load_experiment
+from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
+from workflows.reporting.content import pairs_blocks, systems_grid
+from workflows.reporting.figures import draw_losses_of_runs, save_figure
+from workflows.reporting.render import render_markdown, render_page
+from workflows.run_folder import RunFolder, open_whole, read_json, read_jsonl, write_json
+from workflows.scoring.score import measure
+from workflows.scoring.uncertainty import compare_systems, conclude
+from workflows.wording import SYSTEMS, Both, Text
+
+Rows = list[dict[str, Any]]
+SHOWN_DIFFERENCES = 50
+TOLD_PAIRS = 6  # sentences for so many pairs at most; the table has them all
+
+
+def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dict[str, Any]:
+    """Write comparison.json, differences.csv, report.html, report.md and figures/ into `folder`; return the
+    comparison.
+
+    `common`: compare on the test rows (text and gold label) that all runs share, where they are not the same.
+    Raises UserError where a run has no answers, label names differ, or the test rows do and `common` is off.
+    """
+    experiments = {run.path.resolve().name: load_experiment(run.experiment) for run in runs}
+    if len(experiments) < len(runs) or len(runs) < 2:
+        raise UserError("compare needs two runs or more, each named once.")
+    label_names = {name: [label.name for label in each.labels] for name, each in experiments.items()}
+    first = next(iter(label_names))
+    for name, labels in label_names.items():
+        if labels != label_names[first]:
+            raise UserError(
+                f"{name} has the labels {', '.join(labels)}, {first} {', '.join(label_names[first])}."
+            )
+    answers = {run.path.resolve().name: _answers(run) for run in runs}
+    rows = _same_rows(answers, common)
+    labels = label_names[first]
+    systems: dict[str, Any] = {}
+    titles: dict[str, Text] = {}
+    seen: set[str] = set()
+    for name, by_system in rows.items():
+        words = {label.name: label.words for label in experiments[name].labels}
+        for system, predictions in by_system.items():
+            content = repr([(row["text"], row["prediction"], row["probabilities"]) for row in predictions])
+            if content in seen:  # the same baseline on the same data
+                continue
+            seen.add(content)
+            key = f"{name}/{system}"
+            systems[key] = measure(predictions, labels, words)
+            titles[key] = Both(f"{name}: {SYSTEMS[system].en}", f"{name}：{SYSTEMS[system].zh}")
+    last = {name: next(reversed(by_system.values())) for name, by_system in rows.items()}
+    pairs = compare_systems(
+        {name: np.array([row["gold"] == row["prediction"] for row in each]) for name, each in last.items()}
+    )
+    count = len(last[first])
+    told = [conclude(pair, Both(pair["a"], pair["a"]), Both(pair["b"], pair["b"]), count) for pair in pairs]
+    histories = {
+        name: read_json(run.training)["log_history"]
+        for name, run in zip(experiments, runs, strict=True)
+        if run.training.exists()
+    }
+    differing = _differing(last)
+    comparison = {
+        "runs": {name: str(run.path) for name, run in zip(experiments, runs, strict=True)},
+        "test_rows": count,
+        "rows_of_each": {name: len(next(iter(each.values()))) for name, each in answers.items()},
+        "common": common,
+        "systems": systems,
+        "comparisons": pairs,
+        "settings": _differing_settings(experiments),
+        "rows_that_differ": len(differing),
+        "verdict": {"en": " ".join(each.en for each in told), "zh": "".join(each.zh for each in told)},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "comparison.json", comparison)
+    _write_differences(folder / "differences.csv", differing, list(last))
+    if histories:
+        save_figure(folder / "figures", "losses", draw_losses_of_runs(histories), labels)
+    report = _report(comparison, titles, told[:TOLD_PAIRS], differing, list(last), bool(histories))
+    with open_whole(folder / "report.html") as file:
+        file.write(render_page(report, folder / "figures", lang))
+    with open_whole(folder / "report.md") as file:
+        file.write(render_markdown(report, folder / "figures", lang))
+    return comparison
+
+
+def _answers(run: RunFolder) -> dict[str, Rows]:
+    """The predictions of each system of a run."""
+    found = {
+        system: read_jsonl(run.predictions(system)) for system in SYSTEMS if run.predictions(system).exists()
+    }
+    if not found:
+        raise UserError(
+            f"{run.path}: has no predictions; finish it first: python run_swift.py run {run.path}"
+        )
+    return found
+
+
+def _same_rows(answers: dict[str, dict[str, Rows]], common: bool) -> dict[str, dict[str, Rows]]:
+    """The predictions on the same rows in the same order, rows being text and gold label."""
+    keys = {
+        name: [(row["text"], row["gold"]) for row in next(iter(each.values()))]
+        for name, each in answers.items()
+    }
+    first, *others = keys
+    if all(keys[name] == keys[first] for name in others):
+        return answers
+    shared = set.intersection(*map(set, keys.values()))
+    if not common:
+        sizes = ", ".join(f"{name} {len(each)}" for name, each in keys.items())
+        raise UserError(
+            f"the runs have different test rows ({sizes}; {len(shared)} in common); --common compares "
+            "them on "
+            "those."
+        )
+    if not shared:
+        raise UserError("the runs have no test row in common.")
+    order = [key for key in keys[first] if key in shared]
+
+    def picked(rows: Rows) -> Rows:
+        by_key = {(row["text"], row["gold"]): row for row in rows}
+        return [by_key[key] for key in order]
+
+    return {name: {system: picked(rows) for system, rows in each.items()} for name, each in answers.items()}
+
+
+def _differing(last: dict[str, Rows]) -> list[tuple[str, str, list[str]]]:
+    """Text, gold label, and each run's answer, where the runs read different labels."""
+    found = []
+    for same in zip(*last.values(), strict=True):
+        if len({row["prediction"] for row in same}) > 1:
+            found.append((same[0]["text"], same[0]["gold"], [_shown(row) for row in same]))
+    return found
+
+
+def _shown(row: dict[str, Any]) -> str:
+    share = (row["probabilities"] or {}).get(row["prediction"])
+    name = row["prediction"] or f"? {row['output']!r}"
+    return name if share is None else f"{name} {share:.3f}"
+
+
+def _differing_settings(experiments: dict[str, Experiment]) -> dict[str, list[str]]:
+    """Each setting that is not the same in all runs, with its values in their order."""
+    flat = [
+        {
+            "data set": each.dataset.name,
+            "model": each.model.name,
+            "method": each.method,
+            "prompt": each.prompt.name,
+            "seed": each.seed,
+            **{f"data: {name}": value for name, value in asdict(each.data).items()},
+            **each.arguments,
+        }
+        for each in experiments.values()
+    ]
+    names = list(dict.fromkeys(name for each in flat for name in each))
+    values = {name: [str(each.get(name, "–")) for each in flat] for name in names}
+    return {name: each for name, each in values.items() if len(set(each)) > 1}
+
+
+def _write_differences(path: Path, differing: list[tuple[str, str, list[str]]], names: list[str]) -> None:
+    with open_whole(path) as file:
+        file.write("\ufeff")  # spreadsheets take the file for UTF-8 by it
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["text", "gold", *names])
+        writer.writerows([text, gold, *shown] for text, gold, shown in differing)
+
+
+def _report(
+    comparison: dict[str, Any],
+    titles: dict[str, Text],
+    told: list[Both],
+    differing: list[tuple[str, str, list[str]]],
+    names: list[str],
+    has_losses: bool,
+) -> Report:
+    count = comparison["test_rows"]
+    note = Both(
+        f"n = {count:,} test rows, the same for all; in brackets 95 % intervals.",
+        f"n = {count:,} 行测试数据，全部相同；方括号内为 95 % 区间。",
+    )
+    settings: list[tuple[Text, ...]] = [(name, *values) for name, values in comparison["settings"].items()]
+    run_titles: dict[str, Text] = {name: name for name in names}
+    result: list[Block] = [Paragraph(each, strong=True) for each in told]
+    losses = Both("Losses over the share of each training.", "各次训练的损失（横轴为训练进度）。")
+    shown: list[tuple[Text, ...]] = [
+        (text, gold, *each) for text, gold, each in differing[:SHOWN_DIFFERENCES]
+    ]
+    differences = Both(
+        f"{len(differing):,} of {count:,} rows; the first {len(shown)} are here, all in differences.csv.",
+        f"{count:,} 行中有 {len(differing):,} 行；此处为前 {len(shown)} 行，全部见 differences.csv。",
+    )
+    sections = [
+        Section(
+            Both("Result", "结论"), [*result, systems_grid(comparison["systems"], titles), Paragraph(note)]
+        ),
+        Section(Both("Run by run", "两两比较"), pairs_blocks(comparison["comparisons"], run_titles)),
+        *([Section(Both("Losses", "损失"), [Picture("losses", losses)])] if has_losses else []),
+        Section(
+            Both("What is set differently", "设置的差异"),
+            [Grid((Both("setting", "设置"), *names), settings, texts=tuple(range(len(names) + 1)))],
+        ),
+        Section(
+            Both("Rows where they differ", "答案不同的行"),
+            [Paragraph(differences), Grid((Both("review", "评论"), Both("gold", "真实标签"), *names), shown)],
+            folded=True,
+        ),
+    ]
+    return Report(" / ".join(names), Both("Comparison of runs", "运行对比"), sections)

@@ -1,0 +1,153 @@
+"""Repeats a run from its experiment.yaml and says, stage by stage, what came out equal.
+
+python run_swift.py reproduce outputs/RUN
+"""
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from workflows.errors import UserError
+from workflows.experiment import load_experiment
+from workflows.pipeline import STAGES, run_stages, start_run
+from workflows.run_folder import RunFolder, finished_stages, locked, read_json, read_jsonl, sha256, write_json
+from workflows.screen import Screen
+
+CLOCKS = ("speed", "runtime", "per_second", "memory", "elapsed", "remaining", "time")
+
+
+def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str, Any]]:
+    """Run the experiment of `original` anew, beside it; return the new run and, stage by stage, what differs.
+
+    The answer is also written to reproduction.json of the new run. Raises UserError where `original` is not
+    finished.
+    """
+    experiment = load_experiment(original.experiment)
+    finished = finished_stages(original)
+    names = tuple(stage.name for stage in STAGES if stage.name in finished)
+    if "score" not in names:
+        raise UserError(f"{original.path}: is not finished; finish it first: run {original.path}")
+    run = start_run(experiment, _folder(original), screen)
+    with locked(run):
+        run_stages(run, experiment, names, screen)
+    differences: dict[str, list[str]] = {}
+    for name in names:
+        if name in COMPARED:
+            differences[name] = COMPARED[name](original, run)
+    result = {
+        "original": str(original.path),
+        "equal": not any(differences.values()),
+        "stages": differences,
+        "environment": _environments(original, run),
+    }
+    write_json(run.path / "reproduction.json", result)
+    return run, result
+
+
+def _folder(original: RunFolder) -> Path:
+    """A folder beside the original: the unfinished repetition where there is one, else a new one."""
+    for number in count(1):
+        folder = original.path.with_name(f"{original.path.resolve().name}-again-{number}")
+        if not (folder / "reproduction.json").exists():
+            return folder
+    raise AssertionError
+
+
+def _data(a: RunFolder, b: RunFolder) -> list[str]:
+    before, after = read_json(a.manifest)["sha256"], read_json(b.manifest)["sha256"]
+    return [f"{name} differs" for name in before if before[name] != after.get(name)]
+
+
+def _same_file(path: Callable[[RunFolder], Path]) -> Callable[[RunFolder, RunFolder], list[str]]:
+    def compared(a: RunFolder, b: RunFolder) -> list[str]:
+        return [] if sha256(path(a)) == sha256(path(b)) else [f"{path(a).name} differs"]
+
+    return compared
+
+
+def _predictions(*systems: str) -> Callable[[RunFolder, RunFolder], list[str]]:
+    def compared(a: RunFolder, b: RunFolder) -> list[str]:
+        found = []
+        for system in systems:
+            before, after = read_jsonl(a.predictions(system)), read_jsonl(b.predictions(system))
+            if before == after:
+                continue
+            if [row["id"] for row in before] != [row["id"] for row in after]:
+                found.append(f"{system}: other test rows")
+                continue
+            pairs = list(zip(before, after, strict=True))
+            labels = sum(x["prediction"] != y["prediction"] for x, y in pairs)
+            shares = max(
+                abs(x["probabilities"][name] - y["probabilities"][name])
+                for x, y in pairs
+                for name in x["probabilities"]
+            )
+            found.append(
+                f"{system}: {labels} of {len(pairs)} predictions differ; probabilities by {shares:.1e} "
+                "at most"
+            )
+        return found
+
+    return compared
+
+
+def _training(a: RunFolder, b: RunFolder) -> list[str]:
+    before, after = read_json(a.training), read_json(b.training)
+    found = []
+    histories = [[_without_clocks(entry) for entry in each["log_history"]] for each in (before, after)]
+    if histories[0] != histories[1]:
+        losses = [{e["step"]: e["loss"] for e in history if "loss" in e} for history in histories]
+        apart = max((abs(losses[0][step] - losses[1].get(step, 0.0)) for step in losses[0]), default=0.0)
+        found.append(f"logged figures differ; training losses by {apart:.1e} at most")
+    if before["checkpoint"] != after["checkpoint"]:
+        found.append(f"kept {after['checkpoint']} instead of {before['checkpoint']}")
+    else:
+        for path in sorted((a.sft / before["checkpoint"]).glob("*.safetensors")):
+            if sha256(path) != sha256(b.sft / after["checkpoint"] / path.name):
+                found.append(f"{path.name} differs")
+    return found
+
+
+def _without_clocks(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if not any(clock in name for clock in CLOCKS)}
+
+
+def _scores(a: RunFolder, b: RunFolder) -> list[str]:
+    before, after = (read_json(run.scores) for run in (a, b))
+    return [
+        f"{system}: accuracy {before['systems'][system]['accuracy']:.4f}, now {figures['accuracy']:.4f}; "
+        f"macro F1 {before['systems'][system]['macro_f1']:.4f}, now {figures['macro_f1']:.4f}"
+        for system, figures in after["systems"].items()
+        if figures != before["systems"].get(system)
+    ]
+
+
+def _environments(a: RunFolder, b: RunFolder) -> list[str]:
+    """What the two environments do not have in common: versions, device, commit."""
+
+    def flat(run: RunFolder) -> dict[str, str]:
+        content = read_json(run.environment) if run.environment.exists() else {}
+        nested = {
+            name: str(value)
+            for part in ("packages", "machine")
+            for name, value in content.get(part, {}).items()
+        }
+        return nested | {name: str(content.get(name)) for name in ("python", "platform", "git_commit")}
+
+    before, after = flat(a), flat(b)
+    return [
+        f"{name}: {before.get(name)}, now {after[name]}" for name in after if before.get(name) != after[name]
+    ]
+
+
+COMPARED: dict[str, Callable[[RunFolder, RunFolder], list[str]]] = {
+    "prepare": _data,
+    "tokens": _same_file(lambda run: run.tokens),
+    "baselines": _predictions("majority", "tfidf"),
+    "audit": _same_file(lambda run: run.audit_summary),  # it has the hash of audit.csv, which may be edited
+    "zero_shot": _predictions("zero_shot"),
+    "train": _training,
+    "tuned": _predictions("tuned"),
+    "score": _scores,
+}
