@@ -1,43 +1,41 @@
-"""Outputs reach their rows by id, and a run with too few or too many outputs fails."""
+"""Answers reach their rows by id, and a run with too few or too many answers fails."""
+
+from typing import Any
 
 import pytest
 
-from run_swift import build_parser
-from workflows.assemble import assemble_experiment
-from workflows.inference.infer import join_outputs
+from workflows.experiment import Label
+from workflows.inference.infer import join_answers
 
-EXPERIMENT = assemble_experiment(build_parser().parse_args(["run"]))
+LABELS = (Label("negative", "负面"), Label("positive", "正面"))
 TEST = [
     {"id": "train:5", "review": "很好", "label": 1},
     {"id": "train:2", "review": "很差", "label": 0},
 ]
 
 
-def test_outputs_in_another_order_reach_their_rows() -> None:
-    rows = join_outputs(TEST, {"train:2": "负面", "train:5": "我说不好"}, EXPERIMENT)
-    assert rows == [
-        {
-            "id": "train:5",
-            "text": "很好",
-            "gold": "positive",
-            "output": "我说不好",
-            "prediction": None,
-            "probabilities": None,
-        },
-        {
-            "id": "train:2",
-            "text": "很差",
-            "gold": "negative",
-            "output": "负面",
-            "prediction": "negative",
-            "probabilities": None,
-        },
+def _answer(id: str, output: str, *logs: float) -> dict[str, Any]:
+    return {"id": id, "output": output, "log_probabilities": list(logs)}
+
+
+def test_answers_in_another_order_reach_their_rows() -> None:
+    answers = [_answer("train:2", "负面", -0.5, -1.5), _answer("train:5", "我说不好", -800.0, -801.0)]
+    rows = join_answers(TEST, answers, LABELS)
+    assert [(row["id"], row["gold"], row["prediction"]) for row in rows] == [
+        ("train:5", "positive", None),
+        ("train:2", "negative", "negative"),
     ]
+    # Shares of the labels, also where both are too improbable for a floating-point number.
+    for row in rows:
+        assert row["probabilities"] == {
+            "negative": pytest.approx(0.7310586),
+            "positive": pytest.approx(0.2689414),
+        }
+    assert rows[0]["label_mass"] == 0.0
+    assert rows[1]["label_mass"] == pytest.approx(0.6065307 + 0.2231302)
 
 
-@pytest.mark.parametrize(
-    "outputs", [{"train:2": "负面"}, {"train:2": "负面", "train:5": "", "train:9": "正面"}]
-)
-def test_other_ids_than_the_test_rows_fail(outputs: dict[str, str]) -> None:
-    with pytest.raises(RuntimeError, match="outputs for 2 test rows"):
-        join_outputs(TEST, outputs, EXPERIMENT)
+@pytest.mark.parametrize("ids", [["train:2"], ["train:2", "train:5", "train:9"], ["train:2", "train:5"] * 2])
+def test_other_answers_than_one_for_each_test_row_fail(ids: list[str]) -> None:
+    with pytest.raises(RuntimeError, match=f"{len(ids)} answers for 2 test rows"):
+        join_answers(TEST, [_answer(id, "正面", -1.0, -1.0) for id in ids], LABELS)

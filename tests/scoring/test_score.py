@@ -1,5 +1,7 @@
 """Scores, worked out by hand for a few rows."""
 
+from typing import Any
+
 import pytest
 
 from workflows.scoring.score import measure
@@ -8,8 +10,8 @@ NAMES = ["bad", "fair", "good"]
 WORDS = {"bad": "差评", "fair": "中评", "good": "好评"}
 
 
-def _row(gold: str, prediction: str | None, output: str | None) -> dict[str, str | None]:
-    return {"gold": gold, "prediction": prediction, "output": output}
+def _row(gold: str, prediction: str | None, output: str | None) -> dict[str, Any]:
+    return {"gold": gold, "prediction": prediction, "output": output, "probabilities": None}
 
 
 def test_unreadable_outputs_are_wrong_and_counted() -> None:
@@ -36,7 +38,8 @@ def test_unreadable_outputs_are_wrong_and_counted() -> None:
         "rows": 2,
     }
     assert figures["per_class"]["fair"]["rows"] == 0
-    assert figures["macro_f1"] == pytest.approx((1 / 2 + 0 + 4 / 5) / 3)
+    # "fair" is not in the test set: nobody can get it right, and it takes nothing from the average.
+    assert figures["macro_f1"] == pytest.approx((1 / 2 + 4 / 5) / 2)
     assert figures["weighted_f1"] == pytest.approx((2 * 1 / 2 + 3 * 4 / 5) / 5)
     assert figures["confusion"]["counts"] == [[1, 0, 0, 1], [0, 0, 0, 0], [1, 0, 2, 0]]
     low, high = figures["accuracy_interval"]
@@ -51,3 +54,13 @@ def test_all_outputs_unreadable_gives_zero_not_an_error() -> None:
 
 def test_a_system_without_outputs_has_no_strict_reading() -> None:
     assert measure([_row("good", "good", None)], NAMES, WORDS)["strict_accuracy"] is None
+
+
+def test_a_class_absent_from_the_test_set_costs_only_who_predicts_it() -> None:
+    right = [_row("bad", "bad", None), _row("good", "good", None)] * 20
+    assert measure(right, NAMES, WORDS)["macro_f1"] == 1.0
+    wrong = [*right[:-1], _row("good", "fair", None)]
+    figures = measure(wrong, NAMES, WORDS)
+    assert figures["macro_f1"] == pytest.approx((1.0 + 2 * 19 / 39) / 2)
+    low, high = figures["macro_f1_interval"]
+    assert low < figures["macro_f1"] < high

@@ -7,6 +7,7 @@ written as `label 0`, `label 1`.
 
 import logging
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,9 @@ def save_figure(folder: Path, name: str, draw: Draw, labels: list[str]) -> list[
         words = partial(in_language, language=language)
         with matplotlib.rc_context({**style, "font.family": [*CHINESE_FONTS, "DejaVu Sans", "sans-serif"]}):
             path = folder / f"{name}.{language}.svg"
-            draw(words, str).savefig(path, metadata={"Date": None})
+            with warnings.catch_warnings():  # of glyphs that this machine lacks: the reader's has them
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                draw(words, str).savefig(path, metadata={"Date": None})
             svg = path.read_text(encoding="utf-8")
             path.write_text(re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", svg), encoding="utf-8")
             written.append(path)

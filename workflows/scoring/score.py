@@ -91,7 +91,7 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
         ),
         "matthews": float(matthews_corrcoef(gold, predicted)),
         **_outputs(rows, words),
-        "probabilities": measure_probabilities(rows, names),
+        "probabilities": None if rows[0]["probabilities"] is None else measure_probabilities(rows, names),
         "per_class": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
             for name, p, r, f, n in zip(names, precision, recall, f1, support, strict=True)

@@ -1,0 +1,77 @@
+"""Labels corrected by hand reach the data, and corrections of other data are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from run_swift import build_parser
+from workflows.assemble import assemble_experiment
+from workflows.data.prepare import prepare
+from workflows.errors import UserError
+from workflows.run_folder import SPLITS, RunFolder, read_json, read_jsonl
+
+TEXTS = [f"第{i}条评论，{'味道不错' if i % 2 else '味道很差'}，第{i * 7}次来" for i in range(60)]
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    file = tmp_path / "reviews.csv"
+    lines = [f"{text},{'好' if i % 2 else '差'}" for i, text in enumerate(TEXTS)]
+    file.write_text("text,label\n" + "\n".join(lines), encoding="utf-8")
+    return file
+
+
+def _prepare(reviews: Path, corrections: Path, run: RunFolder) -> None:
+    flags = ["--data-file", str(reviews), "--text-column", "text", "--label-column", "label"]
+    options = [*flags, "--labels", "差=差评,好=好评", "--apply", str(corrections)]
+    prepare(run, assemble_experiment(build_parser().parse_args(["run", *options])))
+
+
+def test_corrected_labels_and_dropped_rows_are_used_and_recorded(tmp_path: Path, reviews: Path) -> None:
+    table = tmp_path / "mine.csv"
+    lines = [
+        f"train:3,{TEXTS[2]} ,好评",
+        f"train:5,{TEXTS[4]},drop",
+        f"train:7,{TEXTS[6]},",
+        f"train:8,{TEXTS[7]},好评",
+    ]
+    table.write_text(
+        "id,text,correction\n" + "\n".join(lines), encoding="gb18030"
+    )  # as a spreadsheet saves it
+    run = RunFolder(tmp_path / "run")
+    _prepare(reviews, table, run)
+    labels = {row["id"]: row["label"] for split in SPLITS for row in read_jsonl(run.split(split))}
+    assert labels["train:3"] == 1
+    assert "train:5" not in labels
+    assert (labels["train:7"], labels["train:8"]) == (0, 1)
+    manifest = read_json(run.manifest)
+    assert (manifest["corrections"]["relabelled"], manifest["corrections"]["dropped"]) == (1, 1)
+    assert manifest["rows"] == {"read": 60, "kept": 59, "rejected": 1}
+    assert read_jsonl(run.corrections) == [
+        {"id": "train:3", "before": "差评", "after": "好评"},
+        {"id": "train:5", "before": "差评", "after": None},
+    ]
+    assert [row["reason"] for row in read_jsonl(run.rejected)] == ["dropped by hand"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,text,correction\ntrain:3,别的评论,好评", "row 1: no review train:3 with this text"),
+        ("id,text,correction\ntrain:999,x,好评", "row 1: no review train:999"),
+        (
+            f"id,text,correction\ntrain:3,{TEXTS[2]},很好",
+            "row 1: correction '很好' is none of 差评, 好评, drop",
+        ),
+        ("id,text\n1,2", "has no column correction"),
+    ],
+)
+def test_corrections_that_do_not_fit_are_refused(
+    tmp_path: Path, reviews: Path, content: str, message: str
+) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_text(content, encoding="utf-8")
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        _prepare(reviews, table, run)
+    assert not run.manifest.exists()

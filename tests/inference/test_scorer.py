@@ -1,0 +1,123 @@
+"""The fast scorer against direct computations on the embedded model: probabilities and greedy answers."""
+
+from typing import Any
+
+import pytest
+import torch
+from swift.infer_engine import RequestConfig
+from swift.pipelines.utils import prepare_model_template
+
+from run_swift import build_parser
+from workflows.assemble import assemble_experiment
+from workflows.data.messages import write_row
+from workflows.data.reviews import Review
+from workflows.errors import UserError
+from workflows.experiment import Label
+from workflows.inference import scorer
+from workflows.inference.scorer import Answer, Greedy, answer_prompts, label_tokens, prompt_tokens
+from workflows.machine import Machine
+from workflows.models import ready_model
+from workflows.swift_arguments import build_infer_arguments
+
+EXPERIMENT = assemble_experiment(build_parser().parse_args(["run"]))
+# Words of one token and of several; one is the beginning of another.
+LABELS = (Label("bad", "负面"), Label("good", "正面"), Label("best", "正面，非常好"), Label("fair", "一般般"))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The embedded model and its template, as inference loads them."""
+    file = tmp_path_factory.mktemp("scorer") / "none.jsonl"
+    machine = Machine("cpu", "", "float32", "")
+    return prepare_model_template(build_infer_arguments(ready_model(EXPERIMENT), machine, file, file, None))
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded: tuple[Any, Any], demo_rows: list[dict[str, str]]) -> list[list[int]]:
+    texts = [row["text"] for row in demo_rows[:40]] + ["好", "非常" * 200, "<b>&amp;\"'😀</b>"]
+    reviews = [Review(f"train:{i}", text, i % 2) for i, text in enumerate(texts)]
+    rows = [write_row(review, EXPERIMENT.prompt, EXPERIMENT.labels, "messages") for review in reviews]
+    return [prompt_tokens(loaded[1], row) for row in rows]
+
+
+def _answers(model: Any, prompts: list[list[int]], labels: list[list[int]], greedy: Greedy) -> list[Answer]:
+    found = [answer for batch in answer_prompts(model, prompts, labels, greedy) for answer in batch]
+    assert sorted(answer.row for answer in found) == list(range(len(prompts)))
+    return sorted(found, key=lambda answer: answer.row)
+
+
+@pytest.mark.parametrize("budget", [4096, 300])
+def test_label_probabilities_are_those_of_a_direct_forward_pass(
+    loaded: tuple[Any, Any], prompts: list[list[int]], budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, template = loaded
+    monkeypatch.setitem(scorer.TOKEN_BUDGET, "cpu", budget)
+    labels = label_tokens(template, LABELS)
+    assert {len(label) for label in labels} != {2}
+    answers = _answers(model, prompts, labels, Greedy(frozenset([labels[0][-1]])))
+    for answer, prompt in zip(answers, prompts, strict=True):
+        for label, log in zip(labels, answer.log_probabilities, strict=True):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + label])).logits[0].log_softmax(-1)
+            places = range(len(prompt) - 1, len(prompt) + len(label) - 1)
+            direct = sum(float(logits[place, token]) for place, token in zip(places, label, strict=True))
+            assert log == pytest.approx(direct, abs=1e-3)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+def test_answers_are_those_of_plain_greedy_decoding(
+    loaded: tuple[Any, Any], prompts: list[list[int]], penalty: float, noise: float
+) -> None:
+    model, template = loaded
+    head = model.get_output_embeddings().weight
+    before = head.detach().clone()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # with noise the model writes more than labels
+        head += noise * head.std() * torch.randn(head.shape, generator=generator)
+    try:
+        request = RequestConfig(max_tokens=5, temperature=0, repetition_penalty=penalty)
+        greedy = Greedy.of(model, template, request)
+        assert greedy.repetition_penalty == penalty
+        answers = _answers(model, prompts, label_tokens(template, LABELS), greedy)
+        for answer, prompt in zip(answers, prompts, strict=True):
+            ids = torch.tensor([prompt])
+            written = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=5,
+                do_sample=False,
+                repetition_penalty=penalty,
+                eos_token_id=sorted(greedy.end_tokens),
+                pad_token_id=template.tokenizer.pad_token_id,
+            )
+            assert answer.tokens == written[0, len(prompt) :].tolist()
+        drafted = sum(answer.tokens in label_tokens(template, LABELS) for answer in answers)
+        assert (drafted > len(answers) / 2) == (noise == 0.0)  # both ways to an answer are taken
+    finally:
+        with torch.no_grad():
+            head.copy_(before)
+
+
+def test_prompts_without_a_common_beginning_are_answered_too(loaded: tuple[Any, Any]) -> None:
+    model, template = loaded
+    labels = label_tokens(template, LABELS[:2])
+    greedy = Greedy(frozenset([labels[0][-1]]))
+    prompts = [[5, 6, 7], [8], [9, 10], [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]]
+    together = _answers(model, prompts, labels, greedy)
+    for prompt, answer in zip(prompts, together, strict=True):
+        alone = _answers(model, [prompt], labels, greedy)[0]
+        assert alone.tokens == answer.tokens
+        assert alone.log_probabilities == pytest.approx(answer.log_probabilities, abs=1e-4)
+
+
+def test_what_the_scorer_does_not_follow_is_refused(loaded: tuple[Any, Any]) -> None:
+    model, template = loaded
+    model.generation_config.no_repeat_ngram_size = 2
+    try:
+        with pytest.raises(UserError, match=r"no_repeat_ngram_size.*--engine swift"):
+            Greedy.of(model, template, RequestConfig(temperature=0))
+    finally:
+        model.generation_config.no_repeat_ngram_size = 0
+    with pytest.raises(UserError, match="stop word '很好很好'"):
+        Greedy.of(model, template, RequestConfig(temperature=0, stop=["很好很好"]))

@@ -1,0 +1,163 @@
+"""What a reader of the report sees: both languages, whole figures, and texts that stay texts."""
+
+import html
+import re
+import shutil
+import warnings
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Command
+from workflows.experiment import load_experiment
+from workflows.reporting import figures
+from workflows.reporting.report import report
+from workflows.run_folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
+
+HOSTILE = "<script>alert('x')</script> | `a` **b** \"引号\" & 😀 " + "很长的评论。" * 500
+
+
+class _Page(HTMLParser):
+    """Collects the tags, their attributes, and the text in each language."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _parse(path: Path) -> _Page:
+    page = _Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+def test_the_report_of_the_default_job_has_everything_in_both_languages(
+    demo_run: tuple[RunFolder, str],
+) -> None:
+    run, screen = demo_run
+    assert "report.html" in screen
+    page = _parse(run.report_page)
+    verdict = read_json(run.scores)["verdict"]
+    for part in (
+        verdict["en"],
+        verdict["zh"],
+        "python run_swift.py run",
+        f"python run_swift.py reproduce outputs/{run.path.name}",
+        "Near copies",
+        "近似重复",
+        "The most confident mistakes",
+        "可能标错的标签",
+        "peak memory",
+        "峰值内存",
+        "transformers",
+        "learning_rate (SWIFT)",
+    ):
+        assert part in page.text, part
+    loading = {"script", "link", "img", "iframe", "object", "source"}
+    assert [(tag, given) for tag, given in page.tags if tag in loading and given] == []
+    assert not re.search(
+        r'(?:src|href)="(?!#|data:image)', run.report_page.read_text(encoding="utf-8").replace("xlink:", "")
+    )
+    ids = [given["id"] for _, given in page.tags if "id" in given]
+    assert len(ids) == len(set(ids))
+    names = {"curves", "confusion", "reliability", "lengths"}
+    assert {path.name.split(".")[0] for path in run.figures.iterdir()} == names
+    for name in names:
+        assert {f"{name}.en.svg", f"{name}.zh.svg", f"{name}.en.png"} <= {
+            p.name for p in run.figures.iterdir()
+        }
+    markdown = run.report_markdown.read_text(encoding="utf-8")
+    for name in re.findall(r"\]\((figures/[^)]+)\)", markdown):
+        assert (run.path / name).stat().st_size > 5000
+    assert "## 结论" in markdown
+    accuracy = read_json(run.scores)["systems"]["tuned"]["accuracy"]
+    assert f"{accuracy:.3f} [" in markdown
+
+
+def test_the_language_is_the_readers_choice(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    assert '<body class="language-zh">' in run.report_page.read_text(encoding="utf-8")
+    done = command("report", run.path, "--lang", "en")
+    assert done.returncode == 0, done.stderr
+    assert '<body class="language-en">' in run.report_page.read_text(encoding="utf-8")
+    assert "## Result" in run.report_markdown.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def small_run(demo_run: tuple[RunFolder, str], tmp_path: Path) -> RunFolder:
+    """A copy of the finished run without what only training gives."""
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    for path in (run.training, run.tokens, run.environment, run.audit_summary):
+        path.unlink()
+    return run
+
+
+def test_texts_of_data_and_model_are_shown_as_they_are(small_run: RunFolder) -> None:
+    rows = read_jsonl(small_run.predictions("tuned"))
+    wrong = "negative" if rows[0]["gold"] == "positive" else "positive"
+    shares = {rows[0]["gold"]: 0.0, wrong: 1.0}
+    rows[0] |= {"text": HOSTILE, "output": "<img src=x onerror=alert(1)>", "prediction": None}
+    rows[0]["probabilities"] = shares
+    write_jsonl(small_run.predictions("tuned"), rows)
+    scores = read_json(small_run.scores)
+    scores["systems"]["tuned"]["unparsed_most_frequent"] = [{"output": "</p><b>粗", "rows": 1}]
+    write_json(small_run.scores, scores)
+    report(
+        small_run, load_experiment(small_run.experiment), "python run_swift.py run --labels '<b>'", "again"
+    )
+    page = _parse(small_run.report_page)
+    assert HOSTILE in page.text
+    assert "<img src=x onerror=alert(1)>" in page.text
+    assert "</p><b>粗" in page.text
+    assert not any(tag in ("img", "b") for tag, _ in page.tags)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1  # the page's own
+    markdown = small_run.report_markdown.read_text(encoding="utf-8")
+    assert "<script>" not in markdown
+    row = next(line for line in markdown.splitlines() if "alert('x')" in line)
+    assert row.replace("\\|", "").count("|") == 6  # five cells: the bar of the text is none of the table's
+    assert html.escape("<img src=x") in markdown
+
+
+def test_labels_of_any_kind_are_drawn_without_empty_boxes(
+    demo_run: tuple[RunFolder, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = _three_classes(read_json(demo_run[0].scores)["systems"]["tuned"])
+    names = ["差评", "一般", "好评"]
+    draw = figures.draw_confusions({"tuned": figures.Both("after", "微调后")}, {"tuned": scores})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that it has not
+        monkeypatch.setattr(figures, "CHINESE_FONTS", ())  # a machine without a Chinese font
+        written = figures.save_figure(tmp_path / "none", "confusion", draw, names)
+    assert [path.name for path in written] == ["confusion.en.svg", "confusion.en.png", "confusion.zh.svg"]
+    assert "差评" in written[0].read_text(encoding="utf-8")  # an SVG's reader has the font
+
+
+def _three_classes(figures_of_two: dict[str, Any]) -> dict[str, Any]:
+    names = ["差评", "一般", "好评"]
+    counts = [[5, 1, 0, 2], [0, 0, 0, 0], [1, 0, 7, 0]]
+    return {**figures_of_two, "confusion": {"gold": names, "predicted": [*names, "?"], "counts": counts}}
+
+
+def test_a_run_without_training_has_a_report_too(small_run: RunFolder) -> None:
+    experiment = replace(load_experiment(small_run.experiment), lang="en")
+    report(small_run, experiment, "python run_swift.py", "again")
+    page = _parse(small_run.report_page)
+    assert "Right and wrong, by label" in page.text
+    assert "Training and validation loss" not in page.text
+    assert {path.name.split(".")[0] for path in small_run.figures.iterdir()} == {
+        "confusion",
+        "reliability",
+        "lengths",
+    }

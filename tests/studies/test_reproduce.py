@@ -1,0 +1,50 @@
+"""A run repeated from its own file is equal, bit by bit, and what is not equal is named."""
+
+import json
+from pathlib import Path
+
+from tests.conftest import Command
+from workflows.run_folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
+
+
+def test_a_run_comes_out_equal_and_differences_are_named(command: Command, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    options = ["--train-samples", "160", "--test-samples", "30", "--best-by", "macro_f1"]
+    early = ["--set", "early_stop_interval=1", "--set", "learning_rate=1e-9", "--set", "eval_steps=2"]
+    done = command("run", *options, *early, "--set", "save_steps=2", "--run-folder", run.path)
+    assert done.returncode == 0, done.stderr
+    training = read_json(run.training)
+    # At such a learning rate nothing gets better: the second evaluation ends the training.
+    assert training["steps"] == 4
+    assert training["best_by"]["metric"] == "macro_f1"
+    evaluations = {
+        entry["step"]: entry["eval_macro_f1"] for entry in training["log_history"] if "eval_macro_f1" in entry
+    }
+    assert training["best_by"]["value"] == max(evaluations.values())
+    again = command("reproduce", run.path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    for stage in ("prepare", "tokens", "baselines", "audit", "zero_shot", "train", "tuned", "score"):
+        assert f"  {stage:10} equal\n" in again.stdout
+    rows = read_jsonl(run.predictions("tuned"))
+    rows[0]["prediction"] = None
+    write_jsonl(run.predictions("tuned"), rows)
+    environment = read_json(run.environment)
+    environment["packages"]["peft"] = "0.1"
+    write_json(run.environment, environment)
+    scores = json.loads(run.scores.read_text(encoding="utf-8"))
+    scores["systems"]["tuned"]["accuracy"] = 0.5
+    write_json(run.scores, scores)
+    (tmp_path / "run-again-1" / "reproduction.json").unlink()  # the finished repetition is looked at again
+    other = command("reproduce", run.path)
+    assert other.returncode == 3, other.stderr
+    assert "tuned      tuned: 1 of 30 predictions differ; probabilities by 0.0e+00 at most" in other.stdout
+    assert "score      tuned: accuracy 0.5000, now " in other.stdout
+    assert "not the same here: peft: 0.1, now " in other.stdout
+    assert "train      equal" in other.stdout
+
+
+def test_an_unfinished_run_is_not_reproduced(command: Command, tmp_path: Path) -> None:
+    assert command("prepare", "--run-folder", tmp_path / "run").returncode == 0
+    done = command("reproduce", tmp_path / "run")
+    assert done.returncode == 2
+    assert "is not finished" in done.stderr
