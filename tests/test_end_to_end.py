@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
 from workflows.experiment import ROOT
@@ -48,8 +50,14 @@ def test_the_default_job_ends_with_a_tuned_model_and_an_honest_table(demo_run: t
     assert "INFO:swift" not in screen
     assert "INFO:swift" in run.log("train").read_text(encoding="utf-8")
     training = read_json(run.training)
-    assert training["rows"]["train"] == {"given": 2400, "used": 2400}
-    assert any("eval_loss" in entry for entry in training["log_history"])
+    manifest = read_json(run.manifest)
+    kept = manifest["splits"]["train"]["rows"]
+    assert kept == 2400 - manifest["near_copies"]["removed_from_train"]
+    assert training["rows"]["train"] == {"given": kept, "used": kept, "left_out": []}
+    figures = {name for entry in training["log_history"] for name in entry}
+    assert {"loss", "eval_loss", "eval_accuracy", "eval_macro_f1"} <= figures
+    for record in finished_stages(run).values():
+        assert record["peak_memory_bytes"]["ram"] > 50 * 2**20
     assert read_json(run.environment)["machine"]["device"] in ("cpu", "cuda", "mps")
 
 
@@ -60,7 +68,7 @@ def test_a_finished_run_is_not_run_again_and_a_changed_stage_is(
     before = finished_stages(run)
     again = command("run", run.path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 6
+    assert again.stdout.count("done before") == 9
     assert finished_stages(run) == before
     rows = read_jsonl(run.predictions("tuned"))
     run.predictions("tuned").write_text(
@@ -101,28 +109,56 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(command: Command, t
     assert max(entry["step"] for entry in training["log_history"]) == 60
 
 
-def test_an_interrupted_inference_asks_only_for_the_missing_rows(command: Command, tmp_path: Path) -> None:
-    options = ["--test-samples", "40", "--run-folder", str(tmp_path / "run")]
+@pytest.mark.parametrize("engine", ["fast", "swift"])
+def test_an_interrupted_inference_asks_only_for_the_missing_rows(
+    command: Command, tmp_path: Path, engine: str
+) -> None:
+    options = ["--test-samples", "40", "--engine", engine, "--run-folder", str(tmp_path / "run")]
     assert command("prepare", *options).returncode == 0
     assert command("infer", tmp_path / "run").returncode == 0
     run = RunFolder(tmp_path / "run")
-    whole = run.predictions("zero_shot").read_text(encoding="utf-8")
+    whole = read_jsonl(run.predictions("zero_shot"))
     inputs = finished_stages(run)["zero_shot"]["inputs"]
-    # As if SWIFT had been stopped after 30 rows, in the middle of writing the next.
-    partial = run.path / "predictions" / f".zero_shot-{inputs}.swift.jsonl"
-    lines = [
-        json.dumps({"response": row["output"], "label": row["id"]}) + "\n"
-        for row in map(json.loads, whole.splitlines())
+    # As if it had been stopped after 30 rows, in the middle of writing the next; the answers are marked.
+    suffix = ".swift.jsonl" if engine == "swift" else ".jsonl"
+    partial = run.path / "predictions" / f".zero_shot-{inputs}{suffix}"
+    answers: list[dict[str, object]] = [
+        {
+            "id": row["id"],
+            "label": row["id"],
+            "response": "正面!",
+            "output": "正面!",
+            "log_probabilities": [-1, -2],
+        }
+        for row in whole
     ]
+    lines = [json.dumps(answer) + "\n" for answer in answers]
     partial.write_text("".join(lines[:30]) + lines[30][:15], encoding="utf-8")
     run.predictions("zero_shot").unlink()
     done = command("infer", run.path)
     assert done.returncode == 0, done.stderr
-    assert run.predictions("zero_shot").read_text(encoding="utf-8") == whole
+    again = read_jsonl(run.predictions("zero_shot"))
+    assert [row["output"] for row in again] == ["正面!"] * 30 + [row["output"] for row in whole[30:]]
     assert not partial.exists()
     log = run.log("zero_shot").read_text(encoding="utf-8")
-    assert "num_rows: 40" in log
-    assert "num_rows: 10" in log
+    assert ("num_rows: 10" in log) == (engine == "swift")  # infer_main was asked for these only
+
+
+def test_both_engines_give_the_same_answers(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    text = run.experiment.read_text(encoding="utf-8").replace("engine: fast", "engine: swift")
+    run.experiment.write_text(text, encoding="utf-8")
+    done = command("infer", run.path)
+    assert done.returncode == 0, done.stderr
+    assert "done before" not in done.stdout
+    for system in ("zero_shot", "tuned"):
+        fast, swift = (read_jsonl(each.predictions(system)) for each in (demo_run[0], run))
+        assert [row["output"] for row in fast] == [row["output"] for row in swift]
+    figures = read_json(demo_run[0].scores)["systems"]["tuned"]["probabilities"]
+    assert figures["disagreements"] == 0
+    assert figures["mean_label_mass"] > 0.9
 
 
 def test_a_file_with_three_labels_through_the_stages_one_by_one(command: Command, tmp_path: Path) -> None:
@@ -232,6 +268,8 @@ def test_reviews_with_marks_of_the_chat_form_and_long_ones_pass_through(
     assert len(read_jsonl(run.predictions("tuned"))) == len(odd)
     rows = read_json(run.training)["rows"]["train"]
     assert rows["given"] - rows["used"] == 1  # the long one is over max_length
+    assert rows["left_out"] == ["train:4"]
+    assert read_json(run.tokens)["splits"]["train"]["over_max_length"] == {"rows": 1, "ids": ["train:4"]}
     assert f"1 of {rows['given']} train rows were left out by SWIFT" in done.stdout
 
 

@@ -40,4 +40,4 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def with_interval(value: float | None, bounds: list[float] | None) -> str:
     """A figure and its interval in brackets."""
-    return number(value) if bounds is None else f"{number(value)} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+    return number(value) if bounds is None else f"{number(value)} ({bounds[0]:.3f} – {bounds[1]:.3f})"

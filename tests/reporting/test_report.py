@@ -81,7 +81,7 @@ def test_the_report_of_the_default_job_has_everything_in_both_languages(
         assert (run.path / name).stat().st_size > 5000
     assert "## 结论" in markdown
     accuracy = read_json(run.scores)["systems"]["tuned"]["accuracy"]
-    assert f"{accuracy:.3f} [" in markdown
+    assert f"{accuracy:.3f} (" in markdown
 
 
 def test_the_language_is_the_readers_choice(

@@ -20,9 +20,14 @@ class Correction:
     before: int
     after: int | None
 
+    def named(self, labels: tuple[Label, ...]) -> dict[str, str | None]:
+        """As corrections.jsonl has it."""
+        after = None if self.after is None else labels[self.after].name
+        return {"id": self.id, "before": labels[self.before].name, "after": after}
+
 
 def apply_corrections(
-    source: dict[str, list[Review]], labels: tuple[Label, ...], path: Path
+    splits: dict[str, list[Review]], labels: tuple[Label, ...], path: Path
 ) -> tuple[dict[str, list[Review]], list[Correction]]:
     """The reviews with the corrections of `path` applied, and the corrections that changed something.
 
@@ -34,7 +39,7 @@ def apply_corrections(
     if missing:
         raise UserError(f"{path}: has no column {', '.join(missing)}; corrections are made in audit.csv.")
     meaning = {text: index for index, label in enumerate(labels) for text in (label.words, label.name)}
-    reviews = {review.id: review for rows in source.values() for review in rows}
+    reviews = {review.id: review for rows in splits.values() for review in rows}
     corrections: dict[str, Correction] = {}
     for number, (id, text, cell) in enumerate(frame[list(COLUMNS)].itertuples(index=False), start=1):
         wanted = cell.strip()
@@ -60,7 +65,7 @@ def apply_corrections(
         after = corrections[review.id].after
         return None if after is None else replace(review, label=after)
 
-    changed = {split: [row for row in map(corrected, rows) if row] for split, rows in source.items()}
+    changed = {split: [row for row in map(corrected, rows) if row] for split, rows in splits.items()}
     return changed, list(corrections.values())
 
 

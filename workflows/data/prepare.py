@@ -8,7 +8,7 @@ from workflows.data.corrections import Correction, apply_corrections
 from workflows.data.health import measure_drift
 from workflows.data.messages import write_row
 from workflows.data.near_copies import SIMILARITY, find_near_copies
-from workflows.data.reviews import Rejected, UnknownLabels, clean, count_labels, reject
+from workflows.data.reviews import Rejected, Review, UnknownLabels, clean, count_labels, reject
 from workflows.data.sources import find_files
 from workflows.data.splits import sample_splits, split_reviews
 from workflows.data.tables import Table, read_table
@@ -32,12 +32,6 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     except UnknownLabels as error:
         write_jsonl(run.rejected, map(_as_row, error.rejected))
         raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
-    corrections: list[Correction] = []
-    if options.corrections is not None:
-        source, corrections = apply_corrections(source, experiment.labels, Path(options.corrections))
-        dropped = {correction.id for correction in corrections if correction.after is None}
-        detail = Path(options.corrections).name
-        rejected += [reject(id, tables, card, "dropped by hand", detail) for id in sorted(dropped)]
     for split, reviews in source.items():
         if not reviews:
             raise UserError(
@@ -49,26 +43,20 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
             f"split_dataset_ratio {share}: the validation set's share of the training rows, above 0, below 1."
         )
     splits = split_reviews(source, options, None if share is None else float(share))
-    copies = find_near_copies(splits["train"], splits["test"])
-    near_copies = {
-        "similarity": SIMILARITY,
-        "train_in_test": len(copies),
-        "removed_from_train": 0 if options.keep_near_copies else len(copies),
-        "val_in_test": len(find_near_copies(splits["val"], splits["test"])),
-        "val_in_train": len(find_near_copies(splits["val"], splits["train"])),
-    }
-    if not options.keep_near_copies:
-        splits["train"] = [review for review in splits["train"] if review.id not in copies]
-        if len({review.label for review in splits["train"]}) < 2:
-            raise UserError(
-                f"without the {len(copies)} training rows that the test set has in nearly the same words, "
-                "one label at most is left in training; check the data, or keep them with --keep-near-copies."
-            )
-        rejected += [
-            reject(id, tables, card, "near copy of a test row", f"similarity {similarity:.2f} to {other}")
-            for id, (other, similarity) in copies.items()
-        ]
-        rejected.sort(key=lambda row: (row.source, row.row))
+    # After the split, so that rows stay where they are and runs can be compared.
+    corrections: list[Correction] = []
+    if options.corrections is not None:
+        splits, corrections = apply_corrections(splits, experiment.labels, Path(options.corrections))
+        dropped = {correction.id for correction in corrections if correction.after is None}
+        detail = Path(options.corrections).name
+        rejected += [reject(id, tables, card, "dropped by hand", detail) for id in sorted(dropped)]
+    if not all(splits.values()):
+        raise UserError(f"{options.corrections}: drops every row of a split; leave some in.")
+    near_copies, removed = _take_out_near_copies(splits, options.keep_near_copies)
+    rejected += [
+        reject(id, tables, card, "near copy of a test row", detail) for id, detail in removed.items()
+    ]
+    rejected.sort(key=lambda row: (row.source, row.row))
     read = sum(len(table.frame) for table in tables.values())
     kept = sum(map(len, splits.values()))
     drift = measure_drift(splits["train"], splits["test"], options.data_seed)
@@ -80,18 +68,7 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         )
         write_jsonl(run.split(name), rows)
     write_jsonl(run.rejected, map(_as_row, rejected))
-    names = [label.name for label in experiment.labels]
-    write_jsonl(
-        run.corrections,
-        (
-            {
-                "id": row.id,
-                "before": names[row.before],
-                "after": None if row.after is None else names[row.after],
-            }
-            for row in corrections
-        ),
-    )
+    write_jsonl(run.corrections, (row.named(experiment.labels) for row in corrections))
     manifest = {
         "dataset": card.name,
         "from": origin,
@@ -126,6 +103,32 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     }
     write_json(run.manifest, manifest)
     return manifest
+
+
+def _take_out_near_copies(
+    splits: dict[str, list[Review]], keep: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """What the manifest says of near copies, and for each id taken out of training which test row it is like.
+
+    Changes `splits`.
+    """
+    copies = find_near_copies(splits["train"], splits["test"])
+    counts = {
+        "similarity": SIMILARITY,
+        "train_in_test": len(copies),
+        "removed_from_train": 0 if keep else len(copies),
+        "val_in_test": len(find_near_copies(splits["val"], splits["test"])),
+        "val_in_train": len(find_near_copies(splits["val"], splits["train"])),
+    }
+    if keep:
+        return counts, {}
+    splits["train"] = [review for review in splits["train"] if review.id not in copies]
+    if len({review.label for review in splits["train"]}) < 2:
+        raise UserError(
+            f"without the {len(copies)} training rows that the test set has in nearly the same words, "
+            "one label at most is left in training; check the data, or keep them with --keep-near-copies."
+        )
+    return counts, {id: f"similarity {alike:.2f} to {other}" for id, (other, alike) in copies.items()}
 
 
 def _describe(table: Table) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _systems(files: Files) -> list[Block]:
         "the first label words in it; unreadable ones count as wrong; strict: the output is the label's "
         "words "
         "alone. Brier and ECE: smaller is better.",
-        f"n = {count:,} 行测试数据，各系统相同；方括号内为 95 % "
+        f"n = {count:,} 行测试数据，各系统相同；括号内为 95 % "
         "区间。以输出中最先出现的标签词为准，无法识别的输出算错；"
         "严格准确率：输出只能是标签词本身。Brier 与 ECE 越小越好。",
     )
@@ -304,7 +304,7 @@ def pairs_blocks(pairs: list[dict[str, Any]], titles: Mapping[str, Text]) -> lis
     rows: list[tuple[Text, ...]] = [
         (
             Both(both(pair, "en"), both(pair, "zh")),
-            f"{pair['accuracy_difference']:+.3f} [{pair['ci95'][0]:+.3f}, {pair['ci95'][1]:+.3f}]",
+            f"{pair['accuracy_difference']:+.3f} ({pair['ci95'][0]:+.3f} … {pair['ci95'][1]:+.3f})",
             f"{pair['only_b_right']:,} : {pair['only_a_right']:,}",
             "< 0.001" if pair["holm_p"] < 0.001 else f"{pair['holm_p']:.3f}",
             "–" if pair["rows_to_tell"] is None else f"{pair['rows_to_tell']:,}",

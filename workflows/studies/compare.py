@@ -188,7 +188,7 @@ def _report(
     count = comparison["test_rows"]
     note = Both(
         f"n = {count:,} test rows, the same for all; in brackets 95 % intervals.",
-        f"n = {count:,} 行测试数据，全部相同；方括号内为 95 % 区间。",
+        f"n = {count:,} 行测试数据，全部相同；括号内为 95 % 区间。",
     )
     settings: list[tuple[Text, ...]] = [(name, *values) for name, values in comparison["settings"].items()]
     run_titles: dict[str, Text] = {name: name for name in names}
