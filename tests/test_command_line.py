@@ -161,7 +161,7 @@ def test_named_columns_keep_the_meaning_that_the_card_gives_them(
     command: Command, shared_data: Path, tmp_path: Path
 ) -> None:
     flags = ["--dataset", "dianping", "--data-file", shared_data / "dianping_ratings.csv"]
-    columns = ["--text-column", "comment", "--label-column", "rating"]
+    columns = ["--text-column", "comment", "--label-column", "rating", "--keep-near-copies"]
     done = command("prepare", *flags, *columns, "--run-folder", tmp_path / "run")
     assert "2,698 kept" in done.stdout, done.stderr
 
