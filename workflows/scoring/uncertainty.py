@@ -136,19 +136,22 @@ def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
     """What one pair of `compare_systems` allows to say of its systems, called `a` and `b`."""
     difference, (low, high), p = pair["accuracy_difference"], pair["ci95"], pair["holm_p"]
     figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {_shown(p)}"
+    # Chinese sets Latin names off by a blank.
+    before, after = " " * a.zh[0].isascii(), " " * b.zh[-1].isascii()
+    between = " " * b.zh[0].isascii()
     if p < SIGNIFICANCE:
         better = difference > 0
         name = f"T{b.en[1:]}" if b.en.startswith("the ") else b.en  # names of runs stay as they are
         return Both(
             f"{name} {'beat' if better else 'is worse than'} {a.en} ({figures}).",
-            f"{b.zh} {'优于' if better else '不如'} {a.zh}（{figures}）。",
+            f"{b.zh}{after}{'优于' if better else '不如'}{before}{a.zh}（{figures}）。",
         )
     needed = pair["rows_to_tell"]
     more = f"about {needed:,} rows would" if needed else "no difference was seen"
     zh_more = f"约需 {needed:,} 行才能判断" if needed else "没有观察到差异"
     return Both(
         f"{rows:,} test rows cannot tell {b.en} from {a.en} ({figures}); {more}.",
-        f"{rows:,} 行测试数据不足以区分 {b.zh} 与 {a.zh}（{figures}）；{zh_more}。",
+        f"{rows:,} 行测试数据不足以区分{between}{b.zh}{after}与{before}{a.zh}（{figures}）；{zh_more}。",
     )
 
 
