@@ -85,7 +85,7 @@ def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text]) -> Grid:
     for system, figures in systems.items():
         probabilities = figures["probabilities"] or {}
         per_label = list(probabilities.get("per_label", {}).values())
-        # Of two labels each has the AUROC of the other; of more, the table has their mean, without an interval.
+        # Of two labels each has the AUROC of the other; of more, the table has their mean alone.
         two = len(figures["confusion"]["gold"]) == 2
         interval = per_label[0]["auroc_interval"] if two and per_label else None
         writes = figures["strict_accuracy"] is not None
