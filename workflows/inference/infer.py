@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score
 from swift.infer_engine import RequestConfig
@@ -55,6 +56,7 @@ def infer(
         with screen.progress(f"{system}: answering", total=len(test)) as bar:
             bar.update(len(done))
             model, template = prepare_model_template(arguments)
+            model = merge_adapter(model)
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
                 for answers in answer_rows(model, template, remaining, experiment.labels, request):
@@ -67,6 +69,16 @@ def infer(
     write_jsonl(run.predictions(system), join_answers(test, answers, experiment.labels))
     for path in (answered, raw):
         path.unlink(missing_ok=True)
+
+
+def merge_adapter(model: Any) -> Any:
+    """The model with its LoRA adapter added to the weights, which saves two small products a layer.
+
+    Left as it is where there is no adapter, or where quantised weights would lose by it.
+    """
+    if not isinstance(model, PeftModel) or getattr(model.config, "quantization_config", None) is not None:
+        return model
+    return model.merge_and_unload()
 
 
 def answer_rows(

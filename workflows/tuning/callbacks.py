@@ -6,6 +6,8 @@ from typing import Any
 from swift.callbacks import TrainerCallback, callbacks_map
 from tqdm import tqdm
 
+from workflows.mends import keep_output_layer_in_place
+
 RUN_WATCH = "run_watch"
 Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name
 
@@ -26,6 +28,7 @@ class WatchCallback(TrainerCallback):
         """Set the bar to the number of optimiser steps."""
         self.rows["train"] = len(self.trainer.train_dataset)
         self.rows["val"] = len(self.trainer.eval_dataset) if self.trainer.eval_dataset is not None else 0
+        keep_output_layer_in_place(self.trainer.accelerator.unwrap_model(self.trainer.model))
         self.bar.reset(total=state.max_steps)
         self.bar.update(state.global_step)  # of a resumed training
         self.evaluated = 0
