@@ -167,6 +167,18 @@ def build_parser() -> argparse.ArgumentParser:
     repeating = commands.add_parser("reproduce", help="repeat a run, and say what came out equal")
     repeating.add_argument("folder", metavar="RUN", help="a run folder")
     repeating.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
+    timing = commands.add_parser(
+        "benchmark", help="times against plain SWIFT and against this machine's limit"
+    )
+    timing.add_argument("kind", choices=("inference", "training", "pipeline", "startup"))
+    timing.add_argument("folder", metavar="RUN", help="a finished run, whose model and data are used")
+    timing.add_argument(
+        "--rows", metavar="N", type=count, default=200, help="test rows (inference; default: 200)"
+    )
+    timing.add_argument("--steps", metavar="N", type=count, default=10, help="steps (training; default: 10)")
+    timing.add_argument("--repeats", metavar="N", type=count, default=3, help="of each, in turn (default: 3)")
+    timing.add_argument("--output", metavar="DIR", type=Path, help="default: outputs/benchmark-<kind>-<time>")
+    timing.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
     listing = commands.add_parser("list", help="what can be named: data sets, models, methods, prompts")
     listing.add_argument("kind", choices=("datasets", "models", "methods", "prompts"))
     listing.add_argument(
@@ -258,6 +270,43 @@ def reproduce_run(options: argparse.Namespace) -> int:
     return 0 if result["equal"] else 3
 
 
+def run_benchmark(options: argparse.Namespace) -> None:
+    """Time what was asked for, show the ratios, and write them."""
+    from statistics import median
+
+    from workflows.pipeline import open_finished, shown, timed_folder
+    from workflows.reporting.figures import draw_times, save_figure
+    from workflows.run_folder import write_json
+    from workflows.screen import Screen
+
+    screen = Screen(options.verbose)
+    run = open_finished(Path(options.folder))
+    folder = options.output or timed_folder(f"benchmark-{options.kind}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with screen.quiet(folder / "benchmark.log"):
+        if options.kind in ("startup", "pipeline"):
+            from workflows.studies import benchmark_commands as commands
+
+            work = {"startup": commands.benchmark_startup, "pipeline": commands.benchmark_pipeline}[
+                options.kind
+            ]
+            figures = work(run, options.repeats, screen)
+        else:
+            from workflows.studies import benchmark
+
+            if options.kind == "inference":
+                figures = benchmark.benchmark_inference(run, options.rows, options.repeats, screen)
+            else:
+                figures = benchmark.benchmark_training(run, options.steps, options.repeats, screen)
+    write_json(folder / "benchmark.json", figures)
+    save_figure(folder, "times", draw_times(figures["seconds"]), [])
+    for name, times in figures["seconds"].items():
+        screen.say(f"  {name:14} {median(times):8.2f} s (median of {len(times)})")
+    for name, ratio in figures["ratios"].items():
+        screen.say(f"  {name}: {ratio['median']:.2f} ({ratio['low']:.2f} – {ratio['high']:.2f})")
+    screen.say(f"benchmark: {shown(folder / 'benchmark.json')}")
+
+
 def main(arguments: list[str]) -> int:
     """Carry out one command; the exit code is 0, 2 for what the user can mend, 130 after Ctrl-C.
 
@@ -276,6 +325,8 @@ def main(arguments: list[str]) -> int:
             print(render_list(options.kind, options.data_dir))
         elif options.command == "compare":
             compare_runs(options)
+        elif options.command == "benchmark":
+            run_benchmark(options)
         elif options.command == "reproduce":
             return reproduce_run(options)
         else:

@@ -328,6 +328,14 @@ def open_run(folder: Path) -> tuple[RunFolder, Experiment]:
     return run, load_experiment(run.experiment)
 
 
+def open_finished(folder: Path) -> RunFolder:
+    """A run folder whose model is tuned and scored; a UserError where it is not."""
+    run, _ = open_run(folder)
+    if not {"tuned", "score"} <= finished_stages(run).keys():
+        raise UserError(f"{folder}: is not finished; finish it first: python run_swift.py run {folder}")
+    return run
+
+
 def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
     """Run the stages `names`, in order, leaving out those that are done; record each in stages.json.
 

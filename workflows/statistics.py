@@ -1,6 +1,7 @@
 """Figures that more than one stage needs: 95 % intervals, and how lengths are summed up."""
 
 import math
+from statistics import median
 
 import numpy as np
 from scipy.stats import binomtest, norm, rankdata
@@ -41,3 +42,9 @@ def describe_lengths(lengths: list[int]) -> dict[str, float]:
         "p99": float(p99),
         "max": max(lengths),
     }
+
+
+def ratio(above: list[float], below: list[float]) -> dict[str, float]:
+    """The ratio of the medians of two series of times, and the smallest and largest ratio of a repeat."""
+    each = [a / b for a, b in zip(above, below, strict=True)]
+    return {"median": median(above) / median(below), "low": min(each), "high": max(each)}

@@ -28,6 +28,8 @@ from workflows.run_folder import conversation
 
 # Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}
+# What starting another batch costs, as padding tokens that take as long: the weights are read once more.
+BATCH_COST = {"cpu": 128, "cuda": 1024}
 LOGIT_ROWS = 256  # rows of the output layer at a time: 256 x 151,936 float32 are 150 MB
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.
@@ -109,7 +111,6 @@ def answer_prompts(
     `labels`: from `label_tokens`.
     """
     device = next(model.parameters()).device
-    budget = TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cpu"])
     training = model.training
     model.eval()
     try:
@@ -117,7 +118,8 @@ def answer_prompts(
         for beginning, rows in _shared_beginnings(prompts):
             with torch.no_grad():
                 prefix = scorer.read_prefix(beginning)
-            for batch in _batches(rows, prompts, len(beginning), budget):
+            lengths = {row: len(prompts[row]) - len(beginning) for row in rows}
+            for batch in _batches(lengths, device.type):
                 with torch.no_grad():
                     answers = scorer.answer(batch, [prompts[row] for row in batch], beginning, prefix)
                 yield answers
@@ -142,14 +144,21 @@ def _shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
     return [group for group in groups if group[1]]
 
 
-def _batches(rows: list[int], prompts: list[Tokens], shared: int, budget: int) -> Iterator[list[int]]:
-    """Rows cut into batches of at most `budget` tokens after padding, longest first."""
+def _batches(lengths: dict[int, int], device: str) -> Iterator[list[int]]:
+    """Rows cut into batches, longest first; `lengths`: tokens to be read of each row.
+
+    A batch ends where padding would cost more than another batch does, or where it is full.
+    """
+    budget, cost = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"]), BATCH_COST.get(device, BATCH_COST["cpu"])
     batch: list[int] = []
-    for row in sorted(rows, key=lambda row: (-len(prompts[row]), row)):
-        width = len(prompts[(batch or [row])[0]]) - shared
-        if batch and ((len(batch) + 1) * width > budget or len(batch) == LOGIT_ROWS):
+    padding = width = 0
+    for row in sorted(lengths, key=lambda row: (-lengths[row], row)):
+        full = len(batch) == LOGIT_ROWS or (len(batch) + 1) * width > budget
+        if batch and (full or padding + width - lengths[row] > cost):
             yield batch
-            batch = []
+            batch, padding = [], 0
+        width = width if batch else lengths[row]
+        padding += width - lengths[row]
         batch.append(row)
     if batch:
         yield batch

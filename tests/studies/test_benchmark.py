@@ -1,0 +1,48 @@
+"""Benchmarks run end to end on the embedded model, and compare like with like."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from workflows.run_folder import RunFolder, read_json
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("inference", ["--rows", "24"], ["ours", "swift_16", "swift_1", "bare"]),
+        ("training", ["--steps", "3"], ["ours", "swift", "arithmetic"]),
+        ("startup", [], ["help", "list", "score", "empty python"]),
+    ],
+)
+def test_a_benchmark_writes_times_ratios_and_a_chart(
+    command: Command,
+    demo_run: tuple[RunFolder, str],
+    tmp_path: Path,
+    kind: str,
+    options: list[str],
+    expected: list[str],
+) -> None:
+    done = command("benchmark", kind, demo_run[0].path, *options, "--repeats", "2", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = read_json(tmp_path / "benchmark.json")
+    assert list(figures["seconds"]) == expected
+    assert all(len(times) == 2 and min(times) > 0 for times in figures["seconds"].values())
+    for name, ratio in figures["ratios"].items():
+        assert ratio["low"] <= ratio["high"]
+        assert f"  {name}: {ratio['median']:.2f} (" in done.stdout
+    assert (tmp_path / "times.en.png").exists()
+    if kind == "inference":
+        assert figures["outputs_unlike_swift"] == 0
+        assert figures["rows"] == 24
+    if kind == "training":  # the same rows in the same order give the same losses
+        assert figures["largest_difference_of_a_loss"] < 1e-4
+        assert figures["rows"] == 3
+
+
+def test_a_benchmark_needs_a_finished_run(command: Command, tmp_path: Path) -> None:
+    assert command("prepare", "--run-folder", tmp_path / "run").returncode == 0
+    done = command("benchmark", "inference", tmp_path / "run")
+    assert done.returncode == 2
+    assert "is not finished; finish it first" in done.stderr

@@ -1,0 +1,232 @@
+"""How fast a run's model answers and trains here, against plain SWIFT and against the machine itself.
+
+python run_swift.py benchmark inference outputs/first
+python run_swift.py benchmark training outputs/first
+
+Every figure is a ratio of times taken in one process, in turn, so that a busy or slow machine weighs on both
+sides; each is a median of repeats.  Loading is not timed.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from swift import sft_main
+from swift.callbacks import TrainerCallback, callbacks_map
+from swift.infer_engine import InferRequest, TransformersEngine
+from swift.pipelines.utils import prepare_model_template
+from tqdm import tqdm
+
+from workflows.experiment import Experiment, load_experiment
+from workflows.inference.infer import answer_rows, merge_adapter
+from workflows.inference.scorer import prompt_tokens
+from workflows.machine import find_machine
+from workflows.models import ready_model
+from workflows.run_folder import RunFolder, conversation, read_json, read_jsonl
+from workflows.screen import Screen
+from workflows.statistics import ratio
+from workflows.swift_arguments import build_infer_arguments, build_sft_arguments, merged_arguments
+from workflows.tuning.callbacks import RUN_WATCH, register_watch
+
+PLAIN_SHARE = 4  # SWIFT one row at a time is timed on every fourth row
+WARM_UP_STEPS = 1  # of a training: the first one builds what the others reuse
+CLOCK = "benchmark_clock"
+
+Figures = dict[str, Any]
+
+
+def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen) -> Figures:
+    """Seconds that `rows` test rows take: ours, SWIFT's engine in batches of 16 and one by one, and the bare
+    forward pass of the merged model over the same tokens without padding.
+
+    Also in how many rows SWIFT's outputs (batches of 16) are not ours.
+    """
+    experiment = ready_model(load_experiment(run.experiment))
+    machine = find_machine()
+    adapter = run.sft / read_json(run.training)["checkpoint"]
+    arguments = build_infer_arguments(experiment, machine, run.split("test"), run.path / "none", adapter)
+    request = arguments.get_request_config()
+    test = read_jsonl(run.split("test"))[:rows]
+    tuned, template = prepare_model_template(arguments)
+    merged = merge_adapter(deepcopy(tuned))
+    requests = [
+        InferRequest(messages=[turn for turn in conversation(row) if turn["role"] != "assistant"])
+        for row in test
+    ]
+    prompts = [prompt_tokens(template, row) for row in test]
+    packed = _packed([token for prompt in prompts for token in prompt], len(test), merged.device)
+    outputs: dict[str, list[str]] = {}
+
+    def ours() -> None:
+        answers = [
+            a for batch in answer_rows(merged, template, test, experiment.labels, request) for a in batch
+        ]
+        by_id = {answer["id"]: answer["output"] for answer in answers}
+        outputs["ours"] = [by_id[row["id"]] for row in test]
+
+    def swift(size: int, asked: list[InferRequest]) -> list[str]:
+        engine = TransformersEngine(tuned, template=template, max_batch_size=size)
+        return [each.choices[0].message.content for each in engine.infer(asked, request, use_tqdm=False)]
+
+    def batches_of_16() -> None:
+        outputs["swift"] = swift(16, requests)
+
+    def one_by_one() -> None:
+        swift(1, requests[::PLAIN_SHARE])
+
+    def bare() -> None:
+        with torch.no_grad():
+            for ids in packed:
+                merged.model(input_ids=ids)
+
+    seconds = _in_turn(
+        {"ours": ours, "swift_16": batches_of_16, "swift_1": one_by_one, "bare": bare}, repeats, screen
+    )
+    seconds["swift_1"] = [each * len(test) / len(requests[::PLAIN_SHARE]) for each in seconds["swift_1"]]
+    pairs = zip(outputs["ours"], outputs["swift"], strict=True)
+    return {
+        **_about(experiment, machine, len(test), sum(map(len, prompts))),
+        "seconds": seconds,
+        "ratios": {
+            "SWIFT, batches of 16 / ours": ratio(seconds["swift_16"], seconds["ours"]),
+            "SWIFT, row by row / ours": ratio(seconds["swift_1"], seconds["ours"]),
+            "ours / bare forward pass": ratio(seconds["ours"], seconds["bare"]),
+        },
+        "outputs_unlike_swift": sum(a != b for a, b in pairs),
+    }
+
+
+def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen) -> Figures:
+    """Seconds of `steps` training steps after the first, evaluation left out: ours, and SWIFT's with the
+    preset as it is; and the time that the arithmetic alone needs at this machine's matrix-product speed.
+    """
+    experiment = ready_model(load_experiment(run.experiment))
+    machine = find_machine()
+    clocks: dict[str, list[float]] = {"ours": [], "swift": []}
+    losses: dict[str, list[float]] = {"ours": [], "swift": []}
+    tokens: list[int] = []
+    limits: list[float] = []
+    for _ in range(repeats):
+        for name, clock in clocks.items():
+            with screen.progress(name, total=1) as bar:
+                measured = _train(run, experiment, machine, steps, name == "swift", bar)
+            clock.append(sum(measured["seconds"]))
+            losses[name] = measured["losses"]
+            tokens, body = measured["tokens"], measured["body_parameters"]
+        limits.append(4 * body * sum(tokens) / _products_per_second(machine.torch_dtype, machine.device))
+    seconds = {**clocks, "arithmetic": limits}
+    return {
+        **_about(experiment, machine, len(tokens), sum(tokens)),
+        "seconds": seconds,
+        "ratios": {
+            "SWIFT / ours": ratio(seconds["swift"], seconds["ours"]),
+            "ours / arithmetic": ratio(seconds["ours"], seconds["arithmetic"]),
+        },
+        "largest_difference_of_a_loss": max(abs(a - b) for a, b in zip(*losses.values(), strict=True)),
+    }
+
+
+def _train(
+    run: RunFolder, experiment: Experiment, machine: Any, steps: int, plain: bool, bar: tqdm
+) -> Figures:
+    """Train for some steps in a folder of its own; seconds, losses and tokens of those after the first."""
+    measured: Figures = {"seconds": [], "losses": [], "tokens": []}
+
+    class Clock(TrainerCallback):
+        """Notes when steps begin and end, and what they were given."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            layers = {name: each.numel() for name, each in model.named_parameters() if not each.requires_grad}
+            measured["body_parameters"] = sum(
+                count
+                for name, count in layers.items()
+                if "embed_tokens" not in name and "lm_head" not in name
+            )
+            model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+        def _count(self, model: Any, given: Any, named: dict[str, Any]) -> None:
+            if model.training:
+                measured["tokens"].append(int(named["attention_mask"].sum()))
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.begun = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if machine.device == "cuda":
+                torch.cuda.synchronize()
+            measured["seconds"].append(time.perf_counter() - self.begun)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "loss" in logs:
+                measured["losses"].append(logs["loss"])
+
+    callbacks_map[CLOCK] = Clock
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = build_sft_arguments(run, experiment, machine)
+        preset = merged_arguments(experiment, machine)
+        own = fitted.training_args
+        own.output_dir = fitted.output_dir = folder
+        own.max_steps, own.logging_steps = steps + WARM_UP_STEPS, 1
+        own.eval_strategy = own.save_strategy = "no"
+        own.load_best_model_at_end = False
+        if plain:  # as `swift sft` takes the preset: what the machine changes for speed is undone
+            own.gradient_checkpointing = bool(experiment.preset.get("gradient_checkpointing", True))
+            own.callbacks = [*(own.callbacks or []), CLOCK]
+        else:
+            own.gradient_checkpointing = bool(preset.get("gradient_checkpointing", True))
+            register_watch(bar, lambda model, template: {})
+            own.callbacks = [*(own.callbacks or []), RUN_WATCH, CLOCK]
+        sft_main(fitted)
+    return {
+        **measured,
+        "seconds": measured["seconds"][WARM_UP_STEPS:],
+        "tokens": measured["tokens"][-len(measured["seconds"]) :][WARM_UP_STEPS:],
+    }
+
+
+def _in_turn(works: dict[str, Callable[[], None]], repeats: int, screen: Screen) -> dict[str, list[float]]:
+    """Seconds of each work, `repeats` times, one after the other."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    with screen.progress("benchmark", total=repeats * len(works)) as bar:
+        for _ in range(repeats):
+            for name, work in works.items():
+                start = time.perf_counter()
+                work()
+                seconds[name].append(time.perf_counter() - start)
+                bar.update()
+    return seconds
+
+
+def _packed(tokens: list[int], rows: int, device: torch.device) -> list[torch.Tensor]:
+    """The tokens cut into rows of their mean length and batches of about 4,096 tokens, nothing padded."""
+    width = max(1, len(tokens) // rows)
+    whole = torch.tensor(tokens[: len(tokens) // width * width], device=device).view(-1, width)
+    return list(whole.split(max(1, 4096 // width)))
+
+
+def _products_per_second(dtype: str, device: str) -> float:
+    """Floating-point operations a second of a large matrix product, the best of ten."""
+    a = torch.randn(1024, 4096, dtype=getattr(torch, dtype), device=device)
+    b = torch.randn(4096, 4096, dtype=getattr(torch, dtype), device=device)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024 * 4096 * 4096 / best
+
+
+def _about(experiment: Experiment, machine: Any, rows: int, tokens: int) -> Figures:
+    about = {
+        "dataset": experiment.dataset.name,
+        "model": experiment.model.name,
+        "rows": rows,
+        "tokens": tokens,
+    }
+    return {**about, "device": f"{machine.device} ({machine.name})", "torch_dtype": machine.torch_dtype}
