@@ -21,4 +21,6 @@ def keep_output_layer_in_place(model: Any) -> None:
     def contiguous(layer: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return tuple(each.contiguous() for each in given)
 
-    model.get_output_embeddings().register_forward_pre_hook(contiguous)
+    layer = model.get_output_embeddings()
+    if layer is not None:  # a classification head has none
+        layer.register_forward_pre_hook(contiguous)

@@ -14,6 +14,8 @@ from workflows.data.reviews import Review
 from workflows.errors import UserError
 from workflows.experiment import Label
 from workflows.inference import scorer
+from workflows.inference.infer import answer_rows, has_own_cache
+from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.scorer import Answer, Greedy, answer_prompts, label_tokens, prompt_tokens
 from workflows.machine import Machine
 from workflows.models import ready_model
@@ -97,6 +99,24 @@ def test_answers_are_those_of_plain_greedy_decoding(
     finally:
         with torch.no_grad():
             head.copy_(before)
+
+
+def test_a_model_with_a_cache_of_its_own_gets_the_same_answers(
+    loaded: tuple[Any, Any], demo_rows: list[dict[str, str]]
+) -> None:
+    model, template = loaded
+    reviews = [Review(f"train:{i}", row["text"], i % 2) for i, row in enumerate(demo_rows[:20])]
+    rows = [write_row(review, EXPERIMENT.prompt, EXPERIMENT.labels, "messages") for review in reviews]
+    request = RequestConfig(max_tokens=5, temperature=0)
+    assert not has_own_cache(model)
+    fast = {a["id"]: a for batch in answer_rows(model, template, rows, LABELS, request) for a in batch}
+    prompts = [prompt_tokens(template, row) for row in rows]
+    batches = answer_plainly(model, template, rows, prompts, label_tokens(template, LABELS), request)
+    plain = [answer for batch in batches for answer in batch]
+    assert [answer["id"] for answer in plain] == [row["id"] for row in rows]
+    for answer in plain:
+        assert answer["output"] == fast[answer["id"]]["output"]
+        assert answer["log_probabilities"] == pytest.approx(fast[answer["id"]]["log_probabilities"], abs=1e-3)
 
 
 def test_prompts_without_a_common_beginning_are_answered_too(loaded: tuple[Any, Any]) -> None:

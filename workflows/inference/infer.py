@@ -16,6 +16,7 @@ from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 
 from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
+from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.reading import read_label
 from workflows.inference.scorer import Greedy, answer_prompts, label_tokens, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
@@ -71,6 +72,12 @@ def infer(
         path.unlink(missing_ok=True)
 
 
+def has_own_cache(model: Any) -> bool:
+    """Whether the model's code is not of transformers, as the first Qwen's."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return not type(base).__module__.startswith("transformers.")
+
+
 def merge_adapter(model: Any) -> Any:
     """The model with its LoRA adapter added to the weights, which saves two small products a layer.
 
@@ -86,6 +93,9 @@ def answer_rows(
 ) -> Iterator[Rows]:
     """{"id", "output", "log_probabilities"} of rows of a data file, batch by batch, in the scorer's order."""
     prompts = [prompt_tokens(template, row) for row in rows]
+    if has_own_cache(model):
+        yield from answer_plainly(model, template, rows, prompts, label_tokens(template, labels), request)
+        return
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
     for answers in answer_prompts(model, prompts, label_tokens(template, labels), greedy):

@@ -26,8 +26,9 @@ from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Label
 from workflows.run_folder import conversation
 
-# Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache.
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}
+# Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache, of
+# which each label gets a copy: 0.2 MB a token for a Qwen1.5-1.8B.
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 8192}
 # What starting another batch costs, as padding tokens that take as long: the weights are read once more.
 BATCH_COST = {"cpu": 128, "cuda": 1024}
 LOGIT_ROWS = 256  # rows of the output layer at a time: 256 x 151,936 float32 are 150 MB
