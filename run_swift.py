@@ -189,12 +189,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def refuse_options(options: argparse.Namespace) -> None:
     """Raise UserError for options that would describe a run beside a folder that already has its own."""
+    ignored = {"verbose", "lang"} if options.command == "report" else {"verbose"}
     defaults = vars(build_parser().parse_args([options.command, str(options.folder)]))
-    given = [
-        name
-        for name, value in vars(options).items()
-        if name not in ("verbose", "lang") and value != defaults[name]
-    ]
+    given = [name for name, value in vars(options).items() if name not in ignored and value != defaults[name]]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError(
@@ -205,13 +202,15 @@ def refuse_options(options: argparse.Namespace) -> None:
 def work_on_run(options: argparse.Namespace) -> None:
     """Run the stages of the command, and show the scores where it ends with them."""
     from workflows.experiment import DATASETS, names_of
-    from workflows.pipeline import open_run, run_stages, shown, start_run
+    from workflows.pipeline import open_run, run_stages, start_run
     from workflows.run_folder import locked, read_json, remove_if_barren
-    from workflows.screen import Screen
+    from workflows.screen import Screen, shown
 
     screen = Screen(options.verbose)
     names = STAGES_OF[options.command]
     if options.command == "audit" and options.folder in names_of(DATASETS):
+        if options.dataset is not None:
+            raise UserError(f"audit {options.folder} --dataset {options.dataset}: name one data set.")
         options.dataset, options.folder = options.folder, None
     if options.folder is None:
         from workflows.assemble import assemble_experiment
@@ -241,9 +240,10 @@ def work_on_run(options: argparse.Namespace) -> None:
 
 def compare_runs(options: argparse.Namespace) -> None:
     """Compare the runs, and show the table."""
-    from workflows.pipeline import shown, timed_folder
+    from workflows.pipeline import timed_folder
     from workflows.run_folder import RunFolder
     from workflows.scoring.table import render_comparison
+    from workflows.screen import shown
     from workflows.studies.compare import compare
 
     folder = options.output or timed_folder("compare")
@@ -255,8 +255,8 @@ def compare_runs(options: argparse.Namespace) -> None:
 
 def reproduce_run(options: argparse.Namespace) -> int:
     """Repeat the run, and show stage by stage what came out equal; 0 where all did, else 3."""
-    from workflows.pipeline import open_run, shown
-    from workflows.screen import Screen
+    from workflows.pipeline import open_run
+    from workflows.screen import Screen, shown
     from workflows.studies.reproduce import reproduce
 
     screen = Screen(options.verbose)
@@ -274,10 +274,10 @@ def run_benchmark(options: argparse.Namespace) -> None:
     """Time what was asked for, show the ratios, and write them."""
     from statistics import median
 
-    from workflows.pipeline import open_finished, shown, timed_folder
+    from workflows.pipeline import open_finished, timed_folder
     from workflows.reporting.figures import draw_times, save_figure
     from workflows.run_folder import write_json
-    from workflows.screen import Screen
+    from workflows.screen import Screen, shown
 
     screen = Screen(options.verbose)
     run = open_finished(Path(options.folder))

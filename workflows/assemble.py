@@ -230,19 +230,31 @@ def command_of(experiment: Experiment) -> list[str]:
 
 
 def _dataset_flags(card: DatasetCard, data: DataOptions) -> list[str]:
-    known = card.name in names_of(DATASETS)
     flags = ["--data-file", data.data_file] if data.data_file is not None else []
-    if known and data.data_file is None and card.name == DEFAULT_DATASET:
-        named = []
-    else:
-        named = ["--dataset", card.name] if known else []
-    if known and load_dataset_card(card.name) == card:
+    by_name = load_dataset_card(card.name) if card.name in names_of(DATASETS) else None
+    if by_name is None or by_name.title != card.title:  # a card made of a file, whatever the file's name
+        return [*flags, *_column_flags(card.layouts[0]), _labels_flag(card)]
+    named = [] if card.name == DEFAULT_DATASET and not flags else ["--dataset", card.name]
+    if card == by_name:
         return [*named, *flags]
+    same_columns = [(each.text, each.label) for each in card.layouts] == [
+        (each.text, each.label) for each in by_name.layouts
+    ]
+    same_meaning = card.labels == by_name.labels and card.layouts[0].values in [
+        each.values for each in by_name.layouts if each.unlabelled == card.layouts[0].unlabelled
+    ]
+    columns = [] if same_columns else _column_flags(card.layouts[0])
+    return [*named, *flags, *columns, *([] if same_meaning else [_labels_flag(card)])]
+
+
+def _column_flags(layout: Layout) -> list[str]:
+    return ["--text-column", layout.text, "--label-column", layout.label]
+
+
+def _labels_flag(card: DatasetCard) -> str:
     layout = card.layouts[0]
     pairs = [f"{value}={label.name}" for label in card.labels for value in layout.values[label.name]]
-    pairs += [f"{value}=" for value in (*layout.unlabelled, *layout.neutral)]
-    columns = ["--text-column", layout.text, "--label-column", layout.label]
-    return [*named, *flags, *columns, f"--labels={','.join(pairs)}"]
+    return f"--labels={','.join([*pairs, *(f'{value}=' for value in layout.unlabelled)])}"
 
 
 def _absolute(path: str | None) -> str | None:

@@ -39,7 +39,7 @@ from workflows.run_folder import (
     sha256,
     write_json,
 )
-from workflows.screen import Screen
+from workflows.screen import Screen, shown
 
 OUTPUTS = ROOT / "outputs"
 # They count up when the files get other keys, so that older runs are worked on anew.
@@ -91,9 +91,11 @@ def _audit(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) 
     from workflows.baselines.audit import audit
 
     summary = audit(run, experiment)
-    screen.say(
-        f"  {summary['likely_wrong']:,} of {summary['rows']:,} labels are likely wrong: {shown(run.audit)}"
-    )
+    if summary["likely_wrong"] is None:
+        screen.say("  not judged: that takes five rows of each label")
+    else:
+        wrong, rows = summary["likely_wrong"], summary["rows"]
+        screen.say(f"  {wrong:,} of {rows:,} labels are likely wrong: {shown(run.audit)}")
 
 
 def _baselines(run: RunFolder, experiment: Experiment, screen: Screen, inputs: str) -> None:
@@ -192,6 +194,10 @@ def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
     ]
 
 
+def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
+    return [*_model_settings(run, experiment), experiment.engine, PREDICTIONS_FORMAT]
+
+
 STAGES = (
     Stage(
         "prepare",
@@ -229,7 +235,7 @@ STAGES = (
     Stage(
         "zero_shot",
         needs=lambda run: [run.split("test")],
-        settings=lambda run, experiment: [*_model_settings(run, experiment), experiment.engine],
+        settings=_answer_settings,
         writes=lambda run: [run.predictions("zero_shot")],
         work=_zero_shot,
     ),
@@ -243,13 +249,13 @@ STAGES = (
     Stage(
         "tuned",
         needs=lambda run: [run.split("test"), run.training],
-        settings=lambda run, experiment: [*_model_settings(run, experiment), experiment.engine],
+        settings=_answer_settings,
         writes=lambda run: [run.predictions("tuned")],
         work=_tuned,
     ),
     Stage(
         "score",
-        needs=_all_predictions,
+        needs=lambda run: [run.split("test"), *_all_predictions(run)],
         settings=lambda run, experiment: [SCORES_FORMAT, [asdict(label) for label in experiment.labels]],
         writes=lambda run: [run.scores],
         work=_score,
@@ -389,11 +395,3 @@ def _machine(run: RunFolder, experiment: Experiment, screen: Screen) -> Machine:
         why = machine.reason if dtype == machine.torch_dtype else "set by the model card or --set"
         screen.say(f"  device: {machine.device} ({machine.name}); dtype: {dtype} ({why})")
     return machine
-
-
-def shown(path: Path) -> str:
-    """A path as a person would type it here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -8,6 +8,7 @@ not run again.
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -131,10 +132,19 @@ def open_whole(path: Path) -> Iterator[IO[str]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
+    """Write `content` as indented JSON, whole or not at all; what is not a finite number becomes null."""
     with open_whole(path) as file:
-        json.dump(content, file, ensure_ascii=False, indent=2)
+        json.dump(_finite(content), file, ensure_ascii=False, indent=2, allow_nan=False)
         file.write("\n")
+
+
+def _finite(content: Any) -> Any:
+    """`content` without the numbers that JSON has no word for, such as the loss of a diverged training."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> Any:

@@ -88,3 +88,11 @@ def as_text(*tables: Table) -> str:
     for table in tables:
         console.print(table)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

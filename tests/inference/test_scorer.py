@@ -110,8 +110,7 @@ def test_a_model_with_a_cache_of_its_own_gets_the_same_answers(
     request = RequestConfig(max_tokens=5, temperature=0)
     assert not has_own_cache(model)
     fast = {a["id"]: a for batch in answer_rows(model, template, rows, LABELS, request) for a in batch}
-    prompts = [prompt_tokens(template, row) for row in rows]
-    batches = answer_plainly(model, template, rows, prompts, label_tokens(template, LABELS), request)
+    batches = answer_plainly(model, template, rows, label_tokens(template, LABELS), request)
     plain = [answer for batch in batches for answer in batch]
     assert [answer["id"] for answer in plain] == [row["id"] for row in rows]
     for answer in plain:

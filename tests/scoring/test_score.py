@@ -11,7 +11,14 @@ WORDS = {"bad": "差评", "fair": "中评", "good": "好评"}
 
 
 def _row(gold: str, prediction: str | None, output: str | None) -> dict[str, Any]:
-    return {"gold": gold, "prediction": prediction, "output": output, "probabilities": None}
+    shares = dict.fromkeys(NAMES, 1 / 3)
+    return {
+        "gold": gold,
+        "prediction": prediction,
+        "output": output,
+        "probabilities": shares,
+        "label_mass": None,
+    }
 
 
 def test_unreadable_outputs_are_wrong_and_counted() -> None:

@@ -32,7 +32,8 @@ def audit(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     and audit.json; return the latter's content.
 
     `quality` is the probability that the classifier gives to the label as it is. `correction` is empty, to be
-    filled by hand. Raises UserError where audit.csv was edited, so that no work is lost.
+    filled by hand. Where a label has fewer than five rows nothing is judged: `likely_wrong` is None. Raises
+    UserError where audit.csv was edited, so that no work is lost.
     """
     written = read_json(run.audit_summary)["sha256"] if run.audit_summary.exists() else None
     if run.audit.exists() and sha256(run.audit) != written:
@@ -54,7 +55,7 @@ def audit(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     writer.writerows(suspects)
     summary = {
         "rows": len(rows),
-        "likely_wrong": len(order),
+        "likely_wrong": None if shares is None else len(order),
         "by_split": {split: sum(rows[index]["split"] == split for index in order) for split in SPLITS},
         "out_of_fold_accuracy": None if shares is None else float((shares.argmax(1) == labels).mean()),
         "worst": [dict(zip(COLUMNS, suspect, strict=True)) for suspect in suspects[:WORST]],

@@ -41,6 +41,7 @@ def apply_corrections(
     meaning = {text: index for index, label in enumerate(labels) for text in (label.words, label.name)}
     reviews = {review.id: review for rows in splits.values() for review in rows}
     corrections: dict[str, Correction] = {}
+    seen: set[str] = set()
     for number, (id, text, cell) in enumerate(frame[list(COLUMNS)].itertuples(index=False), start=1):
         wanted = cell.strip()
         if not wanted:
@@ -55,6 +56,9 @@ def apply_corrections(
             raise UserError(
                 f"{path}, row {number}: correction {wanted!r} is none of {', '.join(meaning)}, {DROP}."
             )
+        if review.id in seen:
+            raise UserError(f"{path}, row {number}: {review.id} is corrected twice; leave one row of it.")
+        seen.add(review.id)
         after = meaning.get(wanted)
         if after != review.label:
             corrections[review.id] = Correction(review.id, review.label, after)

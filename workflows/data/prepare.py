@@ -50,8 +50,8 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         dropped = {correction.id for correction in corrections if correction.after is None}
         detail = Path(options.corrections).name
         rejected += [reject(id, tables, card, "dropped by hand", detail) for id in sorted(dropped)]
-    if not all(splits.values()):
-        raise UserError(f"{options.corrections}: drops every row of a split; leave some in.")
+    if not all(splits.values()) or len({review.label for review in splits["train"]}) < 2:
+        raise UserError(f"{options.corrections}: leaves a split without rows, or training with one label.")
     near_copies, removed = _take_out_near_copies(splits, options.keep_near_copies)
     rejected += [
         reject(id, tables, card, "near copy of a test row", detail) for id, detail in removed.items()

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 
+from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.reading import read_label
@@ -50,7 +51,7 @@ def infer(
     remaining = [row for row in test if row["id"] not in done]
     if remaining:
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
-        outputs: dict[str, str] = {}
+        outputs: dict[str, str] | None = None
         if experiment.engine == "swift":
             with screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
                 outputs = ask_swift(test, arguments, questions, raw, bar)
@@ -60,10 +61,9 @@ def infer(
             model = merge_adapter(model)
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
-                for answers in answer_rows(model, template, remaining, experiment.labels, request):
-                    for answer in answers:
-                        output = outputs.get(answer["id"], answer["output"])
-                        file.write(json.dumps({**answer, "output": output}, ensure_ascii=False) + "\n")
+                batches = answer_rows(model, template, remaining, experiment.labels, request, outputs)
+                for answers in batches:
+                    file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
                     file.flush()
                     bar.update(len(answers))
     answers = read_whole_lines(answered)
@@ -89,16 +89,26 @@ def merge_adapter(model: Any) -> Any:
 
 
 def answer_rows(
-    model: Any, template: Any, rows: Rows, labels: tuple[Label, ...], request: RequestConfig
+    model: Any,
+    template: Any,
+    rows: Rows,
+    labels: tuple[Label, ...],
+    request: RequestConfig,
+    outputs: dict[str, str] | None = None,
 ) -> Iterator[Rows]:
-    """{"id", "output", "log_probabilities"} of rows of a data file, batch by batch, in the scorer's order."""
-    prompts = [prompt_tokens(template, row) for row in rows]
-    if has_own_cache(model):
-        yield from answer_plainly(model, template, rows, prompts, label_tokens(template, labels), request)
+    """{"id", "output", "log_probabilities"} of rows of a data file, batch by batch.
+
+    `outputs`: output by id, where SWIFT was asked already; None lets the fast scorer answer, or SWIFT's
+    engine where the model's code is not of transformers.
+    """
+    answers_of_labels = label_tokens(template, labels)
+    if outputs is not None or has_own_cache(model):
+        yield from answer_plainly(model, template, rows, answers_of_labels, request, outputs)
         return
+    prompts = [prompt_tokens(template, row) for row in rows]
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
-    for answers in answer_prompts(model, prompts, label_tokens(template, labels), greedy):
+    for answers in answer_prompts(model, prompts, answers_of_labels, greedy):
         yield [
             {
                 "id": rows[answer.row]["id"],
@@ -125,6 +135,12 @@ def join_answers(test: Rows, answers: Rows, labels: tuple[Label, ...]) -> Rows:
         )
     names = [label.name for label in labels]
     predictions = []
+    lost = [id for id, answer in by_id.items() if not np.isfinite(answer["log_probabilities"]).all()]
+    if lost:
+        raise UserError(
+            f"the model gives no probabilities for {len(lost)} of {len(test)} test rows (not a number), "
+            f"{lost[0]} first: its training has diverged. Take a smaller learning_rate or another dtype."
+        )
     for row in test:
         output, logs = by_id[row["id"]]["output"], np.array(by_id[row["id"]]["log_probabilities"])
         predictions.append(

@@ -1,7 +1,6 @@
-"""Answers and label probabilities without a cache of our own, for models whose code has caches of its kind.
+"""Answers by SWIFT's engine, and label probabilities by running each prompt once with each label.
 
-The first Qwen brings its own modeling code, which takes no `DynamicCache`: SWIFT's engine writes its answers,
-and each prompt is run once with each label.
+For `--engine swift`, and for the first Qwen, whose own modeling code takes no `DynamicCache`.
 """
 
 from collections.abc import Iterator
@@ -10,28 +9,38 @@ from typing import Any
 import torch
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 
+from workflows.inference.scorer import body_and_head, prompt_tokens
 from workflows.run_folder import conversation
 
 BATCH = 8  # prompts; each is run with every label at once
 
 
 def answer_plainly(
-    model: Any, template: Any, rows: list[dict[str, Any]], prompts: list[list[int]], labels: list[list[int]],
+    model: Any,
+    template: Any,
+    rows: list[dict[str, Any]],
+    labels: list[list[int]],
     request: RequestConfig,
-) -> Iterator[list[dict[str, Any]]]:  # fmt: skip
+    outputs: dict[str, str] | None = None,
+) -> Iterator[list[dict[str, Any]]]:
     """{"id", "output", "log_probabilities"} of rows of a data file, in batches, in their order.
 
-    `prompts`: the rows' tokens; `labels`: each label's whole answer, end mark included.
+    `labels`: each label's whole answer, end mark included; `outputs`: output by id, where SWIFT was asked
+    already.
     """
     engine = TransformersEngine(model, template=template, max_batch_size=BATCH)
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        turns = [[turn for turn in conversation(row) if turn["role"] != "assistant"] for row in batch]
-        answers = engine.infer([InferRequest(messages=each) for each in turns], request, use_tqdm=False)
-        logs = _label_logs(model, prompts[start : start + BATCH], labels)
+        if outputs is None:
+            turns = [[turn for turn in conversation(row) if turn["role"] != "assistant"] for row in batch]
+            answers = engine.infer([InferRequest(messages=each) for each in turns], request, use_tqdm=False)
+            written = [answer.choices[0].message.content for answer in answers]
+        else:
+            written = [outputs[row["id"]] for row in batch]
+        logs = _label_logs(model, [prompt_tokens(template, row) for row in batch], labels)
         yield [
-            {"id": row["id"], "output": answer.choices[0].message.content, "log_probabilities": log}
-            for row, answer, log in zip(batch, answers, logs, strict=True)
+            {"id": row["id"], "output": output, "log_probabilities": log}
+            for row, output, log in zip(batch, written, logs, strict=True)
         ]
 
 
@@ -46,10 +55,12 @@ def _label_logs(model: Any, prompts: list[list[int]], labels: list[list[int]]) -
     present = torch.tensor(
         [[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in whole], device=device
     )
-    logs = model(input_ids=ids, attention_mask=present).logits.float().log_softmax(-1)
+    body, head = body_and_head(model)
+    hidden = body(input_ids=ids, attention_mask=present).last_hidden_state
     found = []
     for row, tokens in enumerate(whole):
         label = labels[row % len(labels)]
-        at = range(len(tokens) - len(label) - 1, len(tokens) - 1)
-        found.append(float(logs[row, list(at), label].sum()))
+        at = list(range(len(tokens) - len(label) - 1, len(tokens) - 1))
+        logs = head(hidden[row, at].contiguous()).float().log_softmax(-1)
+        found.append(float(logs[range(len(label)), label].sum()))
     return [found[i : i + len(labels)] for i in range(0, len(found), len(labels))]

@@ -103,6 +103,12 @@ def prompt_tokens(template: Any, row: dict[str, Any]) -> Tokens:
         return template.encode({"messages": turns})["input_ids"]
 
 
+def body_and_head(model: Any) -> tuple[Any, Any]:
+    """The layers that make hidden states of tokens, and the output layer that makes logits of them."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(base, base.base_model_prefix), base.get_output_embeddings()
+
+
 def answer_prompts(
     model: Any, prompts: list[Tokens], labels: list[Tokens], greedy: Greedy
 ) -> Iterator[list[Answer]]:
@@ -169,8 +175,7 @@ class _Scorer:
     """One model with its labels; `answer` does a batch."""
 
     def __init__(self, model: Any, labels: list[Tokens], greedy: Greedy, device: torch.device) -> None:
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.body, self.head = getattr(base, base.base_model_prefix), base.get_output_embeddings()
+        self.body, self.head = body_and_head(model)
         self.labels, self.greedy, self.device = labels, greedy, device
         self.penalty = (
             None

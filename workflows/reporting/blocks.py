@@ -1,7 +1,7 @@
 """What a report is made of, free of any form: sections of paragraphs, tables, pictures and commands.
 
-A text is either the same in both languages (data, names, figures) or a `Both`.  page.py makes HTML of the
-blocks and markdown.py Markdown, so both say the same.
+A text is either the same in both languages (data, names, figures) or a `Both`.  render.py
+makes HTML and Markdown of the blocks, so both say the same.
 """
 
 from dataclasses import dataclass

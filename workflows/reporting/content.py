@@ -83,8 +83,8 @@ def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text]) -> Grid:
     """The table of systems, each figure with its interval; `systems` as in scores.json."""
     rows: list[tuple[Text, ...]] = []
     for system, figures in systems.items():
-        probabilities = figures["probabilities"] or {}
-        per_label = list(probabilities.get("per_label", {}).values())
+        probabilities = figures["probabilities"]
+        per_label = list(probabilities["per_label"].values())
         # Of two labels each has the AUROC of the other; of more, the table has their mean alone.
         two = len(figures["confusion"]["gold"]) == 2
         interval = per_label[0]["auroc_interval"] if two and per_label else None
@@ -94,9 +94,9 @@ def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text]) -> Grid:
                 titles[system],
                 with_interval(figures["accuracy"], figures["accuracy_interval"]),
                 with_interval(figures["macro_f1"], figures["macro_f1_interval"]),
-                with_interval(probabilities.get("auroc"), interval),
-                with_interval(probabilities.get("brier"), probabilities.get("brier_interval")),
-                number(probabilities.get("ece")),
+                with_interval(probabilities["auroc"], interval),
+                with_interval(probabilities["brier"], probabilities["brier_interval"]),
+                number(probabilities["ece"]),
                 number(figures["strict_accuracy"]),
                 f"{figures['unparsed']:,}" if writes else "–",
             )
@@ -226,7 +226,7 @@ def _calibration(files: Files) -> Section:
     rows: list[tuple[Text, ...]] = []
     for system, figures in files.scores["systems"].items():
         probabilities = figures["probabilities"]
-        if probabilities is not None and probabilities["mean_label_mass"] is not None:
+        if probabilities["mean_label_mass"] is not None:
             rows.append(
                 (
                     SYSTEMS[system],
@@ -265,12 +265,11 @@ def _mistakes(files: Files) -> list[Section]:
     wrong = [row for row in files.predictions[system] if row["prediction"] != row["gold"]]
 
     def sureness(row: dict[str, Any]) -> float:
-        shares = row["probabilities"] or {}
-        return max(shares.values(), default=0.0)
+        return max(row["probabilities"].values())
 
     rows: list[tuple[Text, ...]] = []
     for row in sorted(wrong, key=sureness, reverse=True)[:SHOWN_MISTAKES]:
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in (row["probabilities"] or {}).items())
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in row["probabilities"].items())
         other = tfidf.get(row["id"])
         hit = Both("right", "对") if other == row["gold"] else Both("wrong", "错")
         rows.append((row["text"], row["gold"], row["output"] or "", shares, hit if other else "–"))

@@ -155,6 +155,10 @@ def describe_labels(files: Files) -> list[Section]:
     if files.audit is None:
         return []
     audit = files.audit
+    title = Both("Likely wrong labels", "可能标错的标签")
+    if audit["likely_wrong"] is None:
+        none = Both("Not judged: that takes five rows of each label.", "未检查：每个标签至少需要五行。")
+        return [Section(title, [Paragraph(none)], folded=True)]
     rows: list[tuple[Text, ...]] = [
         (row["text"], row["split"], row["label"], row["suggested"], row["quality"]) for row in audit["worst"]
     ]
@@ -175,7 +179,7 @@ def describe_labels(files: Files) -> list[Section]:
         "audit.csv；在其 correction 列填入正确标签，再用 --apply audit.csv 重跑。",
     )
     blocks: list[Block] = [Paragraph(note), *([Grid(headings, rows)] if rows else [])]
-    return [Section(Both("Likely wrong labels", "可能标错的标签"), blocks, folded=True)]
+    return [Section(title, blocks, folded=True)]
 
 
 def describe_run(files: Files, experiment: Experiment) -> Section:

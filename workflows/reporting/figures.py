@@ -52,6 +52,7 @@ def save_figure(folder: Path, name: str, draw: Draw, labels: list[str]) -> list[
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.unicode_minus": False,
+        "text.parse_math": False,  # a $ in a label is a $
         "svg.fonttype": "none",
         "svg.hashsalt": name,  # the same figure gives the same bytes
     }

@@ -1,6 +1,7 @@
 """The door of the reporting stage: a run's files become report.html, report.md and figures/."""
 
 import shutil
+from pathlib import Path
 
 from workflows.experiment import Experiment
 from workflows.reporting.content import build_report
@@ -23,8 +24,11 @@ def report(run: RunFolder, experiment: Experiment, command: str, reproduce: str)
     `command` starts the same run anew, `reproduce` repeats it from its own file; the report shows both.
     """
     files = read_files(run)
+    drawing = run.figures.with_name(".figures.part")
+    shutil.rmtree(drawing, ignore_errors=True)
+    _draw(drawing, run, files, experiment)
     shutil.rmtree(run.figures, ignore_errors=True)
-    _draw(run, files, experiment)
+    drawing.rename(run.figures)
     built = build_report(files, experiment, command, reproduce)
     with open_whole(run.report_page) as file:
         file.write(render_page(built, run.figures, experiment.lang))
@@ -32,7 +36,7 @@ def report(run: RunFolder, experiment: Experiment, command: str, reproduce: str)
         file.write(render_markdown(built, run.figures, experiment.lang))
 
 
-def _draw(run: RunFolder, files: Files, experiment: Experiment) -> None:
+def _draw(folder: Path, run: RunFolder, files: Files, experiment: Experiment) -> None:
     labels = [label.name for label in experiment.labels]
     scores = files.scores["systems"]
     systems = {system: SYSTEMS[system] for system in scores}
@@ -40,7 +44,7 @@ def _draw(run: RunFolder, files: Files, experiment: Experiment) -> None:
     characters = {name: [len(row["review"]) for row in read_jsonl(run.split(name))] for name in SPLITS}
     if files.training is not None:
         kept = int(files.training["checkpoint"].split("-")[1])
-        save_figure(run.figures, "curves", draw_curves(files.training["log_history"], kept), labels)
-    save_figure(run.figures, "confusion", draw_confusions(systems, scores), labels)
-    save_figure(run.figures, "reliability", draw_reliability(unsure, scores), labels)
-    save_figure(run.figures, "lengths", draw_lengths(characters, files.tokens), labels)
+        save_figure(folder, "curves", draw_curves(files.training["log_history"], kept), labels)
+    save_figure(folder, "confusion", draw_confusions(systems, scores), labels)
+    save_figure(folder, "reliability", draw_reliability(unsure, scores), labels)
+    save_figure(folder, "lengths", draw_lengths(characters, files.tokens), labels)

@@ -32,7 +32,7 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     """
     names = [label.name for label in experiment.labels]
     words = {label.name: label.words for label in experiment.labels}
-    test_ids = [row["id"] for row in read_jsonl(run.split("test"))]
+    test = [(row["id"], row["review"], names[row["label"]]) for row in read_jsonl(run.split("test"))]
     systems: dict[str, dict[str, Any]] = {}
     right: dict[str, np.ndarray] = {}
     for system in SYSTEMS:
@@ -40,8 +40,8 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         if not path.exists():
             continue
         rows = read_jsonl(path)
-        if [row["id"] for row in rows] != test_ids:
-            raise UserError(f"{path}: not the rows of {run.split('test')}; delete it and run `infer` again.")
+        if [(row["id"], row["text"], row["gold"]) for row in rows] != test:
+            raise UserError(f"{path}: not the rows of {run.split('test')}; run `run {run.path}` to renew it.")
         systems[system] = {**measure(rows, names, words), "sha256": sha256(path)}
         right[system] = np.array([row["gold"] == row["prediction"] for row in rows])
     if not systems:
@@ -57,11 +57,11 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
             "data_seed": experiment.data.data_seed,
         },
         "reading": "the first label words found in the output; strict: the output is the label's words alone",
-        "test_rows": len(test_ids),
+        "test_rows": len(test),
         "test_sha256": sha256(run.split("test")),
         "systems": systems,
         "comparisons": comparisons,
-        "verdict": verdict(comparisons, len(test_ids)),
+        "verdict": verdict(comparisons, len(test)),
     }
     write_json(run.scores, scores)
     return scores
@@ -91,7 +91,7 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
         ),
         "matthews": float(matthews_corrcoef(gold, predicted)),
         **_outputs(rows, words),
-        "probabilities": None if rows[0]["probabilities"] is None else measure_probabilities(rows, names),
+        "probabilities": measure_probabilities(rows, names),
         "per_class": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
             for name, p, r, f, n in zip(names, precision, recall, f1, support, strict=True)

@@ -93,9 +93,11 @@ def compare_systems(right: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         corrected = multipletests([pair["mcnemar_p"] for pair in pairs], method="holm")[1]
         for pair, p in zip(pairs, corrected, strict=True):
             pair["holm_p"] = float(p)
-            pair["rows_to_tell"] = rows_to_tell(
-                pair["only_a_right"], pair["only_b_right"], len(right[pair["a"]])
-            )
+            rows = len(right[pair["a"]])
+            # At the strictest level that Holm's correction may ask of a pair.
+            needed = rows_to_tell(pair["only_a_right"], pair["only_b_right"], rows, SIGNIFICANCE / len(pairs))
+            told = pair["holm_p"] < SIGNIFICANCE
+            pair["rows_to_tell"] = needed if told or needed is None else max(needed, rows + 1)
     return pairs
 
 
@@ -107,16 +109,15 @@ def _paired_interval(only_a: int, only_b: int, rows: int) -> tuple[float, float]
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 
-def rows_to_tell(only_a: int, only_b: int, rows: int) -> int | None:
-    """How many rows would show the observed difference with power 0.8 at level 0.05; None where there is
-    none.
+def rows_to_tell(only_a: int, only_b: int, rows: int, level: float = SIGNIFICANCE) -> int | None:
+    """How many rows would show the observed difference with power 0.8 at `level`; None where there is none.
 
     McNemar's test, Connor (1987): discordant share and difference as observed.
     """
     difference, discordant = abs(only_b - only_a) / rows, (only_a + only_b) / rows
     if difference == 0:
         return None
-    z_alpha, z_power = norm.ppf(1 - SIGNIFICANCE / 2), norm.ppf(POWER)
+    z_alpha, z_power = norm.ppf(1 - level / 2), norm.ppf(POWER)
     spread = z_alpha * math.sqrt(discordant) + z_power * math.sqrt(discordant - difference**2)
     return math.ceil((spread / difference) ** 2)
 

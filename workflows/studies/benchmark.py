@@ -156,8 +156,7 @@ def _train(
             self.begun = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if machine.device == "cuda":
-                torch.cuda.synchronize()
+            _wait_for_gpu()
             measured["seconds"].append(time.perf_counter() - self.begun)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -194,11 +193,19 @@ def _in_turn(works: dict[str, Callable[[], None]], repeats: int, screen: Screen)
     with screen.progress("benchmark", total=repeats * len(works)) as bar:
         for _ in range(repeats):
             for name, work in works.items():
+                _wait_for_gpu()
                 start = time.perf_counter()
                 work()
+                _wait_for_gpu()
                 seconds[name].append(time.perf_counter() - start)
                 bar.update()
     return seconds
+
+
+def _wait_for_gpu() -> None:
+    """Until what was started on a GPU is done: launching is not computing."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _packed(tokens: list[int], rows: int, device: torch.device) -> list[torch.Tensor]:
@@ -216,8 +223,7 @@ def _products_per_second(dtype: str, device: str) -> float:
     for _ in range(10):
         start = time.perf_counter()
         a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
+        _wait_for_gpu()
         best = min(best, time.perf_counter() - start)
     return 2 * 1024 * 4096 * 4096 / best
 

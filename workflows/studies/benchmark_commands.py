@@ -42,8 +42,8 @@ def benchmark_startup(run: RunFolder, repeats: int, screen: Screen) -> dict[str,
 
 
 def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str, Any]:
-    """Seconds of a run from its data to its report, and of `swift infer`, `swift sft`, `swift infer` with the
-    same preset on the same data.
+    """Seconds of a run from its prepared data to its report, and of `swift infer`, `swift sft`, `swift infer`
+    with the same preset on the same data.
     """
     seconds: dict[str, list[float]] = {"ours": [], "swift": []}
     with screen.progress("benchmark", total=2 * repeats) as bar:
@@ -61,7 +61,7 @@ def _timed_run(run: RunFolder, copy: RunFolder) -> float:
     shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("sft", "training.json", "tuned.jsonl"))
     copy.predictions("zero_shot").unlink()
     done = finished_stages(run)
-    write_json(copy.stages, {name: done[name] for name in BEFORE_THE_MODEL})
+    write_json(copy.stages, {name: done[name] for name in BEFORE_THE_MODEL if name in done})
     return _timed([sys.executable, str(ROOT / "run_swift.py"), "run", str(copy.path)])
 
 

@@ -22,6 +22,7 @@ from workflows.scoring.uncertainty import compare_systems, conclude
 from workflows.wording import SYSTEMS, Both, Text
 
 Rows = list[dict[str, Any]]
+BASELINES = ("majority", "tfidf")
 SHOWN_DIFFERENCES = 50
 TOLD_PAIRS = 6  # sentences for so many pairs at most; the table has them all
 
@@ -33,9 +34,12 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     `common`: compare on the test rows (text and gold label) that all runs share, where they are not the same.
     Raises UserError where a run has no answers, label names differ, or the test rows do and `common` is off.
     """
-    experiments = {run.path.resolve().name: load_experiment(run.experiment) for run in runs}
-    if len(experiments) < len(runs) or len(runs) < 2:
+    if len({run.path.resolve() for run in runs}) < len(runs) or len(runs) < 2:
         raise UserError("compare needs two runs or more, each named once.")
+    if folder.is_file() or (folder / "experiment.yaml").exists():
+        raise UserError(f"--output {folder}: is a file, or a run; name another folder.")
+    names = _names(runs)
+    experiments = {name: load_experiment(run.experiment) for name, run in zip(names, runs, strict=True)}
     label_names = {name: [label.name for label in each.labels] for name, each in experiments.items()}
     first = next(iter(label_names))
     for name, labels in label_names.items():
@@ -43,7 +47,13 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
             raise UserError(
                 f"{name} has the labels {', '.join(labels)}, {first} {', '.join(label_names[first])}."
             )
-    answers = {run.path.resolve().name: _answers(run) for run in runs}
+    answers = {name: _answers(run) for name, run in zip(names, runs, strict=True)}
+    compared = {name: list(each)[-1] for name, each in answers.items()}
+    if len(set(compared.values())) > 1:
+        listed = ", ".join(f"{name} {SYSTEMS[system].en}" for name, system in compared.items())
+        raise UserError(
+            f"the runs end with answers of different kinds ({listed}); finish them with `run` first."
+        )
     rows = _same_rows(answers, common)
     labels = label_names[first]
     systems: dict[str, Any] = {}
@@ -53,7 +63,7 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
         words = {label.name: label.words for label in experiments[name].labels}
         for system, predictions in by_system.items():
             content = repr([(row["text"], row["prediction"], row["probabilities"]) for row in predictions])
-            if content in seen:  # the same baseline on the same data
+            if system in BASELINES and content in seen:  # the same baseline on the same data
                 continue
             seen.add(content)
             key = f"{name}/{system}"
@@ -73,6 +83,7 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     differing = _differing(last)
     comparison = {
         "runs": {name: str(run.path) for name, run in zip(experiments, runs, strict=True)},
+        "compared": next(iter(compared.values())),
         "test_rows": count,
         "rows_of_each": {name: len(next(iter(each.values()))) for name, each in answers.items()},
         "common": common,
@@ -93,6 +104,12 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     with open_whole(folder / "report.md") as file:
         file.write(render_markdown(report, folder / "figures", lang))
     return comparison
+
+
+def _names(runs: list[RunFolder]) -> list[str]:
+    """What the runs are called: their folders' names, or whole paths where two have the same."""
+    names = [run.path.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
 
 
 def _answers(run: RunFolder) -> dict[str, Rows]:
@@ -145,9 +162,8 @@ def _differing(last: dict[str, Rows]) -> list[tuple[str, str, list[str]]]:
 
 
 def _shown(row: dict[str, Any]) -> str:
-    share = (row["probabilities"] or {}).get(row["prediction"])
-    name = row["prediction"] or f"? {row['output']!r}"
-    return name if share is None else f"{name} {share:.3f}"
+    name = row["prediction"]
+    return f"? {row['output']!r}" if name is None else f"{name} {row['probabilities'][name]:.3f}"
 
 
 def _differing_settings(experiments: dict[str, Experiment]) -> dict[str, list[str]]:
@@ -191,6 +207,8 @@ def _report(
         f"n = {count:,} 行测试数据，全部相同；括号内为 95 % 区间。",
     )
     settings: list[tuple[Text, ...]] = [(name, *values) for name, values in comparison["settings"].items()]
+    system = SYSTEMS[comparison["compared"]]
+    of = Paragraph(Both(f"Compared: {system.en}.", f"比较的是：{system.zh}。"))
     run_titles: dict[str, Text] = {name: name for name in names}
     result: list[Block] = [Paragraph(each, strong=True) for each in told]
     losses = Both("Losses over the share of each training.", "各次训练的损失（横轴为训练进度）。")
@@ -205,7 +223,7 @@ def _report(
         Section(
             Both("Result", "结论"), [*result, systems_grid(comparison["systems"], titles), Paragraph(note)]
         ),
-        Section(Both("Run by run", "两两比较"), pairs_blocks(comparison["comparisons"], run_titles)),
+        Section(Both("Run by run", "两两比较"), [of, *pairs_blocks(comparison["comparisons"], run_titles)]),
         *([Section(Both("Losses", "损失"), [Picture("losses", losses)])] if has_losses else []),
         Section(
             Both("What is set differently", "设置的差异"),

@@ -11,7 +11,16 @@ from typing import Any
 from workflows.errors import UserError
 from workflows.experiment import load_experiment
 from workflows.pipeline import STAGES, run_stages, start_run
-from workflows.run_folder import RunFolder, finished_stages, locked, read_json, read_jsonl, sha256, write_json
+from workflows.run_folder import (
+    RunFolder,
+    finished_stages,
+    locked,
+    read_json,
+    read_jsonl,
+    remove_if_barren,
+    sha256,
+    write_json,
+)
 from workflows.screen import Screen
 
 CLOCKS = ("speed", "runtime", "per_second", "memory", "elapsed", "remaining", "time")
@@ -23,6 +32,7 @@ def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str,
     The answer is also written to reproduction.json of the new run. Raises UserError where `original` is not
     finished.
     """
+    original = RunFolder(original.path.resolve())
     experiment = load_experiment(original.experiment)
     finished = finished_stages(original)
     names = tuple(stage.name for stage in STAGES if stage.name in finished)
@@ -30,7 +40,11 @@ def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str,
         raise UserError(f"{original.path}: is not finished; finish it first: run {original.path}")
     run = start_run(experiment, _folder(original), screen)
     with locked(run):
-        run_stages(run, experiment, names, screen)
+        try:
+            run_stages(run, experiment, names, screen)
+        except UserError:
+            remove_if_barren(run)
+            raise
     differences: dict[str, list[str]] = {}
     for name in names:
         if name in COMPARED:
@@ -48,7 +62,7 @@ def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str,
 def _folder(original: RunFolder) -> Path:
     """A folder beside the original: the unfinished repetition where there is one, else a new one."""
     for number in count(1):
-        folder = original.path.with_name(f"{original.path.resolve().name}-again-{number}")
+        folder = original.path.with_name(f"{original.path.name}-again-{number}")
         if not (folder / "reproduction.json").exists():
             return folder
     raise AssertionError
@@ -102,10 +116,13 @@ def _training(a: RunFolder, b: RunFolder) -> list[str]:
         found.append(f"logged figures differ; training losses by {apart:.1e} at most")
     if before["checkpoint"] != after["checkpoint"]:
         found.append(f"kept {after['checkpoint']} instead of {before['checkpoint']}")
-    else:
-        for path in sorted((a.sft / before["checkpoint"]).glob("*.safetensors")):
-            if sha256(path) != sha256(b.sft / after["checkpoint"] / path.name):
-                found.append(f"{path.name} differs")
+        return found
+    weights = sorted((a.sft / before["checkpoint"]).glob("*.safetensors"))
+    if not weights:
+        found.append(f"the original's {before['checkpoint']} is gone: its weights cannot be compared")
+    for path in weights:
+        if sha256(path) != sha256(b.sft / after["checkpoint"] / path.name):
+            found.append(f"{path.name} differs")
     return found
 
 
