@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
 from workflows.experiment import ROOT
-from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl, sha256
+from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl, sha256, write_jsonl
 
 SHORT = ("--set", "max_steps=4", "--test-samples", "20")
 
@@ -77,6 +77,18 @@ def test_a_finished_run_is_not_run_again_and_a_changed_stage_is(
     )
     assert command("score", run.path).returncode == 0
     assert read_json(run.scores)["systems"]["tuned"]["accuracy"] == 0.0
+
+
+def test_answers_to_other_rows_are_not_scored(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    rows = read_jsonl(run.predictions("tuned"))
+    other = {"positive": "negative", "negative": "positive"}
+    write_jsonl(run.predictions("tuned"), ({**row, "gold": other[row["gold"]]} for row in rows))
+    done = command("score", run.path)
+    assert done.returncode == 2
+    assert "tuned.jsonl: not the rows of" in done.stderr
 
 
 def test_an_interrupted_training_goes_on_from_its_checkpoint(command: Command, tmp_path: Path) -> None:

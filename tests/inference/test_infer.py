@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from workflows.errors import UserError
 from workflows.experiment import Label
 from workflows.inference.infer import join_answers
 
@@ -33,6 +34,12 @@ def test_answers_in_another_order_reach_their_rows() -> None:
         }
     assert rows[0]["label_mass"] == 0.0
     assert rows[1]["label_mass"] == pytest.approx(0.6065307 + 0.2231302)
+
+
+def test_a_diverged_model_is_one_line() -> None:
+    answers = [_answer("train:2", "", float("nan"), float("nan")), _answer("train:5", "正面", -1.0, -2.0)]
+    with pytest.raises(UserError, match=r"1 of 2 test rows \(not a number\), train:2 first.*learning_rate"):
+        join_answers(TEST, answers, LABELS)
 
 
 @pytest.mark.parametrize("ids", [["train:2"], ["train:2", "train:5", "train:9"], ["train:2", "train:5"] * 2])

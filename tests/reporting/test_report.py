@@ -134,7 +134,7 @@ def test_labels_of_any_kind_are_drawn_without_empty_boxes(
     demo_run: tuple[RunFolder, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = _three_classes(read_json(demo_run[0].scores)["systems"]["tuned"])
-    names = ["差评", "一般", "好评"]
+    names = ["差评", "$^$", "好评"]
     draw = figures.draw_confusions({"tuned": figures.Both("after", "微调后")}, {"tuned": scores})
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a glyph that it has not
@@ -145,7 +145,7 @@ def test_labels_of_any_kind_are_drawn_without_empty_boxes(
 
 
 def _three_classes(figures_of_two: dict[str, Any]) -> dict[str, Any]:
-    names = ["差评", "一般", "好评"]
+    names = ["差评", "$^$", "好评"]
     counts = [[5, 1, 0, 2], [0, 0, 0, 0], [1, 0, 7, 0]]
     return {**figures_of_two, "confusion": {"gold": names, "predicted": [*names, "?"], "counts": counts}}
 

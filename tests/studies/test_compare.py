@@ -68,6 +68,13 @@ def test_what_cannot_be_compared_is_one_line(
     first, second = pair
     assert "two runs or more" in command("compare", first.path, first.path).stderr
     assert "not a run folder" in command("compare", first.path, tmp_path).stderr
+    (tmp_path / "file").touch()
+    assert "is a file" in command("compare", first.path, second.path, "--output", tmp_path / "file").stderr
+    answers = second.predictions("tuned").read_text(encoding="utf-8")
+    second.predictions("tuned").unlink()
+    unlike = command("compare", first.path, second.path).stderr
+    assert "different kinds (first after tuning, second before tuning)" in unlike
+    second.predictions("tuned").write_text(answers, encoding="utf-8")
     text = second.experiment.read_text(encoding="utf-8").replace("name: positive", "name: good")
     second.experiment.write_text(text.replace("positive:", "good:"), encoding="utf-8")
     done = command("compare", first.path, second.path)

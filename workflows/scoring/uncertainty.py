@@ -147,13 +147,19 @@ def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
             f"{name} {'beat' if better else 'is worse than'} {a.en} ({figures}).",
             f"{b.zh}{after}{'优于' if better else '不如'}{before}{a.zh}（{figures}）。",
         )
-    needed = pair["rows_to_tell"]
+    needed = None if pair["rows_to_tell"] is None else _two_digits_up(pair["rows_to_tell"])
     more = f"about {needed:,} rows would" if needed else "no difference was seen"
     zh_more = f"约需 {needed:,} 行才能判断" if needed else "没有观察到差异"
     return Both(
         f"{rows:,} test rows cannot tell {b.en} from {a.en} ({figures}); {more}.",
         f"{rows:,} 行测试数据不足以区分{between}{b.zh}{after}与{before}{a.zh}（{figures}）；{zh_more}。",
     )
+
+
+def _two_digits_up(count: int) -> int:
+    """A count rounded up to two significant digits: it is an estimate."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
 
 
 def _shown(p: float) -> str:
