@@ -170,7 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
     timing = commands.add_parser(
         "benchmark", help="times against plain SWIFT and against this machine's limit"
     )
-    timing.add_argument("kind", choices=("inference", "training", "pipeline", "startup"))
+    timing.add_argument("kind", choices=("inference", "training", "startup"))
     timing.add_argument("folder", metavar="RUN", help="a finished run, whose model and data are used")
     timing.add_argument(
         "--rows", metavar="N", type=count, default=200, help="test rows (inference; default: 200)"
@@ -284,20 +284,17 @@ def run_benchmark(options: argparse.Namespace) -> None:
     folder = options.output or timed_folder(f"benchmark-{options.kind}")
     folder.mkdir(parents=True, exist_ok=True)
     with screen.quiet(folder / "benchmark.log"):
-        if options.kind in ("startup", "pipeline"):
-            from workflows.studies import benchmark_commands as commands
+        if options.kind == "startup":
+            from workflows.studies.startup import benchmark_startup
 
-            work = {"startup": commands.benchmark_startup, "pipeline": commands.benchmark_pipeline}[
-                options.kind
-            ]
-            figures = work(run, options.repeats, screen)
+            figures = benchmark_startup(run, options.repeats, screen)
         else:
-            from workflows.studies import benchmark
+            from workflows.studies.benchmark import benchmark_inference, benchmark_training
 
             if options.kind == "inference":
-                figures = benchmark.benchmark_inference(run, options.rows, options.repeats, screen)
+                figures = benchmark_inference(run, options.rows, options.repeats, screen)
             else:
-                figures = benchmark.benchmark_training(run, options.steps, options.repeats, screen)
+                figures = benchmark_training(run, options.steps, options.repeats, screen)
     write_json(folder / "benchmark.json", figures)
     save_figure(folder, "times", draw_times(figures["seconds"]), [])
     for name, times in figures["seconds"].items():
