@@ -176,6 +176,11 @@ def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def question(row: dict[str, Any]) -> list[dict[str, str]]:
+    """The turns of a row of a data file without the answer: what the model is asked."""
+    return [turn for turn in conversation(row) if turn["role"] != "assistant"]
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from cleanlab.filter import find_label_issues
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+from workflows.baselines.baselines import character_ngrams
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.run_folder import SPLITS, RunFolder, open_whole, read_json, read_jsonl, sha256, write_json
@@ -79,11 +79,7 @@ def out_of_fold(rows: list[dict[str, Any]], labels: np.ndarray, label_count: int
     """
     if np.bincount(labels, minlength=label_count).min() < FOLDS:
         return None
-    rarest = 2 if len(rows) >= 50 else 1  # documents that an n-gram must stand in
-    model = make_pipeline(
-        TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, min_df=rarest, sublinear_tf=True),
-        LogisticRegression(C=STRENGTH, max_iter=300),
-    )
+    model = make_pipeline(character_ngrams(NGRAMS, len(rows)), LogisticRegression(C=STRENGTH, max_iter=300))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     texts = [row["review"] for row in rows]
     return cross_val_predict(model, texts, labels, cv=folds, method="predict_proba")

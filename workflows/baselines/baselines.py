@@ -33,9 +33,7 @@ def _tfidf_probabilities(
     train: list[dict], val: list[dict], test: list[dict], label_count: int
 ) -> np.ndarray:
     """Probabilities of shape (test rows, labels); a label that training lacks gets 0."""
-    vectorizer = TfidfVectorizer(
-        analyzer="char", ngram_range=NGRAMS, min_df=2 if len(train) >= 50 else 1, sublinear_tf=True
-    )
+    vectorizer = character_ngrams(NGRAMS, len(train))
     features = vectorizer.fit_transform(row["review"] for row in train)
     labels = np.array([row["label"] for row in train])
     val_features = vectorizer.transform(row["review"] for row in val)
@@ -54,6 +52,13 @@ def _tfidf_probabilities(
     best = max(models, key=lambda model: model.score(val_features, val_labels))
     probabilities[:, best.classes_] = best.predict_proba(vectorizer.transform(row["review"] for row in test))
     return probabilities
+
+
+def character_ngrams(ngrams: tuple[int, int], rows: int) -> TfidfVectorizer:
+    """TF-IDF over character n-grams for training on so many rows; of 50 and more, once-seen n-grams go."""
+    return TfidfVectorizer(
+        analyzer="char", ngram_range=ngrams, min_df=2 if rows >= 50 else 1, sublinear_tf=True
+    )
 
 
 def _write(

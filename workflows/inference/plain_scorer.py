@@ -10,7 +10,7 @@ import torch
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 
 from workflows.inference.scorer import body_and_head, prompt_tokens
-from workflows.run_folder import conversation
+from workflows.run_folder import question
 
 BATCH = 8  # prompts; each is run with every label at once
 
@@ -32,8 +32,8 @@ def answer_plainly(
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         if outputs is None:
-            turns = [[turn for turn in conversation(row) if turn["role"] != "assistant"] for row in batch]
-            answers = engine.infer([InferRequest(messages=each) for each in turns], request, use_tqdm=False)
+            asked = [InferRequest(messages=question(row)) for row in batch]
+            answers = engine.infer(asked, request, use_tqdm=False)
             written = [answer.choices[0].message.content for answer in answers]
         else:
             written = [outputs[row["id"]] for row in batch]

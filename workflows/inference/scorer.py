@@ -24,7 +24,7 @@ from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Label
-from workflows.run_folder import conversation
+from workflows.run_folder import question
 
 # Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache, of
 # which each label gets a copy: 0.2 MB a token for a Qwen1.5-1.8B.
@@ -98,9 +98,8 @@ def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[Tokens]:
 
 def prompt_tokens(template: Any, row: dict[str, Any]) -> Tokens:
     """What the model reads before it answers a row of a data file, as SWIFT's inference encodes it."""
-    turns = [turn for turn in conversation(row) if turn["role"] != "assistant"]
     with template.generate_context():
-        return template.encode({"messages": turns})["input_ids"]
+        return template.encode({"messages": question(row)})["input_ids"]
 
 
 def body_and_head(model: Any) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from workflows.inference.infer import answer_rows, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.machine import find_machine
 from workflows.models import ready_model
-from workflows.run_folder import RunFolder, conversation, read_json, read_jsonl
+from workflows.run_folder import RunFolder, question, read_json, read_jsonl
 from workflows.screen import Screen
 from workflows.statistics import ratio
 from workflows.swift_arguments import build_infer_arguments, build_sft_arguments, merged_arguments
@@ -52,10 +52,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
     test = read_jsonl(run.split("test"))[:rows]
     tuned, template = prepare_model_template(arguments)
     merged = merge_adapter(deepcopy(tuned))
-    requests = [
-        InferRequest(messages=[turn for turn in conversation(row) if turn["role"] != "assistant"])
-        for row in test
-    ]
+    requests = [InferRequest(messages=question(row)) for row in test]
     prompts = [prompt_tokens(template, row) for row in test]
     packed = _packed([token for prompt in prompts for token in prompt], len(test), merged.device)
     outputs: dict[str, list[str]] = {}
