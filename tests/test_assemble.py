@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from run_swift import build_parser
 from workflows.assemble import assemble_experiment, command_of
+from workflows.command_line import build_parser
 from workflows.experiment import ROOT
 
 MODEL = str(ROOT / "workflows" / "tiny" / "model")

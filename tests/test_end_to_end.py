@@ -48,7 +48,9 @@ def test_the_default_job_ends_with_a_tuned_model_and_an_honest_table(demo_run: t
     baseline = next(line for line in screen.splitlines() if "TF-IDF" in line)
     assert baseline in readme  # what has no floating-point training in it is shown as it is
     assert "INFO:swift" not in screen
-    assert "INFO:swift" in run.log("train").read_text(encoding="utf-8")
+    logs = "".join(run.log(stage).read_text(encoding="utf-8") for stage in finished_stages(run))
+    assert "INFO:swift" in logs
+    assert logs.count("Loading weights: 100%") == 1  # the base model, for all stages
     training = read_json(run.training)
     manifest = read_json(run.manifest)
     kept = manifest["splits"]["train"]["rows"]

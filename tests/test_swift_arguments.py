@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from swift import InferArguments, SftArguments
 
-from run_swift import build_parser
 from workflows.assemble import assemble_experiment
+from workflows.command_line import build_parser
 from workflows.errors import UserError
 from workflows.experiment import METHODS, MODELS, Experiment, load_preset, names_of, read_yaml
 from workflows.machine import Machine, fit_to_machine

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from cleanlab.rank import get_label_quality_scores
 
-from run_swift import build_parser
 from workflows.assemble import assemble_experiment
 from workflows.baselines.audit import audit, out_of_fold, rank
+from workflows.command_line import build_parser
 from workflows.data.prepare import prepare
 from workflows.errors import UserError
 from workflows.run_folder import RunFolder, read_json, read_jsonl, write_jsonl

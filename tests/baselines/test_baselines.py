@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from run_swift import build_parser
 from workflows.assemble import assemble_experiment
 from workflows.baselines.baselines import run_baselines
+from workflows.command_line import build_parser
 from workflows.data.prepare import prepare
 from workflows.run_folder import RunFolder, read_jsonl
 from workflows.scoring.score import score

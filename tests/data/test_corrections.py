@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from run_swift import build_parser
 from workflows.assemble import assemble_experiment
+from workflows.command_line import build_parser
 from workflows.data.prepare import prepare
 from workflows.errors import UserError
 from workflows.run_folder import SPLITS, RunFolder, read_json, read_jsonl

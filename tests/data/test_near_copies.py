@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from run_swift import build_parser
 from workflows.assemble import assemble_experiment
+from workflows.command_line import build_parser
 from workflows.data.near_copies import find_near_copies
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review

@@ -7,8 +7,8 @@ import torch
 from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 
-from run_swift import build_parser
 from workflows.assemble import assemble_experiment
+from workflows.command_line import build_parser
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.errors import UserError

@@ -24,7 +24,7 @@ from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
 from workflows.machine import Machine
 from workflows.models import ready_model
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
-from workflows.screen import Screen
+from workflows.session import Session
 from workflows.swift_arguments import build_infer_arguments
 
 
@@ -32,7 +32,7 @@ def infer(
     run: RunFolder,
     experiment: Experiment,
     machine: Machine,
-    screen: Screen,
+    session: Session,
     system: str,
     adapter: Path | None,
     inputs: str,
@@ -53,12 +53,15 @@ def infer(
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, str] | None = None
         if experiment.engine == "swift":
-            with screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
+            with session.screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
                 outputs = ask_swift(test, arguments, questions, raw, bar)
-        with screen.progress(f"{system}: answering", total=len(test)) as bar:
+        with session.screen.progress(f"{system}: answering", total=len(test)) as bar:
             bar.update(len(done))
-            model, template = prepare_model_template(arguments)
-            model = merge_adapter(model)
+            with session.base.lent():
+                model, template = prepare_model_template(arguments)
+            if isinstance(model, PeftModel):
+                session.base.forget()  # what is merged below is the base model no more
+                model = merge_adapter(model)
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
                 batches = answer_rows(model, template, remaining, experiment.labels, request, outputs)

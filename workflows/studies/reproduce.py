@@ -10,7 +10,7 @@ from typing import Any
 
 from workflows.errors import UserError
 from workflows.experiment import load_experiment
-from workflows.pipeline import STAGES, run_stages, start_run
+from workflows.pipeline import run_stages, start_run
 from workflows.run_folder import (
     RunFolder,
     finished_stages,
@@ -22,6 +22,7 @@ from workflows.run_folder import (
     write_json,
 )
 from workflows.screen import Screen
+from workflows.stages import STAGES
 
 CLOCKS = ("speed", "runtime", "per_second", "memory", "elapsed", "remaining", "time")
 

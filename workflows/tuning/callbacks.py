@@ -1,6 +1,7 @@
 """The trainer callback that SWIFT loads by name: progress, rows used, the task's figures on validation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from swift.callbacks import TrainerCallback, callbacks_map
@@ -12,23 +13,31 @@ RUN_WATCH = "run_watch"
 Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name
 
 
-class WatchCallback(TrainerCallback):
-    """Draws training and evaluation on `bar`, notes how many rows SWIFT really trains on, and adds the
-    figures of `measure` to each evaluation, as eval_<name>.
+@dataclass
+class Watched:
+    """What the callback saw; filled when training starts."""
 
-    SWIFT drops rows that are too long or that it cannot encode with a log line only; `rows` holds what is
-    left.
+    rows: dict[str, int] = field(default_factory=dict)  # by split: how many SWIFT really uses
+    model: Any = None  # as it is trained: with its adapter
+
+
+class WatchCallback(TrainerCallback):
+    """Draws training and evaluation on `bar`, notes what is trained on how many rows, and adds the figures
+    of `measure` to each evaluation, as eval_<name>.
+
+    SWIFT drops rows that are too long or that it cannot encode with a log line only.
     """
 
     bar: tqdm
-    rows: dict[str, int]
+    watched: Watched
     measure: Measure
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the bar to the number of optimiser steps."""
-        self.rows["train"] = len(self.trainer.train_dataset)
-        self.rows["val"] = len(self.trainer.eval_dataset) if self.trainer.eval_dataset is not None else 0
-        keep_output_layer_in_place(self.trainer.accelerator.unwrap_model(self.trainer.model))
+        val = self.trainer.eval_dataset
+        self.watched.rows = {"train": len(self.trainer.train_dataset), "val": 0 if val is None else len(val)}
+        self.watched.model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        keep_output_layer_in_place(self.watched.model)
         self.bar.reset(total=state.max_steps)
         self.bar.update(state.global_step)  # of a resumed training
         self.evaluated = 0
@@ -62,18 +71,15 @@ class WatchCallback(TrainerCallback):
         """Add the task's figures to `metrics`, where the trainer looks for the best checkpoint's."""
         self.evaluated = 0
         with self.trainer.compute_loss_context_manager():
-            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            figures = type(self).measure(model, self.trainer.template)
+            figures = type(self).measure(self.watched.model, self.trainer.template)
         named = {f"eval_{name}": value for name, value in figures.items()}
         metrics.update(named)
         self.trainer.log(named)
 
 
-def register_watch(bar: tqdm, measure: Measure) -> dict[str, int]:
-    """Make `callbacks: [run_watch]` draw on `bar` and call `measure`; the returned dict is filled when
-    training starts.
-    """
-    rows: dict[str, int] = {}
-    bound = {"bar": bar, "rows": rows, "measure": staticmethod(measure)}
+def register_watch(bar: tqdm, measure: Measure) -> Watched:
+    """Make `callbacks: [run_watch]` draw on `bar` and call `measure`; the returned value has what it saw."""
+    watched = Watched()
+    bound = {"bar": bar, "watched": watched, "measure": staticmethod(measure)}
     callbacks_map[RUN_WATCH] = type("BoundWatch", (WatchCallback,), bound)
-    return rows
+    return watched

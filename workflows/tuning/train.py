@@ -12,13 +12,13 @@ from workflows.experiment import Experiment
 from workflows.machine import Machine
 from workflows.models import ready_model
 from workflows.run_folder import SPLITS, RunFolder, read_json, write_json
-from workflows.screen import Screen
+from workflows.session import Session
 from workflows.swift_arguments import build_sft_arguments
 from workflows.tuning.callbacks import RUN_WATCH, Measure, register_watch
 
 
 def train(
-    run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen, inputs: str, measure: Measure
+    run: RunFolder, experiment: Experiment, machine: Machine, session: Session, inputs: str, measure: Measure
 ) -> dict[str, Any]:
     """Tune the model on train.jsonl, watch val.jsonl; write sft/ and training.json, return the latter's
     content.
@@ -30,16 +30,17 @@ def train(
     """
     resume_from = last_checkpoint(run, inputs)
     if resume_from:
-        screen.say(f"  going on from {resume_from.name}")
-    with screen.progress("training", total=1) as bar:
+        session.screen.say(f"  going on from {resume_from.name}")
+    with session.screen.progress("training", total=1) as bar:
         ready = ready_model(experiment)
         arguments = build_sft_arguments(run, ready, machine, resume_from)
-        rows_used = register_watch(bar, measure)
+        watched = register_watch(bar, measure)
         arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
         try:
-            result = sft_main(arguments)
+            with session.base.lent():
+                result = sft_main(arguments)
         except (ValueError, TypeError) as error:
-            if rows_used:  # training had begun: no matter of arguments any more
+            if watched.rows:  # training had begun: no matter of arguments any more
                 raise
             traceback.print_exc()  # into the log
             raise UserError(
@@ -49,13 +50,14 @@ def train(
                 "every row. "
                 f"More in {run.log('train')}."
             ) from error
+    session.base.take_back(watched.model)
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]
     summary = {
         "checkpoint": Path(best).name,
         "best_by": {"metric": arguments.training_args.metric_for_best_model, "value": result["best_metric"]},
         "steps": result["global_step"],
-        "rows": {name: _row_counts(tokens[name], rows_used[name]) for name in SPLITS[:2]},
+        "rows": {name: _row_counts(tokens[name], watched.rows[name]) for name in SPLITS[:2]},
         "parameters": result["model_parameter_info"],
         "log_history": result["log_history"],
     }

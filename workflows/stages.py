@@ -1,0 +1,261 @@
+"""The stages of a run, in order: each reads files of the run folder and writes others.
+
+    prepare -> tokens -> baselines -> audit -> zero_shot -> train -> tuned -> score -> report
+
+Stages import what they need when they start: preparing and scoring load neither torch nor SWIFT.
+"""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workflows.experiment import Experiment
+from workflows.machine import Machine, describe_environment, find_machine, fit_to_machine
+from workflows.run_folder import SPLITS, RunFolder, read_json, read_jsonl, sha256, write_json
+from workflows.screen import shown
+from workflows.session import Session
+
+# They count up when the files get other keys, so that older runs are worked on anew.
+DATA_FORMAT = 2
+PREDICTIONS_FORMAT = 2
+SCORES_FORMAT = 3
+REPORT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run: what it needs, what goes in, what comes out."""
+
+    name: str
+    needs: Callable[[RunFolder], list[Path]]  # files of earlier stages
+    settings: Callable[[RunFolder, Experiment], Any]  # what else it depends on
+    writes: Callable[[RunFolder], list[Path]]
+    work: Callable[[RunFolder, Experiment, Session, str], None]
+
+
+def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.data.prepare import prepare
+
+    manifest = prepare(run, experiment)
+    rows, reasons = manifest["rows"], manifest["rejected"]
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons.items())})" if reasons else ""
+    session.screen.say(
+        f"  {rows['read']:,} rows read, {rows['kept']:,} kept, {rows['rejected']:,} rejected{why}; "
+        f"{manifest['from']}"
+    )
+    for name, split in manifest["splits"].items():
+        labels = ", ".join(f"{label} {count:,}" for label, count in split["labels"].items())
+        session.screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
+
+
+def _tokens(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.tuning.tokens import count_tokens
+
+    summary = count_tokens(run, experiment, _machine(run, experiment, session), session.screen)
+    lengths, over = summary["splits"]["train"], summary["splits"]["train"]["over_max_length"]["rows"]
+    session.screen.say(
+        f"  training rows have {lengths['median']:.0f} tokens in the middle, {lengths['max']} at most; "
+        f"{over} of {lengths['rows']:,} are longer than max_length {summary['max_length']}"
+        + (f" and will be {summary['longer_training_rows_are']}" if over else "")
+    )
+
+
+def _audit(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.baselines.audit import audit
+
+    summary = audit(run, experiment)
+    if summary["likely_wrong"] is None:
+        session.screen.say("  not judged: that takes five rows of each label")
+    else:
+        wrong, rows = summary["likely_wrong"], summary["rows"]
+        session.screen.say(f"  {wrong:,} of {rows:,} labels are likely wrong: {shown(run.audit)}")
+
+
+def _baselines(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.baselines.baselines import run_baselines
+
+    run_baselines(run, experiment)
+
+
+def _zero_shot(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.inference.infer import infer
+
+    infer(run, experiment, _machine(run, experiment, session), session, "zero_shot", None, inputs)
+
+
+def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.inference.infer import measure_validation
+    from workflows.tuning.train import train
+
+    val = read_jsonl(run.split("val"))
+
+    def measure(model: Any, template: Any) -> dict[str, float]:
+        return measure_validation(model, template, val, experiment.labels)
+
+    summary = train(run, experiment, _machine(run, experiment, session), session, inputs, measure)
+    best = summary["best_by"]
+    figure = f", best validation {best['metric']} {best['value']:.4f}" if best["value"] is not None else ""
+    session.screen.say(f"  {summary['steps']} steps{figure}, kept {summary['checkpoint']}")
+    for name, rows in summary["rows"].items():
+        if rows["used"] < rows["given"]:
+            left_out = rows["given"] - rows["used"]
+            session.screen.say(
+                f"  {left_out} of {rows['given']} {name} rows were left out by SWIFT: longer than max_length"
+            )
+
+
+def _tuned(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.inference.infer import infer
+
+    adapter = run.sft / read_json(run.training)["checkpoint"]
+    infer(run, experiment, _machine(run, experiment, session), session, "tuned", adapter, inputs)
+
+
+def _score(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.scoring.score import score
+
+    score(run, experiment)
+
+
+def _report(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.assemble import command_of
+    from workflows.reporting.report import report
+
+    reproduce = ["python", "run_swift.py", "reproduce", shown(run.path)]
+    report(run, experiment, shlex.join(command_of(experiment)), shlex.join(reproduce))
+    session.screen.say(f"  {shown(run.report_page)}")
+
+
+def _what_a_report_adds(run: RunFolder) -> list[str]:
+    """The hashes of what a report shows where it is there."""
+    paths = (run.tokens, run.training, run.environment, run.audit_summary)
+    return [sha256(path) for path in paths if path.exists()]
+
+
+def _source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
+    """The hashes of the data set's local files, and of the corrections; of those gone since, what the
+    manifest says they were.
+
+    None for a hub's files, which count as unchanged.
+    """
+    from workflows.data.sources import find_local_files
+
+    manifest = read_json(run.manifest) if run.manifest.exists() else {}
+    before = {split: file["sha256"] for split, file in sorted(manifest.get("files", {}).items())}
+    named = experiment.data.corrections
+    known = manifest.get("corrections", {}).get("sha256")
+    corrections = [] if named is None else [sha256(Path(named)) if Path(named).is_file() else known]
+    found = find_local_files(experiment.dataset, experiment.data)
+    if found is not None:
+        files = sorted(found[0].items())
+        hashes = [sha256(path) if path.is_file() else before.get(split, "") for split, path in files]
+        return [*hashes, *corrections]
+    from_hub = manifest.get("from") in [None, *(source.place for source in experiment.dataset.sources)]
+    return [*([] if from_hub else before.values()), *corrections]
+
+
+def _all_predictions(run: RunFolder) -> list[Path]:
+    return sorted((run.path / "predictions").glob("[!.]*.jsonl"))
+
+
+def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
+    return [
+        experiment.arguments,
+        experiment.seed,
+        experiment.data.data_seed,
+        [asdict(label) for label in experiment.labels],
+    ]
+
+
+def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
+    return [*_model_settings(run, experiment), experiment.engine, PREDICTIONS_FORMAT]
+
+
+STAGES = (
+    Stage(
+        "prepare",
+        needs=lambda run: [],
+        settings=lambda run, experiment: [
+            *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
+            experiment.arguments.get("split_dataset_ratio"),
+            _source_hashes(run, experiment),
+            DATA_FORMAT,
+        ],
+        writes=lambda run: [*map(run.split, SPLITS), run.rejected, run.corrections, run.manifest],
+        work=_prepare,
+    ),
+    Stage(
+        "tokens",
+        needs=lambda run: [*map(run.split, SPLITS)],
+        settings=lambda run, experiment: experiment.arguments,
+        writes=lambda run: [run.tokens],
+        work=_tokens,
+    ),
+    Stage(
+        "baselines",
+        needs=lambda run: [*map(run.split, SPLITS)],
+        settings=lambda run, experiment: [PREDICTIONS_FORMAT],
+        writes=lambda run: [run.predictions("majority"), run.predictions("tfidf")],
+        work=_baselines,
+    ),
+    Stage(
+        "audit",
+        needs=lambda run: [*map(run.split, SPLITS)],
+        settings=lambda run, experiment: [asdict(label) for label in experiment.labels],
+        writes=lambda run: [run.audit, run.audit_summary],
+        work=_audit,
+    ),
+    Stage(
+        "zero_shot",
+        needs=lambda run: [run.split("test")],
+        settings=_answer_settings,
+        writes=lambda run: [run.predictions("zero_shot")],
+        work=_zero_shot,
+    ),
+    Stage(
+        "train",
+        needs=lambda run: [run.split("train"), run.split("val"), run.tokens],
+        settings=_model_settings,
+        writes=lambda run: [run.training],
+        work=_train,
+    ),
+    Stage(
+        "tuned",
+        needs=lambda run: [run.split("test"), run.training],
+        settings=_answer_settings,
+        writes=lambda run: [run.predictions("tuned")],
+        work=_tuned,
+    ),
+    Stage(
+        "score",
+        needs=lambda run: [run.split("test"), *_all_predictions(run)],
+        settings=lambda run, experiment: [SCORES_FORMAT, [asdict(label) for label in experiment.labels]],
+        writes=lambda run: [run.scores],
+        work=_score,
+    ),
+    Stage(
+        "report",
+        needs=lambda run: [run.scores, run.manifest],
+        settings=lambda run, experiment: [REPORT_FORMAT, asdict(experiment), _what_a_report_adds(run)],
+        writes=lambda run: [run.report_page, run.report_markdown, run.figures],
+        work=_report,
+    ),
+)
+EARLIER = {
+    "data": "prepare",
+    "training.json": "train",
+    "scores.json": "score",
+}  # which command writes what a stage finds missing
+
+
+def _machine(run: RunFolder, experiment: Experiment, session: Session) -> Machine:
+    """This machine, said on the screen and kept in environment.json when it is new to the run."""
+    machine = find_machine()
+    if not run.environment.exists() or read_json(run.environment).get("machine") != asdict(machine):
+        write_json(run.environment, {**describe_environment(), "machine": asdict(machine)})
+        dtype = fit_to_machine(experiment.arguments, experiment.pinned, machine)["torch_dtype"]
+        why = machine.reason if dtype == machine.torch_dtype else "set by the model card or --set"
+        session.screen.say(f"  device: {machine.device} ({machine.name}); dtype: {dtype} ({why})")
+    return machine
