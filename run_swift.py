@@ -128,6 +128,10 @@ def run_benchmark(options: argparse.Namespace) -> None:
             from workflows.studies.startup import benchmark_startup
 
             figures = benchmark_startup(run, options.repeats, screen)
+        elif options.kind == "pipeline":
+            from workflows.studies.against_swift import benchmark_pipeline
+
+            figures = benchmark_pipeline(run, options.repeats, screen)
         else:
             from workflows.studies.benchmark import benchmark_inference, benchmark_training
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -92,12 +93,12 @@ def test_a_folder_of_the_first_qwen_is_known_by_its_config(tmp_path: Path) -> No
     card = load_model_card(str(folder))
     assert card.is_base
     with pytest.raises(UserError, match="transformers<4"):
-        check_environment(card)
+        check_environment(card, "fast")
 
 
 def test_the_first_qwen_stops_with_the_command_that_makes_its_environment() -> None:
     with pytest.raises(UserError, match=r'pip install -r requirements\.txt "transformers<4\.50"'):
-        check_environment(ModelCard("qwen-1.8b", load_model_card("qwen-1.8b").arguments))
+        check_environment(ModelCard("qwen-1.8b", load_model_card("qwen-1.8b").arguments), "fast")
 
 
 def test_label_words_must_fit_in_five_tokens_and_differ() -> None:
@@ -107,3 +108,9 @@ def test_label_words_must_fit_in_five_tokens_and_differ() -> None:
         check_label_words(tokenizer, (Label("a", "非常非常不满意"), Label("b", "正面")))
     with pytest.raises(UserError, match="labels a and b have the same words"):
         check_label_words(tokenizer, (Label("a", "正面"), Label("b", "正面")))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_an_engine_that_is_not_installed_is_refused_with_the_way_to_it() -> None:
+    with pytest.raises(UserError, match=r"vLLM is not installed here.*pip install vllm"):
+        check_environment(load_model_card("tiny"), "vllm")

@@ -118,6 +118,17 @@ def test_inference_is_greedy_in_five_tokens_with_the_model_of_training(
     assert (arguments.system, arguments.template, arguments.adapters) == ("你是评论员", "qwen", [])
 
 
+def test_vllm_is_given_the_adapter_and_room_for_its_rank(run: RunFolder, tmp_path: Path) -> None:
+    experiment = replace(ready_model(_experiment("--set", "lora_rank=64")), engine="vllm")
+    adapter = tmp_path / "checkpoint-1"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", adapter)
+    assert (arguments.infer_backend, arguments.adapters) == ("vllm", [str(adapter)])
+    assert arguments.get_vllm_engine_kwargs()["enable_lora"] is True
+    assert arguments.vllm_max_lora_rank == 64
+
+
 def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
     preset = load_preset("lora")
     assert fit_to_machine(preset, set(), A10)["torch_dtype"] == "bfloat16"

@@ -34,7 +34,7 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
     """
     dataset = choose_dataset(options)
     model = load_model_card(options.model)
-    check_environment(model)
+    check_environment(model, options.engine)
     prompt = load_prompt(options.prompt or default_prompt(model))
     check_prompt(prompt, dataset)
     return Experiment(

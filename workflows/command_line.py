@@ -89,9 +89,9 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
     )
     tuning.add_argument(
         "--engine",
-        choices=("fast", "swift"),
+        choices=("fast", "swift", "vllm"),
         default="fast",
-        help="what writes the answers: our scorer, or SWIFT's infer_main; both the same (default: fast)",
+        help="what writes the answers: our scorer, SWIFT's infer_main, or that on vLLM (default: fast)",
     )
     tuning.add_argument("--seed", metavar="N", type=int, default=42, help="seed of training (default: 42)")
     parser.add_argument(
@@ -150,7 +150,7 @@ def build_parser(description: str = "") -> argparse.ArgumentParser:
     timing = commands.add_parser(
         "benchmark", help="times against plain SWIFT and against this machine's limit"
     )
-    timing.add_argument("kind", choices=("inference", "training", "startup"))
+    timing.add_argument("kind", choices=("inference", "training", "pipeline", "startup"))
     timing.add_argument("folder", metavar="RUN", help="a finished run, whose model and data are used")
     timing.add_argument(
         "--rows", metavar="N", type=count, default=200, help="test rows (inference; default: 200)"

@@ -137,7 +137,7 @@ class Experiment:
     preset: Arguments
     overrides: dict[str, str]  # --set NAME=VALUE, unparsed: SWIFT's own parser gives them their types
     seed: int = 42
-    engine: Literal["fast", "swift"] = "fast"  # what writes the answers: our scorer, or SWIFT's infer_main
+    engine: Literal["fast", "swift", "vllm"] = "fast"  # what writes the answers
     lang: Literal["zh", "en"] = "zh"  # that the report opens in
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
 

@@ -3,6 +3,7 @@
 Nothing here imports torch or SWIFT until a model is needed (`fetch_model`).
 """
 
+import importlib.util
 import json
 from dataclasses import replace
 from importlib import metadata
@@ -114,10 +115,15 @@ def _end_token(folder: Path, config: dict[str, Any]) -> str | None:
     return next((token["content"] for token in added if token["id"] == config.get("eos_token_id")), None)
 
 
-def check_environment(card: ModelCard) -> None:
-    """Raise UserError where this environment cannot run the model, with the command that makes one that
-    can.
+def check_environment(card: ModelCard, engine: str) -> None:
+    """Raise UserError where this environment cannot run the model or the engine, with the command that makes
+    one that can.
     """
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "--engine vllm: vLLM is not installed here. On a GPU: pip install vllm; without one leave "
+            "--engine out."
+        )
     if card.arguments.get("model_type") != "qwen":
         return
     installed = metadata.version("transformers")
@@ -207,7 +213,7 @@ def ready_model(experiment: Experiment) -> Experiment:
     """
     from transformers import AutoTokenizer
 
-    check_environment(experiment.model)
+    check_environment(experiment.model, experiment.engine)
     folder = fetch_model(experiment.arguments)
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})

@@ -24,6 +24,8 @@ class BaseModel:
         """Within this, SWIFT gets the model kept here where it would load the same one again."""
         from swift.arguments.base_args import base_args
 
+        from workflows.mends import choose_attention, keep_output_layer_in_place
+
         load = base_args.get_model_processor
 
         def get_model_processor(**arguments: Any) -> tuple[Any, Any]:
@@ -33,6 +35,8 @@ class BaseModel:
             if self.model is None or wanted != self.loaded_with:
                 self.forget()  # before the next one takes its memory
                 self.model, self.processor = load(**arguments)
+                keep_output_layer_in_place(self.model)
+                choose_attention(self.model)
                 self.loaded_with = wanted
                 self.generation_config = copy.deepcopy(self.model.generation_config)
             # SWIFT changes it: for training as for inference.

@@ -48,6 +48,7 @@ SHARED = (
     *("device_map", "quant_method", "quant_bits", "template", "use_chat_template", "system"),
     *("response_prefix", "enable_thinking", "seed", "data_seed"),
 )  # fmt: skip
+VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilities needs its own
 Parsed = TypeVar("Parsed", SftArguments, InferArguments)
 
 
@@ -64,7 +65,7 @@ def check_overrides(overrides: dict[str, str]) -> None:
             raise UserError(f"--set {name}: SWIFT has no such argument. {_nearest(name)}")
         kind = SftArguments if name in SFT_NAMES else InferArguments
         with _complaints_as_user_errors():
-            HfArgumentParser([kind]).parse_known_args(_command_line(kind, {name: value}))
+            HfArgumentParser([kind]).parse_known_args(command_line_of(kind, {name: value}))
 
 
 def _nearest(name: str) -> str:
@@ -125,6 +126,12 @@ def build_infer_arguments(
         # place stay.
         "truncation_strategy": "left",
     }
+    if experiment.engine == "vllm":
+        arguments |= {
+            "infer_backend": "vllm",
+            "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16))),
+            "vllm_gpu_memory_utilization": VLLM_SHARE,
+        }
     parsed = parse_swift(InferArguments, arguments)
     parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
     return parsed
@@ -137,7 +144,7 @@ def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
     }:  # argparse would take a part of a name
         raise UserError(f"SWIFT has no argument {name}; mend the preset or the model card. {_nearest(name)}")
     with _complaints_as_user_errors():
-        return parse_args(kind, _command_line(kind, arguments))[0]
+        return parse_args(kind, command_line_of(kind, arguments))[0]
 
 
 @contextlib.contextmanager
@@ -164,7 +171,7 @@ def _tuned_weights(checkpoint: Path | None) -> Arguments:
     return {"adapters": [str(checkpoint)]} if is_adapter else {"model": str(checkpoint)}
 
 
-def _command_line(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
+def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
     """`arguments` as SWIFT's command line has them; a text for a list argument is cut at blanks and
     commas.
     """

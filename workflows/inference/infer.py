@@ -52,7 +52,7 @@ def infer(
     if remaining:
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, str] | None = None
-        if experiment.engine == "swift":
+        if experiment.engine != "fast":
             with session.screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
                 outputs = ask_swift(test, arguments, questions, raw, bar)
         with session.screen.progress(f"{system}: answering", total=len(test)) as bar:

@@ -7,6 +7,7 @@ Every figure is a ratio of times taken in one process, in turn, so that a busy o
 sides; each is a median of repeats.  Loading is not timed.
 """
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,9 +25,11 @@ from workflows.experiment import Experiment, load_experiment
 from workflows.inference.infer import answer_rows, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.machine import find_machine
+from workflows.mends import choose_attention
 from workflows.models import ready_model
 from workflows.run_folder import RunFolder, question, read_json, read_jsonl
 from workflows.screen import Screen
+from workflows.session import BaseModel
 from workflows.statistics import ratio
 from workflows.swift_arguments import build_infer_arguments, build_sft_arguments, merged_arguments
 from workflows.tuning.callbacks import RUN_WATCH, register_watch
@@ -42,7 +45,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
     """Seconds that `rows` test rows take: ours, SWIFT's engine in batches of 16 and one by one, and the bare
     forward pass of the merged model over the same tokens without padding.
 
-    Also in how many rows SWIFT's outputs (batches of 16) are not ours.
+    Also the rows where SWIFT's outputs (batches of 16) are not ours, with the logits between them.
     """
     experiment = ready_model(load_experiment(run.experiment))
     machine = find_machine()
@@ -52,6 +55,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
     test = read_jsonl(run.split("test"))[:rows]
     tuned, template = prepare_model_template(arguments)
     merged = merge_adapter(deepcopy(tuned))
+    choose_attention(merged)
     requests = [InferRequest(messages=question(row)) for row in test]
     prompts = [prompt_tokens(template, row) for row in test]
     packed = _packed([token for prompt in prompts for token in prompt], len(test), merged.device)
@@ -83,7 +87,11 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
         {"ours": ours, "swift_16": batches_of_16, "swift_1": one_by_one, "bare": bare}, repeats, screen
     )
     seconds["swift_1"] = [each * len(test) / len(requests[::PLAIN_SHARE]) for each in seconds["swift_1"]]
-    pairs = zip(outputs["ours"], outputs["swift"], strict=True)
+    unlike = [
+        {"id": row["id"], "ours": a, "swift": b, "logit_margin": _margin(merged, template, prompt, a, b)}
+        for row, prompt, a, b in zip(test, prompts, outputs["ours"], outputs["swift"], strict=True)
+        if a != b
+    ]
     return {
         **_about(experiment, machine, len(test), sum(map(len, prompts))),
         "seconds": seconds,
@@ -92,7 +100,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
             "SWIFT, row by row / ours": ratio(seconds["swift_1"], seconds["ours"]),
             "ours / bare forward pass": ratio(seconds["ours"], seconds["bare"]),
         },
-        "outputs_unlike_swift": sum(a != b for a, b in pairs),
+        "outputs_unlike_swift": unlike,
     }
 
 
@@ -176,7 +184,8 @@ def _train(
             own.gradient_checkpointing = bool(preset.get("gradient_checkpointing", True))
             register_watch(bar, lambda model, template: {})
             own.callbacks = [*(own.callbacks or []), RUN_WATCH, CLOCK]
-        sft_main(fitted)
+        with contextlib.nullcontext() if plain else BaseModel().lent():
+            sft_main(fitted)
     return {
         **measured,
         "seconds": measured["seconds"][WARM_UP_STEPS:],
@@ -203,6 +212,16 @@ def _wait_for_gpu() -> None:
     """Until what was started on a GPU is done: launching is not computing."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def _margin(model: Any, template: Any, prompt: list[int], one: str, other: str) -> float:
+    """How far apart the logits of two outputs' tokens are where they part; 0 for a tie."""
+    end = template.template_meta.stop_token_id
+    a, b = ([*template.tokenizer.encode(text, add_special_tokens=False), end] for text in (one, other))
+    at = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    logits = model(input_ids=torch.tensor([prompt + a[:at]], device=model.device)).logits[0, -1].float()
+    return float((logits[a[at]] - logits[b[at]]).abs())
 
 
 def _packed(tokens: list[int], rows: int, device: torch.device) -> list[torch.Tensor]:

@@ -27,13 +27,13 @@ def benchmark_startup(run: RunFolder, repeats: int, screen: Screen) -> dict[str,
     with screen.progress("benchmark", total=repeats * len(commands)) as bar:
         for _ in range(repeats):
             for name, command in commands.items():
-                seconds[name].append(_timed(command))
+                seconds[name].append(timed(command))
                 bar.update()
     ratios = {f"{name} / empty python": ratio(seconds[name], seconds["empty python"]) for name in commands}
     return {"seconds": seconds, "ratios": ratios}
 
 
-def _timed(command: list[str]) -> float:
+def timed(command: list[str]) -> float:
     """Seconds of a command; RuntimeError with the end of its output where it fails."""
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

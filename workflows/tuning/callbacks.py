@@ -7,8 +7,6 @@ from typing import Any
 from swift.callbacks import TrainerCallback, callbacks_map
 from tqdm import tqdm
 
-from workflows.mends import keep_output_layer_in_place
-
 RUN_WATCH = "run_watch"
 Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name
 
@@ -37,7 +35,6 @@ class WatchCallback(TrainerCallback):
         val = self.trainer.eval_dataset
         self.watched.rows = {"train": len(self.trainer.train_dataset), "val": 0 if val is None else len(val)}
         self.watched.model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        keep_output_layer_in_place(self.watched.model)
         self.bar.reset(total=state.max_steps)
         self.bar.update(state.global_step)  # of a resumed training
         self.evaluated = 0
