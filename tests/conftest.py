@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.fake_hub import FakeHub, serve_hub
 from workflows.experiment import ROOT
 from workflows.run_folder import RunFolder
+
+# Two processes of tests share two cores: see pytest.ini.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -64,14 +68,32 @@ def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_run(project_copy: Path) -> tuple[RunFolder, str]:
-    """`python run_swift.py`, run once for all tests: its run folder and what the screen showed."""
-    done = subprocess.run(
-        [sys.executable, "run_swift.py"], capture_output=True, text=True, cwd=project_copy, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    shown = done.stdout.splitlines()[-1].removeprefix("run folder: ")
-    return RunFolder(project_copy / shown), done.stdout
+def demo_run(
+    project_copy: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> tuple[RunFolder, str]:
+    """`python run_swift.py`, run once for all tests: its run folder and what the screen showed.
+
+    Tests run in several processes; each gets a copy of the run of the first that needs it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    first = (base if worker_id == "master" else base.parent) / "demo-run"
+    with FileLock(f"{first}.lock"):
+        if not first.exists():
+            done = subprocess.run(
+                [sys.executable, "run_swift.py"],
+                capture_output=True,
+                text=True,
+                cwd=project_copy,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            shutil.copytree(project_copy / "outputs", first / "outputs")
+            (first / "screen.txt").write_text(done.stdout, encoding="utf-8")
+    screen = (first / "screen.txt").read_text(encoding="utf-8")
+    shown = screen.splitlines()[-1].removeprefix("run folder: ")
+    if not (project_copy / shown).exists():
+        shutil.copytree(first / shown, project_copy / shown)
+    return RunFolder(project_copy / shown), screen
 
 
 @pytest.fixture
