@@ -2,11 +2,12 @@
 
 import argparse
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from workflows.data.reviews import labels_flag, normalise_label
-from workflows.data.tables import read_table
+from workflows.data.tables import open_table, read_chunks
 from workflows.errors import UserError
 from workflows.experiment import (
     DATASETS,
@@ -109,17 +110,19 @@ def _card_of_file(options: argparse.Namespace) -> DatasetCard:
 
 def _missing_flags(path: Path, options: argparse.Namespace) -> str:
     """What to add to the command line, read off the file itself."""
-    frame = read_table(path).frame
-    columns = list(frame.columns)
-    if options.label_column not in columns or options.text_column not in columns:
-        example = "--text-column TEXT --label-column LABEL --labels 差评,好评"
-        return (
-            f"{path}: say which columns hold text and label: {example}. The file has "
-            f"{', '.join(map(repr, columns))}."
-        )
-    counts = frame[options.label_column].map(normalise_label).value_counts()
-    mapping = ",".join(f"{value}=…" for value in sorted(value for value in counts.index[:8] if value))
-    listed = ", ".join(f"{value!r} in {count} rows" for value, count in counts.iloc[:8].items())
+    counts: Counter[str] = Counter()
+    for frame in read_chunks(open_table(path)):
+        columns = list(frame.columns)
+        if not counts and not {options.label_column, options.text_column} <= {*columns}:
+            example = "--text-column TEXT --label-column LABEL --labels 差评,好评"
+            return (
+                f"{path}: say which columns hold text and label: {example}. The file has "
+                f"{', '.join(map(repr, columns))}."
+            )
+        counts.update(map(normalise_label, frame.get(options.label_column, [])))
+    most = counts.most_common(8)
+    mapping = ",".join(f"{value}=…" for value in sorted(value for value, _ in most if value))
+    listed = ", ".join(f"{value!r} in {count} rows" for value, count in most)
     return (
         f"{path}: say what the labels mean, in words that a model can write, such as 差评 and 好评: "
         f"{labels_flag(mapping)}. "

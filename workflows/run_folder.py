@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from workflows.errors import UserError
 
@@ -117,7 +117,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_whole(path: Path) -> Iterator[IO[str]]:
+def open_whole(path: Path) -> Iterator[TextIO]:
     """Open `path` for writing UTF-8 text under a temporary name; rename it at the end, remove it on an
     error.
     """
@@ -129,6 +129,30 @@ def open_whole(path: Path) -> Iterator[IO[str]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class HashedFile:
+    """A file of UTF-8 text that is hashed while it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def write(self, text: str) -> None:
+        """Append `text`."""
+        data = text.encode("utf-8")
+        self._digest.update(data)
+        self._file.write(data)
+
+    def sha256(self) -> str:
+        """The SHA-256 of what was written, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def open_hashed(path: Path) -> Iterator[HashedFile]:
+    """As `open_whole`, for a file whose hash is wanted."""
+    with open_whole(path) as file:
+        yield HashedFile(file.buffer)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -156,7 +180,12 @@ def read_json(path: Path) -> Any:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, whole or not at all."""
     with open_whole(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(map(json_line, rows))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A row as a line of a JSONL file."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

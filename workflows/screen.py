@@ -31,8 +31,10 @@ class Screen:
         """Print a line (or several) of the result."""
         print(text, file=self.out, flush=True)
 
-    def progress(self, title: str, total: int) -> tqdm:
-        """A bar that counts to `total` with the time left; on a file or a notebook it is drawn less often."""
+    def progress(self, title: str, total: int | None) -> tqdm:
+        """A bar that counts to `total` with the time left (None: counts only); on a file or a notebook it is
+        drawn less often.
+        """
         seconds = 0.2 if self.err.isatty() else 5.0
         return tqdm(
             total=total,

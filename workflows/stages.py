@@ -18,7 +18,7 @@ from workflows.screen import shown
 from workflows.session import Session
 
 # They count up when the files get other keys, so that older runs are worked on anew.
-DATA_FORMAT = 2
+DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
 SCORES_FORMAT = 3
 REPORT_FORMAT = 1
@@ -38,7 +38,7 @@ class Stage:
 def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
     from workflows.data.prepare import prepare
 
-    manifest = prepare(run, experiment)
+    manifest = prepare(run, experiment, session.screen)
     rows, reasons = manifest["rows"], manifest["rejected"]
     why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons.items())})" if reasons else ""
     session.screen.say(
@@ -48,6 +48,10 @@ def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: s
     for name, split in manifest["splits"].items():
         labels = ", ".join(f"{label} {count:,}" for label, count in split["labels"].items())
         session.screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
+    searched = manifest["near_copies"]["searched"]
+    if searched != "all rows":
+        where = "only in the sample" if searched else "not at all; a sample would be (--train-samples)"
+        session.screen.say(f"  so many rows that near copies of test rows were searched for {where}")
 
 
 def _tokens(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:

@@ -32,7 +32,7 @@ def auroc_interval(gold: np.ndarray, scores: np.ndarray) -> list[float] | None:
     return [max(0.0, area - half), min(1.0, area + half)]
 
 
-def describe_lengths(lengths: list[int]) -> dict[str, float]:
+def describe_lengths(lengths: list[int] | np.ndarray) -> dict[str, float]:
     """Mean, median, 90th and 99th percentile and maximum of some lengths."""
     median, p90, p99 = np.percentile(lengths, [50, 90, 99])
     return {
@@ -40,7 +40,7 @@ def describe_lengths(lengths: list[int]) -> dict[str, float]:
         "median": float(median),
         "p90": float(p90),
         "p99": float(p99),
-        "max": max(lengths),
+        "max": int(np.max(lengths)),
     }
 
 

@@ -1,9 +1,12 @@
 """Labels corrected by hand: a table like audit.csv, whose column `correction` has the right labels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from workflows.data.reviews import Review
+import numpy as np
+from tqdm import tqdm
+
+from workflows.data.reviews import DROPPED, Rows, read_texts
 from workflows.data.tables import read_table
 from workflows.errors import UserError
 from workflows.experiment import Label
@@ -26,28 +29,29 @@ class Correction:
         return {"id": self.id, "before": labels[self.before].name, "after": after}
 
 
-def apply_corrections(
-    splits: dict[str, list[Review]], labels: tuple[Label, ...], path: Path
-) -> tuple[dict[str, list[Review]], list[Correction]]:
-    """The reviews with the corrections of `path` applied, and the corrections that changed something.
+def apply_corrections(rows: Rows, labels: tuple[Label, ...], path: Path, bar: tqdm) -> list[Correction]:
+    """Correct `rows` by the table `path`; the corrections that changed something.
 
     A correction is a label's name or words, or `drop`; rows without one stay as they are.  Raises UserError
     for a row that the data do not have, and for a label that is not known.
     """
-    frame = read_table(path).frame
+    frame = read_table(path)
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise UserError(f"{path}: has no column {', '.join(missing)}; corrections are made in audit.csv.")
     meaning = {text: index for index, label in enumerate(labels) for text in (label.words, label.name)}
-    reviews = {review.id: review for rows in splits.values() for review in rows}
-    corrections: dict[str, Correction] = {}
+    cells = [(id.strip(), text, wanted.strip()) for id, text, wanted in frame[list(COLUMNS)].values.tolist()]
+    named = {place for id, _, wanted in cells if wanted and (place := rows.place(id)) is not None}
+    texts = read_texts(rows, np.array(sorted(named), dtype=np.int64), bar)
+    corrections: list[Correction] = []
     seen: set[str] = set()
-    for number, (id, text, cell) in enumerate(frame[list(COLUMNS)].itertuples(index=False), start=1):
-        wanted = cell.strip()
+    for number, (id, text, wanted) in enumerate(cells, start=1):
         if not wanted:
             continue
-        review = reviews.get(id.strip())
-        if review is None or _bare(review.text) != _bare(text):
+        place = rows.place(id)
+        if id in seen:
+            raise UserError(f"{path}, row {number}: {id} is corrected twice; leave one row of it.")
+        if place is None or _bare(texts[place]) != _bare(text):
             raise UserError(
                 f"{path}, row {number}: no review {id} with this text is used here; these corrections are of "
                 "another data set, or of other rows of it."
@@ -56,21 +60,16 @@ def apply_corrections(
             raise UserError(
                 f"{path}, row {number}: correction {wanted!r} is none of {', '.join(meaning)}, {DROP}."
             )
-        if review.id in seen:
-            raise UserError(f"{path}, row {number}: {review.id} is corrected twice; leave one row of it.")
-        seen.add(review.id)
-        after = meaning.get(wanted)
-        if after != review.label:
-            corrections[review.id] = Correction(review.id, review.label, after)
-
-    def corrected(review: Review) -> Review | None:
-        if review.id not in corrections:
-            return review
-        after = corrections[review.id].after
-        return None if after is None else replace(review, label=after)
-
-    changed = {split: [row for row in map(corrected, rows) if row] for split, rows in splits.items()}
-    return changed, list(corrections.values())
+        seen.add(id)
+        before, after = int(rows.labels[place]), meaning.get(wanted)
+        if after == before:
+            continue
+        corrections.append(Correction(id, before, after))
+        if after is None:
+            rows.reject(place, DROPPED, path.name)
+        else:
+            rows.labels[place] = after
+    return corrections
 
 
 def _bare(text: str) -> str:

@@ -5,10 +5,15 @@ messages; `id` joins a model's output to its gold label, `label` and `review` se
 scores.
 """
 
+import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 from workflows.data.reviews import Review
 from workflows.experiment import Label, Prompt
+
+# Where id and review go in a line; no text of a YAML file can hold a NUL.
+ID_MARK, REVIEW_MARK = "\0id", "\0review"
 
 
 def join_label_words(prompt: Prompt, labels: tuple[Label, ...]) -> str:
@@ -48,3 +53,26 @@ def write_row(
         {"role": "assistant", "content": response},
     ]
     return {"id": review.id, "messages": messages, **rest}
+
+
+def line_writer(
+    prompt: Prompt, labels: tuple[Label, ...], format: Literal["messages", "query-response"]
+) -> Callable[[str, str, int], str]:
+    """A function of id, text and label that gives the line of SWIFT's data file.
+
+    The line is `json.dumps(write_row(...), ensure_ascii=False)`; of it, only what differs between the rows of
+    a label is encoded each time.
+    """
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    marks = [encode(mark)[1:-1] for mark in (ID_MARK, REVIEW_MARK)]
+    parts: list[tuple[str, list[str]]] = []
+    for label in range(len(labels)):
+        line = encode(write_row(Review(ID_MARK, REVIEW_MARK, label), prompt, labels, format))
+        before_id, after_id = line.split(marks[0])
+        parts.append((before_id, after_id.split(marks[1])))
+
+    def write_line(id: str, text: str, label: int) -> str:
+        before_id, after_id = parts[label]
+        return f"{before_id}{id}{encode(text)[1:-1].join(after_id)}\n"
+
+    return write_line

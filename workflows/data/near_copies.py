@@ -4,43 +4,72 @@ Exact copies are gone before this (reviews.py).
 """
 
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 
 from rensa import RMinHash, RMinHashLSH
-
-from workflows.data.reviews import Review
+from tqdm import tqdm
 
 SIMILARITY = 0.8  # Jaccard similarity of character trigrams from which on two texts count as near copies
 SHINGLE = 3
 PERMUTATIONS, BANDS = 128, 32  # finds a pair of similarity 0.8 with probability above 0.9999
 SEED = 42
+REMEMBERED = 2000  # texts whose shingles are kept at hand: those that many others are like
 
 
-def find_near_copies(reviews: list[Review], others: list[Review]) -> dict[str, tuple[str, float]]:
-    """For the id of each review that has a near copy among `others`: that one's id, and their similarity."""
-    shingles = [_shingles(other.text) for other in others]
-    index = RMinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS, num_bands=BANDS)
-    for position, known in enumerate(shingles):
-        index.insert(position, _min_hash(known))
-    found: dict[str, tuple[str, float]] = {}
-    for review in reviews:
-        mine = _shingles(review.text)
-        candidates = [
-            (len(mine & shingles[position]) / len(mine | shingles[position]), -position)
-            for position in index.query(_min_hash(mine))
-        ]
-        similarity, position = max(candidates, default=(0.0, 0))
-        if similarity >= SIMILARITY:
-            found[review.id] = (others[-position].id, similarity)
+@dataclass(frozen=True)
+class NearCopies:
+    """What training and validation have in common with the test set, by position in their lists."""
+
+    train_in_test: dict[int, tuple[int, float]]  # training text -> the test text most like it, similarity
+    val_in_test: dict[int, tuple[int, float]]
+    val_in_train: set[int]
+
+
+class _Index:
+    """Texts to be found again; each of them once for all that are compared with them."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+        self._hashes = RMinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS, num_bands=BANDS)
+        for position, text in enumerate(texts):
+            self._hashes.insert(position, _min_hash(_shingles(text)))
+
+    def find(self, shingles: frozenset[str], sketch: RMinHash) -> list[tuple[float, int]]:
+        """(similarity, -position) of each near copy."""
+        others = ((position, _remembered(self._texts[position])) for position in self._hashes.query(sketch))
+        alike = [(len(shingles & other) / len(shingles | other), -position) for position, other in others]
+        return [pair for pair in alike if pair[0] >= SIMILARITY]
+
+
+def find_near_copies(train: list[str], val: list[str], test: list[str], bar: tqdm) -> NearCopies:
+    """The texts that stand in two splits in nearly the same words."""
+    in_test, in_val = _Index(test), _Index(val)
+    found = NearCopies({}, {}, set())
+    for texts, known in ((train, found.train_in_test), (val, found.val_in_test)):
+        for position, text in enumerate(texts):
+            shingles = _shingles(text)
+            sketch = _min_hash(shingles)
+            near = in_test.find(shingles, sketch)
+            if near:
+                similarity, other = max(near)
+                known[position] = (-other, similarity)
+            if texts is train:
+                found.val_in_train.update(-other for _, other in in_val.find(shingles, sketch))
+            bar.update()
     return found
 
 
-def _shingles(text: str) -> set[str]:
+def _shingles(text: str) -> frozenset[str]:
     """Character trigrams of the letters alone: case, blanks and punctuation do not make texts differ."""
     letters = re.sub(r"[\W_]+", "", text.casefold()) or text
-    return {letters[i : i + SHINGLE] for i in range(max(1, len(letters) - SHINGLE + 1))}
+    return frozenset(letters[i : i + SHINGLE] for i in range(max(1, len(letters) - SHINGLE + 1)))
 
 
-def _min_hash(shingles: set[str]) -> RMinHash:
+_remembered = lru_cache(REMEMBERED)(_shingles)
+
+
+def _min_hash(shingles: frozenset[str]) -> RMinHash:
     sketch = RMinHash(num_perm=PERMUTATIONS, seed=SEED)
     sketch.update(list(shingles))
     return sketch

@@ -1,24 +1,58 @@
-"""The door of the data stage: from a data set's files to SWIFT's files."""
+"""The door of the data stage: from a data set's files to SWIFT's files.
 
-from collections import Counter
+The files are read twice, in chunks: once to judge the rows, once to write them; between the two, splits and
+samples are arrays of places of rows.  A search for near copies and corrections by hand read them once more.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workflows.data.corrections import Correction, apply_corrections
-from workflows.data.health import measure_drift
-from workflows.data.messages import write_row
+from workflows.data.health import measure_drift, sample_for_drift
+from workflows.data.messages import line_writer
 from workflows.data.near_copies import SIMILARITY, find_near_copies
-from workflows.data.reviews import Rejected, Review, UnknownLabels, clean, count_labels, reject
+from workflows.data.reviews import (
+    CODES,
+    KEPT,
+    NEAR_COPY,
+    Rows,
+    UnknownLabels,
+    first_place,
+    judge,
+    read_rows,
+    read_texts,
+    rejected_row,
+    strip_text,
+    texts_within,
+)
 from workflows.data.sources import find_files
-from workflows.data.splits import sample_splits, split_reviews
-from workflows.data.tables import Table, read_table
+from workflows.data.splits import Splits, sample_splits, split_rows
+from workflows.data.tables import open_table
 from workflows.errors import UserError
 from workflows.experiment import Experiment
-from workflows.run_folder import SPLITS, RunFolder, sha256, write_json, write_jsonl
+from workflows.run_folder import (
+    SPLITS,
+    HashedFile,
+    RunFolder,
+    json_line,
+    open_hashed,
+    sha256,
+    write_json,
+    write_jsonl,
+)
+from workflows.screen import Screen
 from workflows.statistics import describe_lengths
 
+# Searching that many for near copies takes a minute or so; beyond, it would outlast all the rest.
+NEAR_COPY_ROWS = 200_000
+LEFT_OUT = -1  # by sampling
 
-def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
+
+def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str, Any]:
     """Write train.jsonl, val.jsonl, test.jsonl, rejected.jsonl and manifest.json; return the manifest.
 
     Raises UserError where no source can be reached, a file cannot be read, a label has no meaning (the rows
@@ -26,55 +60,69 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     """
     card, options = experiment.dataset, experiment.data
     files, origin = find_files(card, options)
-    tables = {split: read_table(path) for split, path in files.items()}
+    tables = {split: open_table(path) for split, path in files.items()}
     try:
-        source, rejected = clean(tables, card, options.neutral)
+        with screen.progress("reading rows", None) as bar:
+            rows = judge(tables, card, options.neutral, bar)
     except UnknownLabels as error:
-        write_jsonl(run.rejected, map(_as_row, error.rejected))
+        write_jsonl(run.rejected, _rejected_rows(error.rows))
         raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
-    for split, reviews in source.items():
-        if not reviews:
+    source = {split: rows.kept(split) for split in tables}
+    for split, at in source.items():
+        if len(at) == 0:
+            rejected = ", ".join(f"{n} {reason}" for reason, n in rows.count_rejected(split).items())
             raise UserError(
-                f"{files[split]}: no usable row is left ({_counted(tables[split], rejected, split)})."
+                f"{files[split]}: no usable row is left ({len(rows.places[split])} read; "
+                f"rejected: {rejected})."
             )
     share = experiment.arguments.get("split_dataset_ratio")
     if share is not None and not 0 < float(share) < 1:
         raise UserError(
             f"split_dataset_ratio {share}: the validation set's share of the training rows, above 0, below 1."
         )
-    splits = split_reviews(source, options, None if share is None else float(share))
+    splits = split_rows(source, rows.labels, options, None if share is None else float(share))
     # After the split, so that rows stay where they are and runs can be compared.
     corrections: list[Correction] = []
     if options.corrections is not None:
-        splits, corrections = apply_corrections(splits, experiment.labels, Path(options.corrections))
-        dropped = {correction.id for correction in corrections if correction.after is None}
-        detail = Path(options.corrections).name
-        rejected += [reject(id, tables, card, "dropped by hand", detail) for id in sorted(dropped)]
-    if not all(splits.values()) or len({review.label for review in splits["train"]}) < 2:
+        with screen.progress("finding the corrected rows", len(rows.reasons)) as bar:
+            corrections = apply_corrections(rows, experiment.labels, Path(options.corrections), bar)
+        splits = _without_rejected(rows, splits)
+    if not all(map(len, splits.values())) or len(np.unique(rows.labels[splits["train"]])) < 2:
         raise UserError(f"{options.corrections}: leaves a split without rows, or training with one label.")
-    near_copies, removed = _take_out_near_copies(splits, options.keep_near_copies)
-    rejected += [
-        reject(id, tables, card, "near copy of a test row", detail) for id, detail in removed.items()
-    ]
-    rejected.sort(key=lambda row: (row.source, row.row))
-    read = sum(len(table.frame) for table in tables.values())
-    kept = sum(map(len, splits.values()))
-    drift = measure_drift(splits["train"], splits["test"], options.data_seed)
-    splits = sample_splits(splits, options)
-    used = sum(map(len, splits.values()))
-    for name in SPLITS:
-        rows = (
-            write_row(review, experiment.prompt, experiment.labels, options.format) for review in splits[name]
+    few = sum(map(len, splits.values())) <= NEAR_COPY_ROWS
+    if few:
+        splits, near_copies = _search_near_copies(rows, splits, "all rows", options.keep_near_copies, screen)
+    whole, splits = splits, sample_splits(splits, rows.labels, options)
+    if not few:
+        splits, near_copies = _search_near_copies(
+            rows, splits, "the sample", options.keep_near_copies, screen
         )
-        write_jsonl(run.split(name), rows)
-    write_jsonl(run.rejected, map(_as_row, rejected))
+        whole = _without_rejected(rows, whole)
+    compared = whole["train"], whole["test"]
+    samples = sample_for_drift(*compared, options.data_seed)
+    hashes, texts = _write_files(run, rows, splits, np.sort(np.concatenate(samples)), experiment, screen)
+    drift = measure_drift(
+        [rows.labels[at] for at in compared],
+        [rows.lengths[at] for at in compared],
+        [[texts[place] for place in at.tolist()] for at in samples],
+    )
     write_jsonl(run.corrections, (row.named(experiment.labels) for row in corrections))
+    read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
     manifest = {
         "dataset": card.name,
         "from": origin,
-        "files": {split: _describe(table) for split, table in tables.items()},
-        "rows": {"read": read, "kept": kept, "rejected": len(rejected)},
-        "rejected": dict(Counter(row.reason for row in rejected).most_common()),
+        "files": {
+            split: {
+                "path": str(table.path),
+                "format": table.format,
+                "encoding": table.encoding,
+                "rows": len(rows.places[split]),
+                "sha256": table.sha256,
+            }
+            for split, table in tables.items()
+        },
+        "rows": {"read": read, "kept": kept, "rejected": read - kept},
+        "rejected": rows.count_rejected(),
         "split": options.split,
         "data_seed": options.data_seed,
         "corrections": {
@@ -85,74 +133,101 @@ def prepare(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         },
         "splits": {
             name: {
-                "rows": len(splits[name]),
-                "labels": count_labels(splits[name], card),
-                "characters": describe_lengths([len(review.text) for review in splits[name]]),
+                "rows": len(at),
+                "labels": rows.count_labels(at),
+                "characters": describe_lengths(rows.lengths[at]),
             }
-            for name in SPLITS
+            for name, at in splits.items()
         },
         "near_copies": near_copies,
         "drift": drift,
-        "left_out_by_sampling": kept - used,
+        "left_out_by_sampling": kept - sum(map(len, splits.values())),
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
         "format": options.format,
-        "sha256": {
-            path.name: sha256(path) for path in (*map(run.split, SPLITS), run.rejected, run.corrections)
-        },
+        "sha256": {**hashes, run.corrections.name: sha256(run.corrections)},
     }
     write_json(run.manifest, manifest)
     return manifest
 
 
-def _take_out_near_copies(
-    splits: dict[str, list[Review]], keep: bool
-) -> tuple[dict[str, float], dict[str, str]]:
-    """What the manifest says of near copies, and for each id taken out of training which test row it is like.
+def _without_rejected(rows: Rows, splits: Splits) -> Splits:
+    return {name: at[rows.reasons[at] == CODES[KEPT]] for name, at in splits.items()}
 
-    Changes `splits`.
+
+def _search_near_copies(
+    rows: Rows, splits: Splits, searched: str, keep: bool, screen: Screen
+) -> tuple[Splits, dict[str, Any]]:
+    """The splits without training rows that stand in the test set in nearly the same words (unless `keep`),
+    and what the manifest says of near copies: `searched` is null where there are too many rows to search.
     """
-    copies = find_near_copies(splits["train"], splits["test"])
-    counts = {
-        "similarity": SIMILARITY,
+    at = np.sort(np.concatenate(list(splits.values())))
+    counts: dict[str, Any] = {"searched": None, "similarity": SIMILARITY}
+    if len(at) > NEAR_COPY_ROWS:
+        return splits, counts
+    with screen.progress("reading texts", len(rows.reasons)) as bar:
+        texts = read_texts(rows, at, bar)
+    train, val, test = ([texts[place] for place in splits[name].tolist()] for name in SPLITS)
+    with screen.progress("searching near copies", len(train) + len(val)) as bar:
+        found = find_near_copies(train, val, test, bar)
+    copies = found.train_in_test
+    counts |= {
+        "searched": searched,
         "train_in_test": len(copies),
         "removed_from_train": 0 if keep else len(copies),
-        "val_in_test": len(find_near_copies(splits["val"], splits["test"])),
-        "val_in_train": len(find_near_copies(splits["val"], splits["train"])),
+        "val_in_test": len(found.val_in_test),
+        "val_in_train": len(found.val_in_train),
     }
     if keep:
-        return counts, {}
-    splits["train"] = [review for review in splits["train"] if review.id not in copies]
-    if len({review.label for review in splits["train"]}) < 2:
+        return splits, counts
+    for position, (other, alike) in copies.items():
+        test_row = rows.id(int(splits["test"][other]))
+        rows.reject(int(splits["train"][position]), NEAR_COPY, f"similarity {alike:.2f} to {test_row}")
+    splits = _without_rejected(rows, splits)
+    if len(np.unique(rows.labels[splits["train"]])) < 2:
         raise UserError(
             f"without the {len(copies)} training rows that the test set has in nearly the same words, "
             "one label at most is left in training; check the data, or keep them with --keep-near-copies."
         )
-    return counts, {id: f"similarity {alike:.2f} to {other}" for id, (other, alike) in copies.items()}
+    return splits, counts
 
 
-def _describe(table: Table) -> dict[str, Any]:
-    return {
-        "path": str(table.path),
-        "format": table.format,
-        "encoding": table.encoding,
-        "rows": len(table.frame),
-        "sha256": sha256(table.path),
-    }
+def _write_files(
+    run: RunFolder, rows: Rows, splits: Splits, wanted: np.ndarray, experiment: Experiment, screen: Screen
+) -> tuple[dict[str, str], dict[int, str]]:
+    """Write the rows of the splits and the rejected ones; the files' hashes, and the texts of the rows at
+    `wanted`, in passing.
+    """
+    write_line = line_writer(experiment.prompt, experiment.labels, experiment.data.format)
+    paths = [*map(run.split, SPLITS), run.rejected]
+    goes_to = np.full(len(rows.reasons), LEFT_OUT, dtype=np.int8)  # index into `paths`
+    for index, name in enumerate(SPLITS):
+        goes_to[splits[name]] = index
+    goes_to[rows.reasons != CODES[KEPT]] = len(SPLITS)
+    texts: dict[int, str] = {}
+    with ExitStack() as stack, screen.progress("writing rows", len(goes_to)) as bar:
+        files: list[HashedFile] = [stack.enter_context(open_hashed(path)) for path in paths]
+        for chunk in read_rows(rows.tables, rows.card, sorted(rows.tables)):
+            start, count = first_place(rows, chunk), len(chunk.texts)
+            here, labels = goes_to[start : start + count], rows.labels[start : start + count].tolist()
+            for index in range(len(SPLITS)):
+                files[index].write(
+                    "".join(
+                        write_line(
+                            f"{chunk.split}:{chunk.number + row}", strip_text(chunk.texts[row]), labels[row]
+                        )
+                        for row in np.flatnonzero(here == index).tolist()
+                    )
+                )
+            rejected = np.flatnonzero(here == len(SPLITS)).tolist()
+            files[-1].write("".join(json_line(rejected_row(rows, chunk, row)) for row in rejected))
+            texts |= texts_within(rows, chunk, wanted)
+            bar.update(count)
+    return {path.name: file.sha256() for path, file in zip(paths, files, strict=True)}, texts
 
 
-def _counted(table: Table, rejected: list[Rejected], split: str) -> str:
-    reasons = Counter(row.reason for row in rejected if row.source == split)
-    return (
-        f"{len(table.frame)} read; rejected: "
-        f"{', '.join(f'{n} {reason}' for reason, n in reasons.most_common())}"
-    )
-
-
-def _as_row(row: Rejected) -> dict[str, Any]:
-    """A line of rejected.jsonl; half surrogates become ?, which UTF-8 can hold."""
-    texts = {key: value for key, value in vars(row).items() if isinstance(value, str)}
-    return {
-        **vars(row),
-        **{key: text.encode("utf-8", "replace").decode("utf-8") for key, text in texts.items()},
-    }
+def _rejected_rows(rows: Rows) -> Iterator[dict[str, Any]]:
+    for chunk in read_rows(rows.tables, rows.card, sorted(rows.tables)):
+        start = first_place(rows, chunk)
+        for row in np.flatnonzero(rows.reasons[start : start + len(chunk.texts)] != CODES[KEPT]).tolist():
+            yield rejected_row(rows, chunk, row)

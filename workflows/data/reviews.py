@@ -1,14 +1,23 @@
 """Raw rows become reviews: texts stripped, labels read, and every row that is not kept rejected with its
 reason.
 
-Rows read = reviews kept + rows rejected, always.
+Rows read = reviews kept + rows rejected, always.  In memory a row is some numbers; whoever needs its text
+reads the files again.
 """
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
-from workflows.data.tables import Table
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from workflows.data.tables import Table, read_chunks
 from workflows.errors import UserError
 from workflows.experiment import DatasetCard, Layout
 
@@ -16,6 +25,18 @@ from workflows.experiment import DatasetCard, Layout
 KEEP_ORDER = ("test", "val", "train")
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # marks that str.strip leaves, though nobody sees them
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
+KEPT, UNKNOWN_LABEL = "", "unknown label"
+CONFLICT, DUPLICATE = "conflicting labels", "duplicate"
+DROPPED, NEAR_COPY = "dropped by hand", "near copy of a test row"
+EMPTY_TEXT, EMPTY_LABEL, NOT_UNICODE = "empty text", "empty label", "not valid Unicode"
+NEUTRAL, UNLABELLED = "neutral label", "unlabelled"
+REASONS = (
+    *(KEPT, EMPTY_TEXT, EMPTY_LABEL, NOT_UNICODE, NEUTRAL, UNLABELLED, UNKNOWN_LABEL),
+    *(CONFLICT, DUPLICATE, DROPPED, NEAR_COPY),
+)
+CODES = {reason: code for code, reason in enumerate(REASONS)}
+DIGEST_BYTES = 16  # of a text; two texts out of a billion share theirs with a probability below 1e-20
+VALUES_TOLD_APART = 1000  # of unknown labels: the column may be none of labels
 
 
 @dataclass(frozen=True)
@@ -28,37 +49,104 @@ class Review:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """One row that was read and not kept."""
+class Chunk:
+    """Consecutive rows as their file has them."""
 
-    source: str  # the split of the source: train, val or test
-    file: str
-    row: int
-    reason: str
-    detail: str
-    text: str
-    label: str
+    split: str  # of the source: train, val or test
+    path: Path
+    layout: Layout
+    number: int  # of the first of these rows; 1 is the file's first
+    texts: list[str]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of each row of a data set; a row's place is its index in the arrays.
+
+    A later stage may change `labels`, and reject more rows.
+    """
+
+    tables: dict[str, Table]
+    card: DatasetCard
+    places: dict[str, range]  # of the rows of each split of the source
+    reasons: np.ndarray  # int8, index into REASONS
+    labels: np.ndarray  # int8, index into the card's labels, of kept rows
+    lengths: np.ndarray  # int32, characters of the stripped text
+    originals: np.ndarray  # int32, place of the first row with the same text
+    opponents: np.ndarray  # int32, place of the last row with the same text and another label than the first
+    details: dict[int, str] = field(default_factory=dict)  # why a row was rejected later
+
+    def kept(self, split: str) -> np.ndarray:
+        """Places of the kept rows of a split of the source, in file order."""
+        span = self.places[split]
+        return span.start + np.flatnonzero(self.reasons[span.start : span.stop] == CODES[KEPT])
+
+    def count_rejected(self, split: str | None = None) -> dict[str, int]:
+        """How many rows, of one split of the source or of all, were rejected for which reason; most first."""
+        reasons = (
+            self.reasons
+            if split is None
+            else self.reasons[self.places[split].start : self.places[split].stop]
+        )
+        counts = np.bincount(reasons, minlength=len(REASONS)).tolist()
+        named = Counter(dict(zip(REASONS[1:], counts[1:], strict=True)))
+        return {reason: count for reason, count in named.most_common() if count}
+
+    def count_labels(self, at: np.ndarray) -> dict[str, int]:
+        """How many of the rows `at` have each label, in index order."""
+        counts = np.bincount(self.labels[at], minlength=len(self.card.labels)).tolist()
+        return {label.name: count for label, count in zip(self.card.labels, counts, strict=True)}
+
+    def id(self, place: int) -> str:
+        """The id of a review."""
+        split = next(split for split, span in self.places.items() if place in span)
+        return f"{split}:{place - self.places[split].start + 1}"
+
+    def place(self, id: str) -> int | None:
+        """The place of the kept row with this id; None where there is none."""
+        split, _, number = id.partition(":")
+        if split not in self.places or not number.isdecimal():
+            return None
+        place = self.places[split].start + int(number) - 1
+        known = place in self.places[split] and self.id(place) == id and self.reasons[place] == CODES[KEPT]
+        return place if known else None
+
+    def reject(self, place: int, reason: str, detail: str) -> None:
+        """Take out a row that was kept until now."""
+        self.reasons[place] = CODES[reason]
+        self.details[place] = detail
+
+    def detail(self, place: int) -> str:
+        """What more there is to say of why a row was rejected."""
+        reason = REASONS[self.reasons[place]]
+        first = int(self.originals[place])
+        if reason == DUPLICATE:
+            return f"same text and label as {self.id(first)}"
+        if reason == CONFLICT:
+            names = [self.card.labels[self.labels[row]].name for row in (first, self.opponents[place])]
+            return f"{names[0]} in {self.id(first)}, {names[1]} in {self.id(int(self.opponents[place]))}"
+        return self.details.get(place, "")
 
 
 class UnknownLabels(UserError):
-    """Label values that the card does not know; `rejected` lists their rows."""
+    """Label values that the card does not know; `rows` says which rows have them."""
 
-    def __init__(self, message: str, rejected: list[Rejected]) -> None:
+    def __init__(self, message: str, rows: Rows) -> None:
         super().__init__(message)
-        self.rejected = rejected
+        self.rows = rows
 
 
-def choose_layout(card: DatasetCard, table: Table) -> Layout:
+def choose_layout(card: DatasetCard, path: Path, columns: list[str]) -> Layout:
     """The card's first layout whose columns the file has; a UserError lists the columns found and what to
     give.
     """
-    columns = list(table.frame.columns)
     for layout in card.layouts:
         if layout.text in columns and layout.label in columns:
             return layout
     wanted = " or ".join(f"{layout.text}, {layout.label}" for layout in card.layouts)
     raise UserError(
-        f"{table.path}: columns {wanted} are wanted, the file has {', '.join(map(repr, columns))}. "
+        f"{path}: columns {wanted} are wanted, the file has {', '.join(map(repr, columns))}. "
         "Name them with --text-column and --label-column."
     )
 
@@ -75,59 +163,149 @@ def labels_flag(mapping: str) -> str:
     return f"--labels={mapping}" if mapping.startswith("-") else f"--labels {mapping}"
 
 
-def clean(
-    tables: dict[str, Table], card: DatasetCard, neutral: str | None = None
-) -> tuple[dict[str, list[Review]], list[Rejected]]:
-    """Reviews of each split of the source, and the rejected rows, in file order.
+def strip_text(text: str) -> str:
+    """A text without blanks and invisible marks at its ends."""
+    return text.strip().strip(INVISIBLE).strip()
+
+
+def read_rows(tables: dict[str, Table], card: DatasetCard, order: Iterable[str]) -> Iterator[Chunk]:
+    """The rows of the splits in `order`, as their files have them."""
+    for split in (split for split in order if split in tables):
+        table, layout, number = tables[split], None, 1
+        for frame in read_chunks(table):
+            layout = layout or choose_layout(card, table.path, list(frame.columns))
+            # A key may be missing in all rows of a chunk of JSONL.
+            wanted = frame.reindex(columns=[layout.text, layout.label], fill_value="")
+            texts, labels = wanted[layout.text].tolist(), wanted[layout.label].tolist()
+            yield Chunk(split, table.path, layout, number, texts, labels)
+            number += len(frame)
+
+
+def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar: tqdm) -> Rows:
+    """Which rows are kept, and why the others are not; one reading of the files.
 
     `neutral`: the label name that neutral values count as; None rejects them.
     Raises UnknownLabels where a label value has no meaning, so that no class is lost silently.
     """
-    layouts = {split: choose_layout(card, table) for split, table in tables.items()}
-    readable: list[tuple[str, Review, Rejected]] = []  # (split, review, the row as it would be rejected)
-    rejected: list[Rejected] = []
-    first_copy: dict[str, Review] = {}  # text -> the copy that is kept
-    conflicts: dict[str, str] = {}  # text -> which rows say what
-    for split in (split for split in KEEP_ORDER if split in tables):
-        table, layout = tables[split], layouts[split]
-        meaning = _meaning_of_values(card, layout, neutral)
-        pairs = zip(table.frame[layout.text], table.frame[layout.label], strict=True)
-        for number, (raw_text, raw_label) in enumerate(pairs, start=1):
-            text = raw_text.strip().strip(INVISIBLE).strip()
-            reason, label = _judge(text, normalise_label(raw_label), layout, meaning)
-            row = Rejected(split, table.path.name, number, reason, "", raw_text, raw_label)
-            if reason:
-                rejected.append(row)
-                continue
-            review = Review(f"{split}:{number}", text, label)
-            readable.append((split, review, row))
-            first = first_copy.setdefault(text, review)
-            if first.label != label:
-                names = card.labels[first.label].name, card.labels[label].name
-                conflicts[text] = f"{names[0]} in {first.id}, {names[1]} in {review.id}"
-    unknown = [row for row in rejected if row.reason == "unknown label"]
-    if unknown:
-        raise UnknownLabels(_unknown_message(layouts[unknown[0].source], unknown), rejected)
-    kept: dict[str, list[Review]] = {split: [] for split in tables}
-    for split, review, row in readable:
-        original = first_copy[review.text]
-        if review.text in conflicts:
-            rejected.append(replace(row, reason="conflicting labels", detail=conflicts[review.text]))
-        elif original != review:
-            rejected.append(replace(row, reason="duplicate", detail=f"same text and label as {original.id}"))
-        else:
-            kept[split].append(review)
-    rejected.sort(key=lambda row: (row.source, row.row))
-    return kept, rejected
+    parts: list[tuple[np.ndarray, ...]] = []
+    places: dict[str, range] = {}
+    unknown: Counter[str] = Counter()
+    first_unknown: tuple[Chunk, int] | None = None
+    for chunk in read_rows(tables, card, KEEP_ORDER):
+        texts = [strip_text(text) for text in chunk.texts]
+        reasons, labels = _judge_labels(chunk, card, neutral)
+        lengths = np.fromiter(map(len, texts), np.int32, len(texts))
+        reasons[(reasons == CODES[KEPT]) & ~_are_unicode(texts)] = CODES[NOT_UNICODE]
+        reasons[lengths == 0] = CODES[EMPTY_TEXT]
+        parts.append((reasons, labels, lengths, _digest(texts)))
+        for row in np.flatnonzero(reasons == CODES[UNKNOWN_LABEL]).tolist():
+            first_unknown = first_unknown or (chunk, row)
+            value = normalise_label(chunk.labels[row])
+            if value in unknown or len(unknown) < VALUES_TOLD_APART:
+                unknown[value] += 1
+        start = places[chunk.split].start if chunk.split in places else sum(map(len, places.values()))
+        places[chunk.split] = range(start, start + chunk.number - 1 + len(texts))
+        bar.update(len(texts))
+    reasons, labels, lengths, digests = (np.concatenate(each) for each in zip(*parts, strict=True))
+    parts.clear()
+    originals, opponents = _find_copies(digests, labels, np.flatnonzero(reasons == CODES[KEPT]))
+    rows = Rows(tables, card, places, reasons, labels, lengths, originals, opponents)
+    if first_unknown is not None:
+        raise UnknownLabels(_unknown_message(*first_unknown, unknown), rows)
+    copies = (originals >= 0) & (originals != np.arange(len(originals)))
+    reasons[copies] = CODES[DUPLICATE]
+    reasons[opponents >= 0] = CODES[CONFLICT]
+    return rows
 
 
-def reject(id: str, tables: dict[str, Table], card: DatasetCard, reason: str, detail: str) -> Rejected:
-    """The row of the review `id`, which was kept until now, as a rejected one."""
-    split, number = id.split(":")
-    layout = choose_layout(card, tables[split])
-    row = tables[split].frame.iloc[int(number) - 1]
-    file = tables[split].path.name
-    return Rejected(split, file, int(number), reason, detail, str(row[layout.text]), str(row[layout.label]))
+def read_texts(rows: Rows, places: np.ndarray, bar: tqdm) -> dict[int, str]:
+    """The stripped texts of the rows at `places` (sorted); one more reading of the files."""
+    texts: dict[int, str] = {}
+    for chunk in read_rows(rows.tables, rows.card, KEEP_ORDER):
+        texts |= texts_within(rows, chunk, places)
+        bar.update(len(chunk.texts))
+    return texts
+
+
+def texts_within(rows: Rows, chunk: Chunk, places: np.ndarray) -> dict[int, str]:
+    """The stripped texts of those rows at `places` (sorted) that stand in `chunk`."""
+    start = first_place(rows, chunk)
+    low, high = np.searchsorted(places, [start, start + len(chunk.texts)])
+    return {place: strip_text(chunk.texts[place - start]) for place in places[low:high].tolist()}
+
+
+def first_place(rows: Rows, chunk: Chunk) -> int:
+    """The place of a chunk's first row."""
+    return rows.places[chunk.split].start + chunk.number - 1
+
+
+def rejected_row(rows: Rows, chunk: Chunk, row: int) -> dict[str, Any]:
+    """A line of rejected.jsonl: the row numbered `row` in the chunk, as the file has it.
+
+    Half surrogates become ?, which UTF-8 can hold.
+    """
+    place = first_place(rows, chunk) + row
+    return {
+        "source": chunk.split,
+        "file": chunk.path.name,
+        "row": chunk.number + row,
+        "reason": REASONS[rows.reasons[place]],
+        "detail": rows.detail(place),
+        "text": chunk.texts[row].encode("utf-8", "replace").decode("utf-8"),
+        "label": chunk.labels[row].encode("utf-8", "replace").decode("utf-8"),
+    }
+
+
+def _judge_labels(chunk: Chunk, card: DatasetCard, neutral: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """For each row, by its label alone: index into REASONS, index into the card's labels (-1 for none)."""
+    codes, values = pd.factorize(np.array(chunk.labels, dtype=object))
+    meaning = _meaning_of_values(card, chunk.layout, neutral)
+    reasons = [_judge_value(normalise_label(value), chunk.layout, meaning) for value in values]
+    labels = [meaning.get(normalise_label(value), -1) for value in values]
+    return np.array(reasons, dtype=np.int8)[codes], np.array(labels, dtype=np.int8)[codes]
+
+
+def _judge_value(value: str, layout: Layout, meaning: dict[str, int]) -> int:
+    if not value:
+        return CODES[EMPTY_LABEL]
+    if value in meaning:
+        return CODES[KEPT]
+    if value in layout.neutral:
+        return CODES[NEUTRAL]
+    return CODES[UNLABELLED if value in layout.unlabelled else UNKNOWN_LABEL]
+
+
+def _are_unicode(texts: list[str]) -> np.ndarray:
+    """Which texts UTF-8 can hold: those without half of a surrogate pair, which a JSON escape can bring."""
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError:
+        return np.array([text == text.encode("utf-8", "replace").decode("utf-8") for text in texts])
+    return np.ones(len(texts), dtype=bool)
+
+
+def _digest(texts: list[str]) -> np.ndarray:
+    """(texts, 2) numbers that are the same for the same texts alone."""
+    digests = [blake2b(text.encode("utf-8", "replace"), digest_size=DIGEST_BYTES).digest() for text in texts]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+
+
+def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row at `at` the first row with the same text, and the last of those with another label than
+    that one; -1 where there is none.
+    """
+    originals, opponents = np.full((2, len(labels)), -1, dtype=np.int32)
+    if len(at) == 0:
+        return originals, opponents
+    # Equal texts come together, in the order of their places.
+    order = at[np.lexsort((digests[at, 0], digests[at, 1]))].astype(np.int32)
+    is_first = np.r_[True, (digests[order[1:]] != digests[order[:-1]]).any(axis=1)]
+    starts = np.flatnonzero(is_first)
+    group = np.cumsum(is_first, dtype=np.int32) - 1
+    originals[order] = order[starts][group]
+    differ = labels[order] != labels[originals[order]]
+    opponents[order] = np.maximum.reduceat(np.where(differ, order, np.int32(-1)), starts)[group]
+    return originals, opponents
 
 
 def _meaning_of_values(card: DatasetCard, layout: Layout, neutral: str | None) -> dict[str, int]:
@@ -146,40 +324,14 @@ def _meaning_of_values(card: DatasetCard, layout: Layout, neutral: str | None) -
     return meaning
 
 
-def _judge(text: str, value: str, layout: Layout, meaning: dict[str, int]) -> tuple[str, int]:
-    """The reason to reject a row ("" to keep it) and its label index."""
-    if not text:
-        return "empty text", -1
-    if not value:
-        return "empty label", -1
-    if value in meaning:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair, from a JSON escape
-            return "not valid Unicode", -1
-        return "", meaning[value]
-    if value in layout.neutral:
-        return "neutral label", -1
-    if value in layout.unlabelled:
-        return "unlabelled", -1
-    return "unknown label", -1
-
-
-def _unknown_message(layout: Layout, unknown: list[Rejected]) -> str:
-    first = unknown[0]
-    value = normalise_label(first.label)
-    mapping = [f"{known}={name}" for name, values in layout.values.items() for known in values]
-    counts = Counter(normalise_label(row.label) for row in unknown)
+def _unknown_message(chunk: Chunk, row: int, counts: Counter[str]) -> str:
+    value = normalise_label(chunk.labels[row])
+    values = chunk.layout.values
+    mapping = [f"{known}={name}" for name, group in values.items() for known in group]
     listed = ", ".join(f"{other!r} in {count} row(s)" for other, count in counts.most_common(5))
     return (
-        f"{first.file}, row {first.row}: label {value!r} is none of {', '.join(layout.values)} "
+        f"{chunk.path.name}, row {chunk.number + row}: label {value!r} is none of {', '.join(values)} "
         f"(known values: {', '.join(known.split('=')[0] for known in mapping)}; not known: {listed}). "
         "Say what it means, or leave such rows out by an empty name: "
         f"{labels_flag(','.join([*mapping, f'{value}=']))}"
     )
-
-
-def count_labels(reviews: list[Review], card: DatasetCard) -> dict[str, int]:
-    """How many reviews each label has, in index order."""
-    counts = Counter(review.label for review in reviews)
-    return {label.name: counts[index] for index, label in enumerate(card.labels)}

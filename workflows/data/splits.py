@@ -1,4 +1,4 @@
-"""Cuts reviews into training, validation and test sets, and takes samples of them; every choice is seeded.
+"""Cuts rows into training, validation and test sets, and takes samples of them; every choice is seeded.
 
 A source's own test set stays the test set.  Else `standard` is 80/10/10, stratified; `course` does what the
 code of the course experiment did: 20 % test, then 10 % of the rest validation (72/8/20), not stratified.
@@ -6,26 +6,27 @@ code of the course experiment did: 20 % test, then 10 % of the rest validation (
 
 import math
 import random
-from collections import defaultdict
 
+import numpy as np
 from sklearn.model_selection import train_test_split
 
-from workflows.data.reviews import Review
 from workflows.errors import UserError
 from workflows.experiment import DataOptions
 
-Splits = dict[str, list[Review]]
+Splits = dict[str, np.ndarray]  # places of rows, in file order
 
 
-def split_reviews(source: Splits, options: DataOptions, validation_share: float | None) -> Splits:
+def split_rows(
+    source: Splits, labels: np.ndarray, options: DataOptions, validation_share: float | None
+) -> Splits:
     """The splits train, val and test, from what the source has of them.
 
-    `validation_share`: of the rows that are not test rows, above 0 and below 1; None for a tenth of all rows
-    where the test set is cut here, a tenth of the training rows where the source has one. Raises UserError
-    where there are too few rows.
+    `labels`: of the row at each place.  `validation_share`: of the rows that are not test rows, above 0 and
+    below 1; None for a tenth of all rows where the test set is cut here, a tenth of the training rows where
+    the source has one.  Raises UserError where there are too few rows.
     """
     train, seed = source["train"], options.data_seed
-    if len({review.label for review in train}) < 2:
+    if len(np.unique(labels[train])) < 2:
         raise UserError(
             f"all {len(train)} training rows have one label: there is nothing to learn. Check --labels."
         )
@@ -34,21 +35,22 @@ def split_reviews(source: Splits, options: DataOptions, validation_share: float 
             raise UserError(
                 "--split course cuts one file; this source has a test or validation set of its own."
             )
-        rest, test = _cut(train, 0.2, seed, stratified=False)
-        rest, val = _cut(rest, 0.1, seed, stratified=False)
+        rest, test = _cut(train, labels, 0.2, seed, stratified=False)
+        rest, val = _cut(rest, labels, 0.1, seed, stratified=False)
         return {"train": rest, "val": val, "test": test}
     if "test" in source:
         rest, test, default_share = train, source["test"], 1 / 10
     else:
-        rest, test = _cut(train, 0.1, seed)
+        rest, test = _cut(train, labels, 0.1, seed)
         default_share = 1 / 9
     if "val" in source:
         return {"train": rest, "val": source["val"], "test": test}
-    rest, val = _cut(rest, default_share if validation_share is None else validation_share, seed)
+    share = default_share if validation_share is None else validation_share
+    rest, val = _cut(rest, labels, share, seed)
     return {"train": rest, "val": val, "test": test}
 
 
-def sample_splits(splits: Splits, options: DataOptions) -> Splits:
+def sample_splits(splits: Splits, labels: np.ndarray, options: DataOptions) -> Splits:
     """The splits with --train-samples, --balance and --test-samples applied.
 
     Training rows are a stratified sample, or, with `balance`, equally many of each label; validation rows
@@ -61,52 +63,51 @@ def sample_splits(splits: Splits, options: DataOptions) -> Splits:
     ):
         if wanted is not None and wanted > len(rows):
             raise UserError(f"{flag} {wanted}: there are only {len(rows)} such rows.")
-    sampled = _sample(train, options.train_samples, options.data_seed, options.balance)
+    sampled = _sample(train, labels, options.train_samples, options.data_seed, options.balance)
     if len(sampled) < len(train):
-        labels = {review.label for review in val}
-        val = _sample(
-            val, max(len(labels), math.ceil(len(val) * len(sampled) / len(train))), options.data_seed
-        )
-    return {"train": sampled, "val": val, "test": _sample(test, options.test_samples, options.data_seed)}
+        size = max(len(np.unique(labels[val])), math.ceil(len(val) * len(sampled) / len(train)))
+        val = _sample(val, labels, size, options.data_seed)
+    return {
+        "train": sampled,
+        "val": val,
+        "test": _sample(test, labels, options.test_samples, options.data_seed),
+    }
 
 
 def _cut(
-    reviews: list[Review], share: float, seed: int, stratified: bool = True
-) -> tuple[list[Review], list[Review]]:
+    rows: np.ndarray, labels: np.ndarray, share: float, seed: int, stratified: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """(rest, cut off), each in file order; as scikit-learn cuts them, so that published splits can be met."""
-    labels = [review.label for review in reviews]
-    size = max(math.ceil(len(reviews) * share), len(set(labels)))
+    own = labels[rows]
+    counts = np.unique(own, return_counts=True)[1]
+    size = max(math.ceil(len(rows) * share), len(counts))
     try:
         rest, cut = train_test_split(
-            range(len(reviews)), test_size=size, random_state=seed, stratify=labels if stratified else None
+            rows, test_size=size, random_state=seed, stratify=own if stratified else None
         )
     except ValueError as error:  # fewer than two of a label, or nothing left
-        rarest = min(labels.count(label) for label in set(labels))
         raise UserError(
-            f"{len(reviews)} usable rows, {rarest} of the rarest label, are too few to cut {size} of "
-            "them off for "
-            "validation or test. Give more rows of each label: three at the very least."
+            f"{len(rows)} usable rows, {counts.min()} of the rarest label, are too few to cut {size} of "
+            "them off for validation or test. Give more rows of each label: three at the very least."
         ) from error
-    return [reviews[i] for i in sorted(rest)], [reviews[i] for i in sorted(cut)]
+    return np.sort(rest), np.sort(cut)
 
 
-def _sample(reviews: list[Review], size: int | None, seed: int, balanced: bool = False) -> list[Review]:
-    """`size` reviews in file order, with the labels' shares kept or equal; None takes all that can be
-    taken.
-    """
-    by_label: defaultdict[int, list[int]] = defaultdict(list)
-    for position, review in enumerate(reviews):
-        by_label[review.label].append(position)
-    rarest = min(len(positions) for positions in by_label.values())
+def _sample(
+    rows: np.ndarray, labels: np.ndarray, size: int | None, seed: int, balanced: bool = False
+) -> np.ndarray:
+    """`size` rows in file order, with the labels' shares kept or equal; None takes all that can be taken."""
+    own = labels[rows]
+    found, first = np.unique(own, return_index=True)
+    by_label = {label: rows[own == label] for label in found[np.argsort(first)].tolist()}
+    rarest = min(map(len, by_label.values()))
     if balanced:
         size = rarest * len(by_label) if size is None else size
-    if size is None or (size >= len(reviews) and not balanced):
-        return reviews
+    if size is None or (size >= len(rows) and not balanced):
+        return rows
     if size < len(by_label):
         raise UserError(f"a sample of {size} row(s) cannot hold {len(by_label)} labels.")
-    shares = {
-        label: 1 / len(by_label) if balanced else len(at) / len(reviews) for label, at in by_label.items()
-    }
+    shares = {label: 1 / len(by_label) if balanced else len(at) / len(rows) for label, at in by_label.items()}
     quotas = {label: max(1, math.floor(size * share)) for label, share in shares.items()}
     # The rows that rounding down left over go to the labels that lost most by it.
     losers = sorted(shares, key=lambda label: (quotas[label] - size * shares[label], label))
@@ -114,14 +115,13 @@ def _sample(reviews: list[Review], size: int | None, seed: int, balanced: bool =
         quotas[label] += 1
     while sum(quotas.values()) > size:  # one row at least of each label was more than the sample holds
         quotas[max(quotas, key=lambda label: quotas[label])] -= 1
-    chosen: list[int] = []
+    chosen: list[np.ndarray] = []
     rng = random.Random(seed)
-    for label in sorted(by_label):
-        if quotas[label] > len(by_label[label]):
+    for label, at in sorted(by_label.items()):
+        if quotas[label] > len(at):
             raise UserError(
-                f"--balance: {quotas[label]} rows of each label are wanted, label {label} has "
-                f"{len(by_label[label])}; "
+                f"--balance: {quotas[label]} rows of each label are wanted, label {label} has {len(at)}; "
                 f"ask for at most {rarest * len(by_label)} with --train-samples."
             )
-        chosen += rng.sample(by_label[label], quotas[label])
-    return [reviews[position] for position in sorted(chosen)]
+        chosen.append(at[rng.sample(range(len(at)), quotas[label])])
+    return np.sort(np.concatenate(chosen))
