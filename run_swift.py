@@ -120,11 +120,17 @@ def run_benchmark(options: argparse.Namespace) -> None:
     from workflows.screen import Screen, shown
 
     screen = Screen(options.verbose)
-    run = open_finished(Path(options.folder))
+    if (options.folder is None) != (options.kind == "data"):
+        raise UserError("benchmark data takes no run folder, every other benchmark takes one.")
+    run = None if options.folder is None else open_finished(Path(options.folder))
     folder = options.output or timed_folder(f"benchmark-{options.kind}")
     folder.mkdir(parents=True, exist_ok=True)
     with screen.quiet(folder / "benchmark.log"):
-        if options.kind == "startup":
+        if run is None:
+            from workflows.studies.data_size import benchmark_data
+
+            figures = benchmark_data(options.rows or 100_000, options.repeats, screen)
+        elif options.kind == "startup":
             from workflows.studies.startup import benchmark_startup
 
             figures = benchmark_startup(run, options.repeats, screen)
@@ -136,7 +142,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
             from workflows.studies.benchmark import benchmark_inference, benchmark_training
 
             if options.kind == "inference":
-                figures = benchmark_inference(run, options.rows, options.repeats, screen)
+                figures = benchmark_inference(run, options.rows or 200, options.repeats, screen)
             else:
                 figures = benchmark_training(run, options.steps, options.repeats, screen)
     write_json(folder / "benchmark.json", figures)

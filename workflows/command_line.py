@@ -150,10 +150,15 @@ def build_parser(description: str = "") -> argparse.ArgumentParser:
     timing = commands.add_parser(
         "benchmark", help="times against plain SWIFT and against this machine's limit"
     )
-    timing.add_argument("kind", choices=("inference", "training", "pipeline", "startup"))
-    timing.add_argument("folder", metavar="RUN", help="a finished run, whose model and data are used")
+    timing.add_argument("kind", choices=("inference", "training", "pipeline", "startup", "data"))
     timing.add_argument(
-        "--rows", metavar="N", type=count, default=200, help="test rows (inference; default: 200)"
+        "folder",
+        metavar="RUN",
+        nargs="?",
+        help="a finished run, whose model and data are used (but for data)",
+    )
+    timing.add_argument(
+        "--rows", metavar="N", type=count, help="test rows (inference; default: 200), rows (data; 100,000)"
     )
     timing.add_argument("--steps", metavar="N", type=count, default=10, help="steps (training; default: 10)")
     timing.add_argument("--repeats", metavar="N", type=count, default=3, help="of each, in turn (default: 3)")

@@ -132,7 +132,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
         seconds = time.monotonic() - start
         record = {
             "inputs": inputs,
-            "seconds": round(seconds, 1),
+            "seconds": round(seconds, 2),
             "peak_memory_bytes": peak_memory(),
             "at": f"{datetime.now():%F %T}",
         }

@@ -14,6 +14,7 @@ from workflows.command_line import build_parser
 from workflows.data.prepare import prepare
 from workflows.errors import UserError
 from workflows.run_folder import RunFolder, read_json, read_jsonl, write_jsonl
+from workflows.screen import Screen
 
 FLIPPED_SHARE = 0.05
 FLOOR = 0.62  # measured: 0.67 of the first 388 of the ranking are flipped ones; chance would be 0.05
@@ -40,7 +41,7 @@ def test_flipped_labels_come_first_on_hotel_reviews(shared_data: Path) -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, object]:
     experiment = assemble_experiment(build_parser().parse_args(["run"]))
     run = RunFolder(tmp_path_factory.mktemp("audit"))
-    prepare(run, experiment)
+    prepare(run, experiment, Screen())
     return run, experiment
 
 

@@ -8,13 +8,14 @@ from workflows.command_line import build_parser
 from workflows.data.prepare import prepare
 from workflows.run_folder import RunFolder, read_jsonl
 from workflows.scoring.score import score
+from workflows.screen import Screen
 
 
 def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, tmp_path: Path) -> None:
     options = ["--dataset", "chnsenticorp", "--data-file", str(shared_data / "ChnSentiCorp_htl_all.csv")]
     experiment = assemble_experiment(build_parser().parse_args(["run", *options]))
     run = RunFolder(tmp_path)
-    prepare(run, experiment)
+    prepare(run, experiment, Screen())
     run_baselines(run, experiment)
     systems = score(run, experiment)["systems"]
     assert systems["tfidf"]["accuracy"] >= 0.90
@@ -42,7 +43,7 @@ def test_a_label_that_training_lacks_is_never_predicted(tmp_path: Path) -> None:
     ]
     experiment = assemble_experiment(build_parser().parse_args(["run", *options, "--labels", "差,中,好"]))
     run = RunFolder(tmp_path / "run")
-    prepare(run, experiment)
+    prepare(run, experiment, Screen())
     run_baselines(run, experiment)
     predictions = read_jsonl(run.predictions("tfidf"))
     assert [row["prediction"] for row in predictions][1] == "差"

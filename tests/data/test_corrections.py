@@ -9,6 +9,7 @@ from workflows.command_line import build_parser
 from workflows.data.prepare import prepare
 from workflows.errors import UserError
 from workflows.run_folder import SPLITS, RunFolder, read_json, read_jsonl
+from workflows.screen import Screen
 
 TEXTS = [f"第{i}条评论，{'味道不错' if i % 2 else '味道很差'}，第{i * 7}次来" for i in range(60)]
 
@@ -24,7 +25,7 @@ def reviews(tmp_path: Path) -> Path:
 def _prepare(reviews: Path, corrections: Path, run: RunFolder) -> None:
     flags = ["--data-file", str(reviews), "--text-column", "text", "--label-column", "label"]
     options = [*flags, "--labels", "差=差评,好=好评", "--apply", str(corrections)]
-    prepare(run, assemble_experiment(build_parser().parse_args(["run", *options])))
+    prepare(run, assemble_experiment(build_parser().parse_args(["run", *options])), Screen())
 
 
 def test_corrected_labels_and_dropped_rows_are_used_and_recorded(tmp_path: Path, reviews: Path) -> None:

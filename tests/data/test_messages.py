@@ -1,8 +1,12 @@
 """What the model reads: the source systems' prompts, and reviews that are only text."""
 
+import json
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 
-from workflows.data.messages import join_label_words, write_row
+from workflows.data.messages import join_label_words, line_writer, write_row
 from workflows.data.reviews import Review
 from workflows.experiment import Label, load_dataset_card, load_prompt
 
@@ -34,6 +38,23 @@ def test_the_jd_prompt_reads_as_swift_wrote_it() -> None:
 def test_braces_in_a_review_stay_text(name: str) -> None:
     row = write_row(REVIEW, load_prompt(name), LABELS, "query-response")
     assert REVIEW.text in row["query"]
+
+
+@pytest.mark.parametrize("format", ["messages", "query-response"])
+@pytest.mark.parametrize("text", [REVIEW.text, '他说"好"\\n\n\t\x01\u2028 {id} \\u0000id 😋', "\0id\0review"])
+def test_lines_are_what_json_makes_of_the_rows(
+    text: str, format: Literal["messages", "query-response"]
+) -> None:
+    prompt = load_prompt("zh-question")
+    for own in (
+        prompt,
+        replace(prompt, system="{labels}？{review}"),
+        replace(prompt, user="{review}、{review}"),
+    ):
+        write_line = line_writer(own, LABELS, format)
+        for label in (0, 1):
+            row = write_row(Review("val:12", text, label), own, LABELS, format)
+            assert write_line("val:12", text, label) == json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def test_three_labels_are_joined_as_chinese_does() -> None:

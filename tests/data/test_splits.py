@@ -3,43 +3,66 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
+from tqdm import tqdm
 
-from workflows.data.reviews import Review, clean
-from workflows.data.splits import sample_splits, split_reviews
-from workflows.data.tables import read_table
+from workflows.data.reviews import judge
+from workflows.data.splits import Splits, sample_splits, split_rows
+from workflows.data.tables import open_table
 from workflows.errors import UserError
 from workflows.experiment import DataOptions, load_dataset_card
 
 
-def _reviews(*counts: int) -> list[Review]:
-    labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    return [Review(f"train:{row}", f"评论{row}", label) for row, label in enumerate(labels, start=1)]
+def _labels(*counts: int) -> np.ndarray:
+    return np.repeat(np.arange(len(counts), dtype=np.int8), counts)
+
+
+def _split(labels: np.ndarray, options: DataOptions | None = None) -> Splits:
+    return split_rows({"train": np.arange(len(labels))}, labels, options or DataOptions(), None)
+
+
+def _counts(labels: np.ndarray, at: np.ndarray) -> dict[int, int]:
+    return Counter(labels[at].tolist())
 
 
 @pytest.fixture(scope="module")
-def hotel_reviews(shared_data: Path) -> list[Review]:
-    tables = {"train": read_table(shared_data / "ChnSentiCorp_htl_all.csv")}
-    return clean(tables, load_dataset_card("chnsenticorp"))[0]["train"]
+def hotel(shared_data: Path) -> np.ndarray:
+    """The labels of the hotel reviews that are kept."""
+    tables = {"train": open_table(shared_data / "ChnSentiCorp_htl_all.csv")}
+    rows = judge(tables, load_dataset_card("chnsenticorp"), None, tqdm(disable=True))
+    return rows.labels[rows.kept("train")]
 
 
-def test_standard_split_of_a_real_corpus(hotel_reviews: list[Review]) -> None:
-    splits = split_reviews({"train": hotel_reviews}, DataOptions(), None)
-    assert {name: len(rows) for name, rows in splits.items()} == {"train": 6211, "val": 777, "test": 777}
-    ids = [review.id for rows in splits.values() for review in rows]
-    assert sorted(ids) == sorted(review.id for review in hotel_reviews)
-    share = Counter(review.label for review in hotel_reviews)[1] / len(hotel_reviews)
-    for rows in splits.values():
-        assert abs(Counter(review.label for review in rows)[1] / len(rows) - share) < 0.001
-    assert splits == split_reviews({"train": hotel_reviews}, DataOptions(), None)
-    other = split_reviews({"train": hotel_reviews}, DataOptions(data_seed=43), None)
-    assert other["test"] != splits["test"]
+def test_standard_split_of_a_real_corpus(hotel: np.ndarray) -> None:
+    splits = _split(hotel)
+    assert {name: len(at) for name, at in splits.items()} == {"train": 6211, "val": 777, "test": 777}
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(len(hotel)))
+    for at in splits.values():
+        assert abs(hotel[at].mean() - hotel.mean()) < 0.001
+        assert (np.diff(at) > 0).all()
+    again, other = _split(hotel), _split(hotel, DataOptions(data_seed=43))
+    assert all(np.array_equal(splits[name], again[name]) for name in splits)
+    assert not np.array_equal(splits["test"], other["test"])
 
 
-def test_course_split_is_the_code_of_the_course(hotel_reviews: list[Review]) -> None:
-    splits = split_reviews({"train": hotel_reviews}, DataOptions(split="course"), None)
-    rest, test = train_test_split(hotel_reviews, test_size=0.2, random_state=42)
+def test_published_splits_are_scikit_learns(hotel: np.ndarray) -> None:
+    """On the rows themselves and their labels as lists, as a published script has them."""
+    ids, labels = [f"train:{i}" for i in range(len(hotel))], hotel.tolist()
+    label_of = dict(zip(ids, labels, strict=True))
+    rest, test = train_test_split(ids, test_size=777, random_state=42, stratify=labels)
+    rest.sort(key=ids.index)  # what is left is cut in file order
+    train, val = train_test_split(
+        rest, test_size=777, random_state=42, stratify=[label_of[id] for id in rest]
+    )
+    splits = {name: {f"train:{i}" for i in at} for name, at in _split(hotel).items()}
+    assert splits == {"train": set(train), "val": set(val), "test": set(test)}
+
+
+def test_course_split_is_the_code_of_the_course(hotel: np.ndarray) -> None:
+    splits = _split(hotel, DataOptions(split="course"))
+    rest, test = train_test_split(range(len(hotel)), test_size=0.2, random_state=42)
     train, val = train_test_split(rest, test_size=0.1, random_state=42)
     assert set(splits["test"]) == set(test)
     assert len(splits["val"]) == len(val)
@@ -47,44 +70,46 @@ def test_course_split_is_the_code_of_the_course(hotel_reviews: list[Review]) -> 
 
 
 def test_a_test_set_of_the_source_stays_whole() -> None:
-    source = {"train": _reviews(60, 40), "test": [Review("test:1", "好", 1)]}
-    splits = split_reviews(source, DataOptions(), None)
-    assert splits["test"] == source["test"]
-    assert Counter(review.label for review in splits["val"]) == {0: 6, 1: 4}
-    assert len(split_reviews(source, DataOptions(), 0.02)["val"]) == 2
-    with_val = split_reviews({**source, "val": [Review("val:1", "差", 0)]}, DataOptions(), None)
+    labels = np.append(_labels(60, 40), [1, 0]).astype(np.int8)
+    source = {"train": np.arange(100), "test": np.array([100])}
+    splits = split_rows(source, labels, DataOptions(), None)
+    assert splits["test"].tolist() == [100]
+    assert _counts(labels, splits["val"]) == {0: 6, 1: 4}
+    assert len(split_rows(source, labels, DataOptions(), 0.02)["val"]) == 2
+    with_val = split_rows({**source, "val": np.array([101])}, labels, DataOptions(), None)
     assert len(with_val["train"]) == 100
     with pytest.raises(UserError, match="--split course"):
-        split_reviews(source, DataOptions(split="course"), None)
+        split_rows(source, labels, DataOptions(split="course"), None)
 
 
-def test_samples_keep_shares_or_balance(hotel_reviews: list[Review]) -> None:
-    splits = split_reviews({"train": hotel_reviews}, DataOptions(), None)
-    options = DataOptions(train_samples=161, test_samples=100)
-    sampled = sample_splits(splits, options)
-    assert Counter(review.label for review in sampled["train"]) == {0: 51, 1: 110}
+def test_samples_keep_shares_or_balance(hotel: np.ndarray) -> None:
+    splits = _split(hotel)
+    sampled = sample_splits(splits, hotel, DataOptions(train_samples=161, test_samples=100))
+    assert _counts(hotel, sampled["train"]) == {0: 51, 1: 110}
     assert len(sampled["test"]) == 100
     assert len(sampled["val"]) == 21
     assert set(sampled["train"]) <= set(splits["train"])
-    balanced = sample_splits(splits, DataOptions(train_samples=160, balance=True))
-    assert Counter(review.label for review in balanced["train"]) == {0: 80, 1: 80}
-    most = sample_splits(splits, DataOptions(balance=True))
-    rarest = Counter(review.label for review in splits["train"])[0]
-    assert Counter(review.label for review in most["train"]) == {0: rarest, 1: rarest}
+    balanced = sample_splits(splits, hotel, DataOptions(train_samples=160, balance=True))
+    assert _counts(hotel, balanced["train"]) == {0: 80, 1: 80}
+    most = sample_splits(splits, hotel, DataOptions(balance=True))
+    rarest = _counts(hotel, splits["train"])[0]
+    assert _counts(hotel, most["train"]) == {0: rarest, 1: rarest}
     with pytest.raises(UserError, match=f"--balance.*at most {2 * rarest}"):
-        sample_splits(splits, DataOptions(train_samples=6000, balance=True))
+        sample_splits(splits, hotel, DataOptions(train_samples=6000, balance=True))
     with pytest.raises(UserError, match="--train-samples 9999: there are only 6211"):
-        sample_splits(splits, DataOptions(train_samples=9999))
+        sample_splits(splits, hotel, DataOptions(train_samples=9999))
 
 
 def test_three_labels_with_a_rare_one() -> None:
-    splits = split_reviews({"train": _reviews(500, 40, 460)}, DataOptions(), None)
-    assert all({review.label for review in rows} == {0, 1, 2} for rows in splits.values())
-    sampled = sample_splits(splits, DataOptions(train_samples=10))
-    assert Counter(review.label for review in sampled["train"]) == {0: 5, 1: 1, 2: 4}
-    lopsided = split_reviews({"train": _reviews(985, 30, 20)}, DataOptions(), None)
+    labels = _labels(500, 40, 460)
+    splits = _split(labels)
+    assert all(set(labels[at]) == {0, 1, 2} for at in splits.values())
+    sampled = sample_splits(splits, labels, DataOptions(train_samples=10))
+    assert _counts(labels, sampled["train"]) == {0: 5, 1: 1, 2: 4}
+    lopsided = _labels(985, 30, 20)
     for size in (3, 4, 10, 50):
-        assert len(sample_splits(lopsided, DataOptions(train_samples=size))["train"]) == size
+        options = DataOptions(train_samples=size)
+        assert len(sample_splits(_split(lopsided), lopsided, options)["train"]) == size
 
 
 @pytest.mark.parametrize(
@@ -98,4 +123,4 @@ def test_three_labels_with_a_rare_one() -> None:
 )
 def test_too_few_rows_are_refused(counts: tuple[int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        split_reviews({"train": _reviews(*counts)}, DataOptions(), None)
+        _split(_labels(*counts))

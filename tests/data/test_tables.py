@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from workflows.data.tables import read_table
+from workflows.data import tables
+from workflows.data.tables import open_table, read_chunks, read_table
 from workflows.errors import UserError
 
 TEXTS = ['房间"很大"，\n早餐不错', "NA", "味道好😋，值！", "没有"]
@@ -32,9 +33,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
         _frame().astype({"label": int}).to_parquet(path)
     else:
         _frame().astype({"label": int}).to_excel(path, index=False)
-    table = read_table(path)
-    assert table.frame["review"].tolist() == TEXTS
-    assert table.frame["label"].tolist() == LABELS
+    frame = read_table(path)
+    assert frame["review"].tolist() == TEXTS
+    assert frame["label"].tolist() == LABELS
 
 
 @pytest.mark.parametrize(
@@ -47,26 +48,24 @@ def test_encoding_is_found_out_and_said(
     path = tmp_path / "reviews.csv"
     frame = pd.DataFrame(demo_rows[:200])
     path.write_bytes(frame.to_csv(index=False).encode(encoding))
-    table = read_table(path)
-    assert table.encoding == found
-    assert table.frame["text"].tolist() == frame["text"].tolist()
+    assert open_table(path).encoding == found
+    assert read_table(path)["text"].tolist() == frame["text"].tolist()
 
 
 def test_gb18030_of_a_real_corpus_is_read_whole(tmp_path: Path, shared_data: Path) -> None:
     text = (shared_data / "ChnSentiCorp_htl_all.csv").read_text(encoding="utf-8")
     path = tmp_path / "gb.csv"
     path.write_bytes(text.encode("gb18030"))
-    table = read_table(path)
-    assert table.encoding == "gb18030"
-    assert table.frame.equals(read_table(shared_data / "ChnSentiCorp_htl_all.csv").frame)
+    assert open_table(path).encoding == "gb18030"
+    assert read_table(path).equals(read_table(shared_data / "ChnSentiCorp_htl_all.csv"))
 
 
 def test_short_gb18030_files_of_real_reviews_are_read(tmp_path: Path, shared_data: Path) -> None:
-    frame = read_table(shared_data / "waimai_10k.csv").frame
+    frame = read_table(shared_data / "waimai_10k.csv")
     for start in range(0, 2400, 8):
         path = tmp_path / "few.csv"
         path.write_bytes(frame[start : start + 8].to_csv(index=False).encode("gb18030"))
-        assert read_table(path).frame["review"].tolist() == frame["review"][start : start + 8].tolist()
+        assert read_table(path)["review"].tolist() == frame["review"][start : start + 8].tolist()
 
 
 def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encoding(tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_what_is_no_table_is_refused_with_the_place(
 def test_csv_separated_by_semicolons_is_read(tmp_path: Path) -> None:
     path = tmp_path / "excel.csv"
     path.write_text("label;review\n1;不错，很好\n", encoding="utf-8")
-    assert read_table(path).frame.to_dict("records") == [{"label": "1", "review": "不错，很好"}]
+    assert read_table(path).to_dict("records") == [{"label": "1", "review": "不错，很好"}]
 
 
 def test_jsonl_with_missing_keys_and_half_a_surrogate_pair_is_read(tmp_path: Path) -> None:
@@ -111,9 +110,62 @@ def test_jsonl_with_missing_keys_and_half_a_surrogate_pair_is_read(tmp_path: Pat
         '{"label": 1, "review": "\\ud83d好"}\n\n{"label": null, "review": 3.5}\n{"label": 0}\n',
         encoding="utf-8",
     )
-    rows = read_table(path).frame.to_dict("records")
+    rows = read_table(path).to_dict("records")
     assert rows == [
         {"label": "1", "review": "\ud83d好"},
         {"label": "", "review": "3.5"},
         {"label": "0", "review": ""},
     ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_file_read_in_many_chunks_gives_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    rows = [{"label": i % 2, "review": f'{text}{"，" * i}"\n{i}'} for i, text in enumerate(TEXTS * 5)]
+    path = tmp_path / f"reviews{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    elif suffix == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    else:
+        pd.DataFrame(rows).to_parquet(path)
+    whole = read_table(path)
+    monkeypatch.setattr(tables, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 5)  # cuts characters in two
+    assert [len(chunk) for chunk in read_chunks(open_table(path))] == [3] * 6 + [2]
+    assert read_table(path).equals(whole)
+    assert whole["review"].tolist() == [row["review"] for row in rows]
+
+
+@pytest.mark.parametrize("row", range(1, 9))
+def test_a_row_with_too_many_cells_is_refused_wherever_chunks_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: int
+) -> None:
+    lines = ["label,review", *("1,好" for _ in range(9))]
+    lines[row] += ",但是很差"
+    path = tmp_path / "reviews.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(tables, "CHUNK_ROWS", 3)
+    with pytest.raises(UserError, match="not a regular table"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("block", [7, 1 << 20])
+@pytest.mark.parametrize(
+    ("encoding", "bad", "message"),
+    [
+        ("gb18030", b"\xff", "line 42: byte 0xff is neither UTF-8 nor GB18030"),
+        ("utf-16-le", b"\x00\xdc", "line 42: byte 0x00 is neither UTF-8 nor UTF-16"),
+    ],
+)
+def test_a_byte_that_no_encoding_has_is_refused_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, bad: bytes, message: str, block: int
+) -> None:
+    monkeypatch.setattr(tables, "BLOCK_BYTES", block)
+    bom = "\ufeff" if encoding == "utf-16-le" else ""
+    good = "1,早上好\n".encode(encoding)  # 上 has the byte of a line end in UTF-16
+    path = tmp_path / "reviews.csv"
+    path.write_bytes(f"{bom}label,review\n".encode(encoding) + good * 40 + bad + good * 40)
+    with pytest.raises(UserError, match=message):
+        open_table(path)

@@ -46,3 +46,16 @@ def test_a_benchmark_needs_a_finished_run(command: Command, tmp_path: Path) -> N
     done = command("benchmark", "inference", tmp_path / "run")
     assert done.returncode == 2
     assert "is not finished; finish it first" in done.stderr
+
+
+def test_preparing_is_timed_on_tables_of_three_sizes(command: Command, tmp_path: Path) -> None:
+    done = command("benchmark", "data", "--rows", "300", "--repeats", "1", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = read_json(tmp_path / "benchmark.json")
+    for key in ("seconds", "peak_memory_bytes"):
+        assert list(figures[key]) == ["1x", "2x", "4x"]
+    assert list(figures["ratios"]) == ["2x / 1x", "4x / 1x"]
+    assert figures["rows_per_second"] == 1200 / figures["seconds"]["4x"][0]
+    assert min(figures["peak_memory_bytes"].values()) > 50e6
+    refused = command("benchmark", "data", tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)

@@ -4,7 +4,6 @@ The files are read twice, in chunks: once to judge the rows, once to write them;
 samples are arrays of places of rows.  A search for near copies and corrections by hand read them once more.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from workflows.data.reviews import (
     read_rows,
     read_texts,
     rejected_row,
+    rejected_rows,
     strip_text,
     texts_within,
 )
@@ -65,7 +65,7 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         with screen.progress("reading rows", None) as bar:
             rows = judge(tables, card, options.neutral, bar)
     except UnknownLabels as error:
-        write_jsonl(run.rejected, _rejected_rows(error.rows))
+        write_jsonl(run.rejected, rejected_rows(error.rows))
         raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
     source = {split: rows.kept(split) for split in tables}
     for split, at in source.items():
@@ -224,10 +224,3 @@ def _write_files(
             texts |= texts_within(rows, chunk, wanted)
             bar.update(count)
     return {path.name: file.sha256() for path, file in zip(paths, files, strict=True)}, texts
-
-
-def _rejected_rows(rows: Rows) -> Iterator[dict[str, Any]]:
-    for chunk in read_rows(rows.tables, rows.card, sorted(rows.tables)):
-        start = first_place(rows, chunk)
-        for row in np.flatnonzero(rows.reasons[start : start + len(chunk.texts)] != CODES[KEPT]).tolist():
-            yield rejected_row(rows, chunk, row)

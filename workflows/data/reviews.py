@@ -256,6 +256,14 @@ def rejected_row(rows: Rows, chunk: Chunk, row: int) -> dict[str, Any]:
     }
 
 
+def rejected_rows(rows: Rows) -> Iterator[dict[str, Any]]:
+    """All lines of rejected.jsonl, by split and row; one more reading of the files."""
+    for chunk in read_rows(rows.tables, rows.card, sorted(rows.tables)):
+        start = first_place(rows, chunk)
+        reasons = rows.reasons[start : start + len(chunk.texts)]
+        yield from (rejected_row(rows, chunk, row) for row in np.flatnonzero(reasons != CODES[KEPT]).tolist())
+
+
 def _judge_labels(chunk: Chunk, card: DatasetCard, neutral: str | None) -> tuple[np.ndarray, np.ndarray]:
     """For each row, by its label alone: index into REASONS, index into the card's labels (-1 for none)."""
     codes, values = pd.factorize(np.array(chunk.labels, dtype=object))

@@ -39,7 +39,6 @@ def describe_data(files: Files) -> Section:
     reasons_zh = "，".join(
         f"{REASONS.get(reason, reason)} {count:,}" for reason, count in manifest["rejected"].items()
     )
-    near = manifest["near_copies"]
     blocks: list[Block] = [
         Paragraph(
             Both(
@@ -52,19 +51,7 @@ def describe_data(files: Files) -> Section:
         _balance(files),
         Picture("lengths", Both("Lengths of the rows.", "各行长度分布。")),
         *_lengths(files),
-        Paragraph(
-            Both(
-                f"Near copies (similarity {near['similarity']} and above): {near['train_in_test']:,} "
-                "training rows "
-                f"stand in the test set, {near['removed_from_train']:,} of them were removed from training; "
-                f"{near['val_in_test']:,} validation rows stand in test, {near['val_in_train']:,} in "
-                "training.",
-                f"近似重复（相似度 ≥ {near['similarity']}）：训练集有 {near['train_in_test']:,} "
-                "行与测试集近似，已从训练集删除 "
-                f"{near['removed_from_train']:,} 行；验证集有 {near['val_in_test']:,} 行与测试集近似，"
-                f"{near['val_in_train']:,} 行与训练集近似。",
-            )
-        ),
+        Paragraph(_near_copies(manifest["near_copies"])),
         *_drift(manifest["drift"]),
     ]
     corrections = manifest["corrections"]
@@ -79,6 +66,23 @@ def describe_data(files: Files) -> Section:
             )
         )
     return Section(Both("The data", "数据"), blocks)
+
+
+def _near_copies(near: dict[str, Any]) -> Both:
+    if near["searched"] is None:
+        return Both("Near copies: not searched, there are too many rows.", "近似重复：行数过多，未查找。")
+    only = (
+        Both("", "") if near["searched"] == "all rows" else Both(", in the sample alone", "，仅在抽样中查找")
+    )
+    return Both(
+        f"Near copies (similarity {near['similarity']} and above{only.en}): {near['train_in_test']:,} "
+        f"training rows stand in the test set, {near['removed_from_train']:,} of them were removed from "
+        f"training; {near['val_in_test']:,} validation rows stand in test, {near['val_in_train']:,} in "
+        "training.",
+        f"近似重复（相似度 ≥ {near['similarity']}{only.zh}）：训练集有 {near['train_in_test']:,} "
+        f"行与测试集近似，已从训练集删除 {near['removed_from_train']:,} 行；"
+        f"验证集有 {near['val_in_test']:,} 行与测试集近似，{near['val_in_train']:,} 行与训练集近似。",
+    )
 
 
 def _balance(files: Files) -> Grid:
