@@ -50,8 +50,10 @@ def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: s
         session.screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
     searched = manifest["near_copies"]["searched"]
     if searched != "all rows":
-        where = "only in the sample" if searched else "not at all; a sample would be (--train-samples)"
-        session.screen.say(f"  so many rows that near copies of test rows were searched for {where}")
+        where = (
+            "only among the sampled ones" if searched else "not (--train-samples, --test-samples: fewer rows)"
+        )
+        session.screen.say(f"  too many rows: near copies of test rows were searched for {where}")
 
 
 def _tokens(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:

@@ -57,19 +57,22 @@ def test_training_rows_that_stand_in_the_test_set_are_removed_and_accounted_for(
 
 
 def test_of_very_many_rows_only_a_sample_is_searched_and_that_is_said(
-    tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, demo_rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflows.data.prepare.NEAR_COPY_ROWS", 7000)
-    options = ["--dataset", "chnsenticorp", "--data-file", str(shared_data / "ChnSentiCorp_htl_all.csv")]
+    monkeypatch.setattr("workflows.data.prepare.NEAR_COPY_ROWS", 300)
+    lines = [f"{row['text']}{mark},{row['label']}" for row in demo_rows[:200] for mark in ("", "！！")]
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(lines), encoding="utf-8")
+    options = ["--dataset", "demo", "--data-file", str(tmp_path / "reviews.csv")]
     manifests = []
-    for flags in ([], ["--train-samples", "5500"]):
+    for flags in ([], ["--train-samples", "200"]):
         run = RunFolder(tmp_path / str(len(flags)))
         experiment = assemble_experiment(build_parser().parse_args(["run", *options, *flags]))
         manifests.append(prepare(run, experiment, Screen()))
     assert [manifest["near_copies"]["searched"] for manifest in manifests] == [None, "the sample"]
     removed = manifests[1]["near_copies"]["removed_from_train"]
     assert removed > 0
-    assert manifests[1]["splits"]["train"]["rows"] == 5500 - removed
+    assert manifests[1]["splits"]["train"]["rows"] == 200 - removed
     assert manifests[1]["rows"]["kept"] == manifests[0]["rows"]["kept"] - removed
     used = sum(split["rows"] for split in manifests[1]["splits"].values())
     assert manifests[1]["left_out_by_sampling"] == manifests[1]["rows"]["kept"] - used
+    assert len(read_jsonl(run.rejected)) == manifests[1]["rows"]["rejected"]
