@@ -32,8 +32,8 @@ class Screen:
         print(text, file=self.out, flush=True)
 
     def progress(self, title: str, total: int | None) -> tqdm:
-        """A bar that counts to `total` with the time left (None: counts only); on a file or a notebook it is
-        drawn less often.
+        """A bar that counts to `total` with the time left (None: counts only), for work that takes a moment;
+        on a file or a notebook it is drawn less often.
         """
         seconds = 0.2 if self.err.isatty() else 5.0
         return tqdm(
@@ -43,6 +43,7 @@ class Screen:
             ncols=90,
             mininterval=seconds,
             maxinterval=seconds,
+            delay=seconds,
             leave=False,
         )
 
