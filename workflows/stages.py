@@ -50,10 +50,8 @@ def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: s
         session.screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
     searched = manifest["near_copies"]["searched"]
     if searched != "all rows":
-        where = (
-            "only among the sampled ones" if searched else "not (--train-samples, --test-samples: fewer rows)"
-        )
-        session.screen.say(f"  too many rows: near copies of test rows were searched for {where}")
+        were = "searched only for sampled rows" if searched else "not searched"
+        session.screen.say(f"  near copies of test rows were {were}: there are too many rows")
 
 
 def _tokens(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
