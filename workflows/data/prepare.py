@@ -47,7 +47,7 @@ from workflows.run_folder import (
 from workflows.screen import Screen
 from workflows.statistics import describe_lengths
 
-# Their texts are in memory, and each takes 60 µs (120 characters, one core): 12 s for that many, minutes beyond.
+# Their texts are in memory, and each takes 60 µs (120 characters, one core): 12 s for that many.
 NEAR_COPY_ROWS = 200_000
 LEFT_OUT = -1  # by sampling
 
