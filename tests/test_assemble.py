@@ -31,6 +31,7 @@ OWN = ["--text-column", "文 本", "--label-column", "星"]
         ["--dataset", "chnsenticorp", "--data-file", "x.csv", "--split", "course", "--data-seed", "1"],
         ["--model", MODEL, "--prompt", "zh-continue", "--method", "course-chnsenticorp", "--lang", "en"],
         ["--model", "Qwen/Qwen2.5-7B", "--set", "learning_rate=1e-3", "--set", "system=你好 世界"],
+        ["--prompt", "mine.yaml"],
         ["--best-by", "macro_f1", "--engine", "swift", "--format", "query-response", "--apply", "a.csv"],
     ],
 )
@@ -38,6 +39,7 @@ def test_the_command_of_an_experiment_assembles_it_again(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text('user: "{review}"', encoding="utf-8")
     experiment = assemble_experiment(build_parser().parse_args(["run", *arguments]))
     line = command_of(experiment)
     assert line[:3] == ["python", "run_swift.py", "run"]

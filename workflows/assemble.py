@@ -183,16 +183,16 @@ def default_prompt(model: ModelCard) -> str:
 
 
 def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
-    """Raise UserError where a prompt with its own label words lacks words for a label of the data set."""
-    unknown = [
-        label.name for label in dataset.labels if prompt.label_words and label.name not in prompt.label_words
-    ]
-    if unknown:
-        raise UserError(
-            f"prompt {prompt.name} has words for {', '.join(prompt.label_words)}, not for label "
-            f"{', '.join(unknown)}; "
-            "take another with --prompt (python run_swift.py list prompts)."
-        )
+    """Raise UserError where a prompt with label words or descriptions of its own lacks a label of the data
+    set.
+    """
+    for kind, given in (("words", prompt.label_words), ("descriptions", prompt.descriptions)):
+        unknown = [label.name for label in dataset.labels if given and label.name not in given]
+        if unknown:
+            raise UserError(
+                f"prompt {prompt.name} has {kind} for {', '.join(given)}, not for label "
+                f"{', '.join(unknown)}; take another with --prompt (python run_swift.py list prompts)."
+            )
 
 
 def command_of(experiment: Experiment) -> list[str]:
@@ -201,7 +201,7 @@ def command_of(experiment: Experiment) -> list[str]:
     arguments, data = experiment.model.arguments, experiment.data
     by_name = load_model_card(experiment.model.name) if experiment.model.name in names_of(MODELS) else None
     model = experiment.model.name if by_name == experiment.model else arguments["model"]
-    prompt = experiment.prompt.name
+    prompt = experiment.prompt.file or experiment.prompt.name
     flags = {
         "val-file": data.val_file,
         "test-file": data.test_file,

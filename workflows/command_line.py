@@ -77,7 +77,9 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
     tuning.add_argument(
         "--method", metavar="NAME", default="lora", help="a preset in sft_args/ (default: lora)"
     )
-    tuning.add_argument("--prompt", metavar="NAME", help="a prompt by name (default: by the kind of model)")
+    tuning.add_argument(
+        "--prompt", metavar="NAME", help="a prompt by name, or a YAML file (default: by the kind of model)"
+    )
     tuning.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="any SWIFT argument; may be repeated"
     )

@@ -8,6 +8,7 @@ that it is stored as repeats the run even when a card has changed since.
 """
 
 import difflib
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,6 +25,9 @@ METHODS = ROOT / "sft_args"
 PROMPTS = ROOT / "workflows" / "data" / "prompts"
 
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
+PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text
+IN_PROMPT = ("review", "labels", "descriptions", "examples")
+IN_EXAMPLE = ("review", "labels", "label")
 
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Card = TypeVar("Card")
@@ -93,7 +97,11 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a review becomes what the model reads; `user` and `system` may hold {review} and {labels}."""
+    """How a review becomes what the model reads.
+
+    `user` and `system` may hold {review}, {labels}, {descriptions} and {examples}; `example`, the form of one
+    of {examples}, may hold {review}, {labels} and {label}, its answer.
+    """
 
     name: str
     user: str
@@ -104,6 +112,11 @@ class Prompt:
         "reverse"  # of {labels}; reversed, 正面 comes before 负面 as in the course
     )
     label_words: dict[str, str] = field(default_factory=dict)  # label name -> words, instead of the card's
+    descriptions: dict[str, str] = field(default_factory=dict)  # label name -> what it means
+    shots: int = 0  # so many training rows are shown with their answers as {examples} …
+    shots_by: Literal["seed", "similarity"] = "seed"  # … the same for all, or those most like the review
+    example: str | None = None
+    file: str | None = None  # where a prompt of one's own was read from
 
 
 @dataclass(frozen=True)
@@ -231,11 +244,31 @@ def load_preset(name: str) -> Arguments:
 
 
 def load_prompt(name: str) -> Prompt:
-    """The prompt `workflows/data/prompts/<name>.yaml`."""
-    path = card_path(PROMPTS, name, "prompt")
-    prompt = from_mapping(Prompt, {"name": name, **read_mapping(path)}, path)
+    """The prompt `workflows/data/prompts/<name>.yaml`, or that of one's own YAML file.
+
+    Raises UserError for an unknown placeholder, and where texts and the keys that fill them do not fit.
+    """
+    own = name not in names_of(PROMPTS) and Path(name).expanduser().is_file()
+    path = Path(name).expanduser().resolve() if own else card_path(PROMPTS, name, "prompt")
+    origin = {"file": str(path)} if own else {}
+    prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_mapping(path)}, path)
+    for key, known in (("user", IN_PROMPT), ("system", IN_PROMPT), ("example", IN_EXAMPLE)):
+        for placeholder in PLACEHOLDER.findall(getattr(prompt, key) or ""):
+            if placeholder not in known:
+                raise UserError(
+                    f"{path}: `{key}` has the unknown placeholder {{{placeholder}}}; known: "
+                    f"{', '.join(f'{{{each}}}' for each in known)}."
+                )
     if "{review}" not in prompt.user:
         raise UserError(f"{path}: `user` has no {{review}}, so the model would never see the text.")
+    asked = prompt.user + (prompt.system or "")
+    if ("{descriptions}" in asked) != bool(prompt.descriptions):
+        raise UserError(f"{path}: {{descriptions}} and the key `descriptions` go together; one is missing.")
+    if {"{examples}" in asked, prompt.shots > 0, "{review}" in (prompt.example or "")} == {True, False}:
+        raise UserError(
+            f"{path}: {{examples}}, `shots` above 0 and an `example` with {{review}} go together; one is "
+            "missing."
+        )
     return prompt
 
 

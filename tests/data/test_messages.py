@@ -2,13 +2,21 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from workflows.assemble import assemble_experiment
+from workflows.command_line import build_parser
+from workflows.data.examples import choose_examples
 from workflows.data.messages import join_label_words, line_writer, write_row
+from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
-from workflows.experiment import Label, load_dataset_card, load_prompt
+from workflows.errors import UserError
+from workflows.experiment import PROMPTS, Label, load_dataset_card, load_prompt, names_of
+from workflows.run_folder import RunFolder, read_jsonl
+from workflows.screen import Screen
 
 LABELS = (Label("negative", "负面"), Label("positive", "正面"))
 REVIEW = Review("train:7", "早餐太差{labels}，房间{review}本身很好", 1)
@@ -34,10 +42,101 @@ def test_the_jd_prompt_reads_as_swift_wrote_it() -> None:
     assert row["response"] == "negative"
 
 
-@pytest.mark.parametrize("name", ["zh-question", "zh-continue", "en-category"])
-def test_braces_in_a_review_stay_text(name: str) -> None:
-    row = write_row(REVIEW, load_prompt(name), LABELS, "query-response")
+@pytest.mark.parametrize("name", names_of(PROMPTS))
+def test_braces_in_reviews_stay_text(name: str) -> None:
+    other = Review("train:8", "例子{review}{examples}", 0)
+    prompt = load_prompt(name)
+    shown = (other,) * prompt.shots
+    row = write_row(REVIEW, prompt, LABELS, "query-response", shown)
     assert REVIEW.text in row["query"]
+    assert row["query"].count(other.text) == prompt.shots
+    rest = row["query"].replace(REVIEW.text, "").replace(other.text, "")
+    assert "{" not in rest + row.get("system", "")
+
+
+def test_the_system_prompt_sets_the_task_and_the_two_answers() -> None:
+    prompt = load_prompt("zh-system")
+    labels = tuple(Label(name, prompt.label_words[name]) for name in ("negative", "positive"))
+    row = write_row(Review("train:1", "很好", 1), prompt, labels, "messages")
+    assert [turn["role"] for turn in row["messages"]] == ["system", "user", "assistant"]
+    assert "“积极评论。”或“消极评论。”" in row["messages"][0]["content"]
+    assert [turn["content"] for turn in row["messages"][1:]] == ["很好", "积极评论。"]
+
+
+def test_descriptions_stand_before_the_question_with_the_label_words() -> None:
+    labels = (Label("negative", "差评"), Label("positive", "好评"))
+    text = write_row(Review("train:1", "很好", 1), load_prompt("zh-descriptions"), labels, "query-response")
+    assert text["query"].startswith("差评: 顾客不满意")
+    assert "\n好评: 顾客满意" in text["query"]
+    with pytest.raises(UserError, match="zh-descriptions has descriptions for negative, positive, not for"):
+        assemble_experiment(
+            build_parser().parse_args(
+                ["run", "--dataset", "jd", "--labels", "0=差,1=好", "--prompt", "zh-descriptions"]
+            )
+        )
+
+
+@pytest.mark.parametrize("name", ["zh-few-shot", "zh-nearest"])
+def test_examples_are_training_rows_other_than_the_review(name: str, tmp_path: Path) -> None:
+    options = ["run", "--prompt", name, "--train-samples", "200", "--test-samples", "20"]
+    prepare(RunFolder(tmp_path), assemble_experiment(build_parser().parse_args(options)), Screen())
+    splits = {split: read_jsonl(RunFolder(tmp_path).split(split)) for split in ("train", "val", "test")}
+    train = {row["id"]: row for row in splits["train"]}
+    chosen = {tuple(row["examples"]) for row in splits["test"]}
+    for row in [row for rows in splits.values() for row in rows]:
+        assert len(set(row["examples"])) == 4
+        assert set(row["examples"]) <= train.keys() - {row["id"]}
+        for id in row["examples"]:
+            answer = "正面" if train[id]["label"] else "负面"
+            assert (
+                f"{train[id]['review']}\n这条评论是正面还是负面？答案：{answer}\n"
+                in row["messages"][0]["content"]
+            )
+    assert (len(chosen) == 1) == (name == "zh-few-shot")
+    if name == "zh-few-shot":
+        assert sorted(train[id]["label"] for id in chosen.pop()) == [0, 0, 1, 1]
+
+
+def test_the_nearest_example_stands_last() -> None:
+    texts = ["物流太慢", "味道很好，送得也快", "早餐好吃", "房间又小又旧", "味道好"]
+    train = [Review(f"train:{i}", text, i % 2) for i, text in enumerate(texts)]
+    asked = [Review("test:1", "味道好啊", 1), train[4]]
+    shown = choose_examples(asked, train, load_prompt("zh-nearest"), 42)
+    assert [each[-1].text for each in shown] == ["味道好", "味道很好，送得也快"]
+    with pytest.raises(UserError, match="shows 4 examples, and there are 4 training rows"):
+        list(choose_examples(train, train[:4], load_prompt("zh-nearest"), 42))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            'user: "{review} {lables}"',
+            "`user` has the unknown placeholder {lables}; known: {review}, {labels}",
+        ),
+        ('user: "{review}"\nsystem: "{ labels }"', "`system` has the unknown placeholder { labels }"),
+        ('user: "{labels}"', "`user` has no {review}"),
+        ('user: "{review}{examples}"\nshots: 2', "an `example` with {review} go together"),
+        ('user: "{review}"\ndescriptions: {a: b}', "{descriptions} and the key `descriptions` go together"),
+        ('user: "{review}"\nshot: 2', "shot"),
+    ],
+)
+def test_a_mistake_in_ones_own_prompt_is_named_with_its_file(
+    text: str, complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        load_prompt(str(path))
+    assert str(error.value).startswith(f"{path}: ")
+    assert complaint in str(error.value)
+
+
+def test_other_braces_of_ones_own_prompt_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "json.yaml"
+    path.write_text('user: \'{"review": "{review}"} {} {1}\'', encoding="utf-8")
+    row = write_row(Review("train:1", "好", 1), load_prompt(str(path)), LABELS, "query-response")
+    assert row["query"] == '{"review": "好"} {} {1}'
 
 
 @pytest.mark.parametrize("format", ["messages", "query-response"])

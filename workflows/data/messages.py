@@ -2,7 +2,7 @@
 
 A row: {"id", "messages": [system?, user, assistant], "label": index, "review": text}.  SWIFT itself uses the
 messages; `id` joins a model's output to its gold label, `label` and `review` serve the baselines and the
-scores.
+scores.  `examples` has the ids of the training rows that a few-shot prompt shows.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from workflows.data.reviews import Review
-from workflows.experiment import Label, Prompt
+from workflows.experiment import PLACEHOLDER, Label, Prompt
 
 # Where id and review go in a line; no text of a YAML file can hold a NUL.
 ID_MARK, REVIEW_MARK = "\0id", "\0review"
@@ -27,18 +27,34 @@ def join_label_words(prompt: Prompt, labels: tuple[Label, ...]) -> str:
 
 
 def write_row(
-    review: Review, prompt: Prompt, labels: tuple[Label, ...], format: Literal["messages", "query-response"]
+    review: Review,
+    prompt: Prompt,
+    labels: tuple[Label, ...],
+    format: Literal["messages", "query-response"],
+    examples: tuple[Review, ...] = (),
 ) -> dict[str, Any]:
-    """One row of SWIFT's data file, the gold label's words as the answer."""
+    """One row of SWIFT's data file, the gold label's words as the answer; `examples` are from
+    `choose_examples`.
+    """
     listed = join_label_words(prompt, labels)
-
-    def fill(template: str) -> str:
-        # The review goes in last: braces in its text are text.
-        return template.replace("{labels}", listed).replace("{review}", review.text)
-
-    system = fill(prompt.system) if prompt.system else None
-    query, response = fill(prompt.user), labels[review.label].words
-    rest = {"label": review.label, "review": review.text}
+    solved = [
+        fill(prompt.example or "", review=each.text, labels=listed, label=labels[each.label].words)
+        for each in examples
+    ]
+    described = [
+        f"{label.words}: {prompt.descriptions[label.name]}" for label in labels if prompt.descriptions
+    ]
+    values = {
+        "review": review.text,
+        "labels": listed,
+        "descriptions": "\n".join(described),
+        "examples": "\n".join(solved),
+    }
+    system = fill(prompt.system, **values) if prompt.system else None
+    query, response = fill(prompt.user, **values), labels[review.label].words
+    rest: dict[str, Any] = {"label": review.label, "review": review.text}
+    if examples:
+        rest["examples"] = [each.id for each in examples]
     if format == "query-response":
         return {
             "id": review.id,
@@ -53,6 +69,11 @@ def write_row(
         {"role": "assistant", "content": response},
     ]
     return {"id": review.id, "messages": messages, **rest}
+
+
+def fill(template: str, **values: str) -> str:
+    """The template with its placeholders filled in one pass: braces in what is filled in are text."""
+    return PLACEHOLDER.sub(lambda found: values[found.group(1)], template)
 
 
 def line_writer(

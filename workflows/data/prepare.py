@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from workflows.data.corrections import Correction, apply_corrections
+from workflows.data.examples import show_examples
 from workflows.data.health import measure_drift, sample_for_drift
 from workflows.data.messages import line_writer
 from workflows.data.near_copies import SIMILARITY, find_near_copies
@@ -106,6 +107,9 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         [rows.lengths[at] for at in compared],
         [[texts[place] for place in at.tolist()] for at in samples],
     )
+    if experiment.prompt.shots:
+        show_examples(run, experiment, screen)
+        hashes |= {run.split(name).name: sha256(run.split(name)) for name in SPLITS}
     write_jsonl(run.corrections, (row.named(experiment.labels) for row in corrections))
     read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
     manifest = {
