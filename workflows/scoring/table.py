@@ -54,6 +54,27 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     return "\n".join([text, comparison["verdict"]["en"], comparison["verdict"]["zh"]])
 
 
+def render_selection(selection: dict[str, Any]) -> str:
+    """The table of a selection of base models, and what may be concluded."""
+    models = selection["models"]
+    overview = _overview(
+        f"{selection['dataset']}: {selection['cases']:,} cases",
+        models,
+        {n: n for n in models},
+        selection["cases"],
+    )
+    cost = Table(box=SIMPLE_HEAD)
+    cost.add_column("model 模型", overflow="fold")
+    for heading in ("prompt", "s a row 每行秒数", "parameters 参数量", "peak memory 峰值内存", "dtype"):
+        cost.add_column(heading, justify="right")
+    for name, figures in models.items():
+        each = figures["cost"]
+        memory = f"{max(each['peak_memory_bytes'].values()) / 2**30:.2f} GiB"
+        numbers = f"{each['seconds_a_row']:.3f}", f"{each['parameters']:,}", memory
+        cost.add_row(name, figures["prompt"], *numbers, each["torch_dtype"])
+    return "\n".join([as_text(overview, cost), selection["verdict"]["en"], selection["verdict"]["zh"]])
+
+
 def _overview(title: str, systems: dict[str, Any], titles: dict[str, str], rows: int) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("system 系统", overflow="fold")

@@ -133,8 +133,13 @@ def verdict(comparisons: list[dict[str, Any]], rows: int) -> dict[str, str]:
     return {"en": " ".join(each.en for each in sentences), "zh": "".join(each.zh for each in sentences)}
 
 
-def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
-    """What one pair of `compare_systems` allows to say of its systems, called `a` and `b`."""
+TEST_ROWS = Both("test rows", "行测试数据")
+
+
+def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int, of: Both = TEST_ROWS) -> Both:
+    """What one pair of `compare_systems` allows to say of its systems, called `a` and `b`, on `rows` of what
+    `of` says.
+    """
     difference, (low, high), p = pair["accuracy_difference"], pair["ci95"], pair["holm_p"]
     figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {_shown(p)}"
     # Chinese sets Latin names off by a blank.
@@ -151,8 +156,8 @@ def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
     more = f"about {needed:,} rows would" if needed else "no difference was seen"
     zh_more = f"约需 {needed:,} 行才能判断" if needed else "没有观察到差异"
     return Both(
-        f"{rows:,} test rows cannot tell {b.en} from {a.en} ({figures}); {more}.",
-        f"{rows:,} 行测试数据不足以区分{between}{b.zh}{after}与{before}{a.zh}（{figures}）；{zh_more}。",
+        f"{rows:,} {of.en} cannot tell {b.en} from {a.en} ({figures}); {more}.",
+        f"{rows:,} {of.zh}不足以区分{between}{b.zh}{after}与{before}{a.zh}（{figures}）；{zh_more}。",
     )
 
 
