@@ -1,9 +1,10 @@
 """A hub on loopback that answers as the ModelScope hub and the Hugging Face hub do, from files in a folder.
 
-Only what downloading needs: file listing and file content.  A repository is the folder
-<root>/<kind>/<owner>/<name>, kind being models or datasets.
+Only what downloading needs: file listing and file content; and ModelScope's uploads, for which any token will
+do.  A repository is the folder <root>/<kind>/<owner>/<name>, kind being models or datasets.
 """
 
+import base64
 import hashlib
 import json
 import threading
@@ -43,6 +44,38 @@ def serve_hub(root: Path) -> Iterator[FakeHub]:
         def do_GET(self) -> None:
             self.answer(with_body=True)
 
+        def do_POST(self) -> None:
+            """ModelScope: make a repository, ask for places for large files, commit files."""
+            parts = self.path.strip("/").split("/")[2:]
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if not self.headers.get("Authorization", "").removeprefix("Bearer "):
+                self.send_error(401)
+                return
+            data: dict[str, object] = {}
+            if parts == ["models"]:
+                (root / "models" / body["Path"] / body["Name"]).mkdir(parents=True)
+            elif parts[-1] == "batch":
+                href = f"http://{self.headers['Host']}/blobs"
+                data["objects"] = [
+                    {**each, "actions": {"upload": {"href": f"{href}/{each['oid']}"}}}
+                    for each in body["objects"]
+                ]
+            else:  # repos/models/<owner>/<name>/commit/<revision>
+                for action in body["actions"]:
+                    path = root / "/".join(parts[1:4]) / action["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    blob = root / "blobs" / (action["sha256"] or "-")
+                    lfs = action["type"] == "lfs"
+                    path.write_bytes(blob.read_bytes() if lfs else base64.b64decode(action["content"]))
+            self.send(json.dumps({"Code": 200, "Success": True, "Data": data}).encode(), True)
+
+        def do_PUT(self) -> None:
+            """ModelScope: the content of a large file, /blobs/<sha256>."""
+            blob = root / self.path.strip("/")
+            blob.parent.mkdir(exist_ok=True)
+            blob.write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send(b"{}", True)
+
         def answer(self, with_body: bool) -> None:
             url = urlparse(self.path)
             parts = unquote(url.path).strip("/").split("/")
@@ -50,6 +83,13 @@ def serve_hub(root: Path) -> Iterator[FakeHub]:
             path: Path | None = None
             if parts[:2] == ["api", "v1"] and parts[-1] == "files":  # ModelScope: list a repository
                 self.send(json.dumps(listing(root / "/".join(parts[2:5]))).encode(), with_body)
+                return
+            if (
+                parts[:3] == ["api", "v1", "models"]
+                and len(parts) == 5
+                and (root / "/".join(parts[2:])).is_dir()
+            ):
+                self.send(b'{"Code": 200, "Success": true, "Data": {}}', with_body)  # ModelScope: it exists
                 return
             if parts[:2] == ["api", "v1"] and parts[-1] == "repo":  # ModelScope: one file
                 path = root / "/".join(parts[2:5]) / query["FilePath"]
