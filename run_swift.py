@@ -93,6 +93,52 @@ def compare_runs(options: argparse.Namespace) -> None:
     print(f"report: {shown(folder / 'report.html')}")
 
 
+def select_models(options: argparse.Namespace) -> None:
+    """Let the models answer the cases, and show the table."""
+    from workflows.assemble import assemble_experiment
+    from workflows.scoring.table import render_selection
+    from workflows.screen import Screen, shown
+    from workflows.studies.select_model import select_model
+
+    defaults = vars(build_parser(str(__doc__)).parse_args(["run"]))
+    given = [name.strip() for name in options.models.split(",")]
+    if len(set(given)) < len(given) or len(given) < 2:
+        raise UserError(f"--models {options.models}: name two models or more, each once.")
+    found = [
+        (name, assemble_experiment(argparse.Namespace(**{**defaults, **vars(options), "model": name})))
+        for name in given
+    ]
+    short = [experiment.model.name for _, experiment in found]
+    experiments = {
+        name if short.count(experiment.model.name) > 1 else experiment.model.name: experiment
+        for name, experiment in found
+    }
+    screen = Screen(options.verbose)
+    folder, selection = select_model(experiments, options.cases, options.output, screen)
+    screen.say(render_selection(selection))
+    screen.say(f"selection: {shown(folder / 'selection.json')}")
+
+
+def export_run(options: argparse.Namespace) -> None:
+    """Write the run's tuned model as a plain folder, and push it where asked to."""
+    from workflows.pipeline import open_finished, open_run
+    from workflows.run_folder import locked
+    from workflows.screen import Screen, shown
+    from workflows.studies.push import check_push, push
+
+    if options.push is not None:
+        check_push(options.push)
+    screen = Screen(options.verbose)
+    run = open_finished(Path(options.folder))
+    with locked(run):
+        with screen.quiet(run.log("export")):
+            from workflows.studies.export import export
+        folder = export(run, open_run(run.path)[1], options.output, screen)
+    screen.say(f"model: {shown(folder)}")
+    if options.push is not None:
+        screen.say(f"pushed: {push(folder, options.push)}")
+
+
 def reproduce_run(options: argparse.Namespace) -> int:
     """Repeat the run, and show stage by stage what came out equal; 0 where all did, else 3."""
     from workflows.pipeline import open_run
@@ -174,6 +220,10 @@ def main(arguments: list[str]) -> int:
             compare_runs(options)
         elif options.command == "benchmark":
             run_benchmark(options)
+        elif options.command == "select-model":
+            select_models(options)
+        elif options.command == "export":
+            export_run(options)
         elif options.command == "reproduce":
             return reproduce_run(options)
         else:

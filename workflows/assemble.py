@@ -1,6 +1,7 @@
 """From the command line's options to an `Experiment`: every name looked up, every contradiction refused."""
 
 import argparse
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -17,6 +18,7 @@ from workflows.experiment import (
     Experiment,
     Label,
     Layout,
+    Mix,
     ModelCard,
     Prompt,
     load_dataset_card,
@@ -64,6 +66,7 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         engine=options.engine,
         lang=options.lang,
         best_by=options.best_by,
+        mixed=parse_mixes(options.mix, dataset),
     )
 
 
@@ -177,6 +180,30 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
     return overrides
 
 
+def parse_mixes(pairs: list[str], target: DatasetCard) -> tuple[Mix, ...]:
+    """--mix NAME=RATIO pairs; a UserError for a data set whose labels are not the target's."""
+    mixes: dict[str, Mix] = {}
+    for pair in pairs:
+        name, _, text = (part.strip() for part in pair.partition("="))
+        try:
+            ratio = float(text)
+        except ValueError:
+            ratio = 0.0
+        if not 0 < ratio < math.inf:
+            raise UserError(f"--mix {pair}: write NAME=RATIO, such as --mix waimai=0.5, the ratio above 0.")
+        card = load_dataset_card(name)
+        names = [{label.name for label in each.labels} for each in (card, target)]
+        if names[0] != names[1]:
+            raise UserError(
+                f"--mix {pair}: {name} has the labels {', '.join(sorted(names[0]))}, {target.name} "
+                f"{', '.join(sorted(names[1]))}; only data sets with the same label names can be mixed."
+            )
+        if name == target.name or name in mixes:
+            raise UserError(f"--mix {pair}: {name} is in the training rows already; name each data set once.")
+        mixes[name] = Mix(card, ratio)
+    return tuple(mixes.values())
+
+
 def default_prompt(model: ModelCard) -> str:
     """A text to continue for base models, a question for chat models."""
     return "zh-continue" if model.is_base else "zh-question"
@@ -227,6 +254,8 @@ def command_of(experiment: Experiment) -> list[str]:
         if value is not None and value != usual.get(name):
             line += [f"--{name}", str(value)]
     line += ["--balance"] * data.balance + ["--keep-near-copies"] * data.keep_near_copies
+    for mix in experiment.mixed:
+        line += ["--mix", f"{mix.dataset.name}={mix.ratio}"]
     for name, value in experiment.overrides.items():
         line += ["--set", f"{name}={value}"]
     return line

@@ -15,9 +15,8 @@ def count(text: str) -> int:
     return number
 
 
-def add_experiment_options(parser: argparse.ArgumentParser) -> None:
-    """The options that describe a run."""
-    data = parser.add_argument_group("data")
+def add_source_options(data: argparse._ArgumentGroup) -> None:
+    """The options that say which rows there are, and which of them are training rows."""
     data.add_argument(
         "--dataset", metavar="NAME", help="a data set by name (default: demo, the embedded one)"
     )
@@ -57,15 +56,28 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
         help="standard: 80/10/10 stratified; course: 72/8/20 as the course's code cut it (default: standard)",
     )
     data.add_argument(
+        "--data-seed", metavar="N", type=int, default=42, help="seed of splits and samples (default: 42)"
+    )
+
+
+def add_experiment_options(parser: argparse.ArgumentParser) -> None:
+    """The options that describe a run."""
+    data = parser.add_argument_group("data")
+    add_source_options(data)
+    data.add_argument(
         "--train-samples", metavar="N", type=count, help="train on a stratified sample of N rows"
+    )
+    data.add_argument(
+        "--mix",
+        metavar="NAME=RATIO",
+        action="append",
+        default=[],
+        help="add training rows of another data set, RATIO for each row of this one; may be repeated",
     )
     data.add_argument("--balance", action="store_true", help="train on equally many rows of each label")
     data.add_argument("--test-samples", metavar="N", type=count, help="test on a stratified sample of N rows")
     data.add_argument(
         "--format", choices=("messages", "query-response"), default="messages", help="of the files for SWIFT"
-    )
-    data.add_argument(
-        "--data-seed", metavar="N", type=int, default=42, help="seed of splits and samples (default: 42)"
     )
     tuning = parser.add_argument_group("model and tuning")
     tuning.add_argument(
@@ -146,6 +158,34 @@ def build_parser(description: str = "") -> argparse.ArgumentParser:
         "--lang", choices=("zh", "en"), default="zh", help="language that the report opens in"
     )
     comparing.add_argument("--output", metavar="DIR", type=Path, help="default: outputs/compare-<time>")
+    selecting = commands.add_parser(
+        "select-model", help="which base model to tune: several answer the same few cases, untuned"
+    )
+    selecting.add_argument(
+        "--models", metavar="NAMES", required=True, help="two or more, by name, folder or hub id: a,b,c"
+    )
+    selecting.add_argument(
+        "--cases", metavar="N", type=count, default=50, help="balanced training rows (default: 50)"
+    )
+    selecting.add_argument(
+        "--prompt", metavar="NAME", help="a prompt by name, or a YAML file, for all models"
+    )
+    selecting.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="any SWIFT argument; may be repeated"
+    )
+    add_source_options(selecting.add_argument_group("data"))
+    selecting.add_argument(
+        "--lang", choices=("zh", "en"), default="zh", help="language of selection.md (default: zh)"
+    )
+    selecting.add_argument("--output", metavar="DIR", type=Path, help="default: outputs/select-<time>")
+    selecting.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
+    exporting = commands.add_parser("export", help="a run's tuned model as a plain Hugging Face folder")
+    exporting.add_argument("folder", metavar="RUN", help="a finished run")
+    exporting.add_argument("--output", metavar="DIR", type=Path, help="default: export/ in the run")
+    exporting.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload it to the ModelScope hub (token: MODELSCOPE_API_TOKEN)"
+    )
+    exporting.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
     repeating = commands.add_parser("reproduce", help="repeat a run, and say what came out equal")
     repeating.add_argument("folder", metavar="RUN", help="a run folder")
     repeating.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")

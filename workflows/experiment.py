@@ -139,6 +139,14 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """A data set whose training rows are added to the target's."""
+
+    dataset: DatasetCard
+    ratio: float  # rows added for each training row of the target, above 0
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything needed to repeat a run."""
 
@@ -153,6 +161,7 @@ class Experiment:
     engine: Literal["fast", "swift", "vllm"] = "fast"  # what writes the answers
     lang: Literal["zh", "en"] = "zh"  # that the report opens in
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
+    mixed: tuple[Mix, ...] = ()
 
     @property
     def labels(self) -> tuple[Label, ...]:

@@ -52,6 +52,15 @@ def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: s
     if searched != "all rows":
         were = "searched only for sampled rows" if searched else "not searched"
         session.screen.say(f"  near copies of test rows were {were}: there are too many rows")
+    for name, mixed in manifest["mixed"].items():
+        lengths = mixed["lengths"]
+        left_out = "".join(f", {count:,} left out: {reason}" for reason, count in mixed["left_out"].items())
+        session.screen.say(f"  mixed {mixed['used']:6,} rows of {name} into train{left_out}")
+        if not lengths["alike"]:
+            session.screen.say(
+                f"  warning: lengths differ: {lengths['median']:.0f} characters in the middle, "
+                f"{lengths['median_mixed']:.0f} in {name}; mixing was reported to hurt then"
+            )
 
 
 def _tokens(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
@@ -160,6 +169,16 @@ def _source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
     return [*([] if from_hub else before.values()), *corrections]
 
 
+def _mixed_sources(run: RunFolder, experiment: Experiment) -> list[Any]:
+    """What is mixed in, with the hashes of its files."""
+    from workflows.data.mix import mixed_experiment, mixed_run
+
+    return [
+        [asdict(mix), _source_hashes(mixed_run(run, mix), mixed_experiment(experiment, mix, None))]
+        for mix in experiment.mixed
+    ]
+
+
 def _all_predictions(run: RunFolder) -> list[Path]:
     return sorted((run.path / "predictions").glob("[!.]*.jsonl"))
 
@@ -185,6 +204,7 @@ STAGES = (
             *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
             experiment.arguments.get("split_dataset_ratio"),
             _source_hashes(run, experiment),
+            _mixed_sources(run, experiment),
             DATA_FORMAT,
         ],
         writes=lambda run: [*map(run.split, SPLITS), run.rejected, run.corrections, run.manifest],

@@ -14,6 +14,7 @@ from workflows.data.corrections import Correction, apply_corrections
 from workflows.data.examples import show_examples
 from workflows.data.health import measure_drift, sample_for_drift
 from workflows.data.messages import line_writer
+from workflows.data.mix import add_rows, mixed_experiment, mixed_run
 from workflows.data.near_copies import SIMILARITY, find_near_copies
 from workflows.data.reviews import (
     CODES,
@@ -34,7 +35,7 @@ from workflows.data.sources import find_files
 from workflows.data.splits import Splits, sample_splits, split_rows
 from workflows.data.tables import open_table
 from workflows.errors import UserError
-from workflows.experiment import Experiment
+from workflows.experiment import Experiment, Mix
 from workflows.run_folder import (
     SPLITS,
     HashedFile,
@@ -107,8 +108,12 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         [rows.lengths[at] for at in compared],
         [[texts[place] for place in at.tolist()] for at in samples],
     )
+    for mix in experiment.mixed:
+        _prepare_other(run, experiment, mix, len(splits["train"]), screen)
+    mixed = add_rows(run, experiment.mixed, screen) if experiment.mixed else {}
     if experiment.prompt.shots:
         show_examples(run, experiment, screen)
+    if experiment.mixed or experiment.prompt.shots:
         hashes |= {run.split(name).name: sha256(run.split(name)) for name in SPLITS}
     write_jsonl(run.corrections, (row.named(experiment.labels) for row in corrections))
     read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
@@ -146,6 +151,7 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         "near_copies": near_copies,
         "drift": drift,
         "left_out_by_sampling": kept - sum(map(len, splits.values())),
+        "mixed": mixed,
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
         "format": options.format,
@@ -194,6 +200,16 @@ def _search_near_copies(
             "one label at most is left in training; check the data, or keep them with --keep-near-copies."
         )
     return splits, counts
+
+
+def _prepare_other(run: RunFolder, experiment: Experiment, mix: Mix, target: int, screen: Screen) -> None:
+    """Prepare a data set that is mixed in: as many training rows of it as its ratio to `target` asks for."""
+    wanted = max(1, round(mix.ratio * target))
+    try:
+        prepare(mixed_run(run, mix), mixed_experiment(experiment, mix, wanted), screen)
+    except UserError as error:
+        what = str(error).replace("--train-samples", "rows wanted:")
+        raise UserError(f"--mix {mix.dataset.name}={mix.ratio}: {what}") from error
 
 
 def _write_files(

@@ -65,6 +65,21 @@ def describe_data(files: Files) -> Section:
                 )
             )
         )
+    for name, mixed in manifest.get("mixed", {}).items():
+        lengths, out = mixed["lengths"], sum(mixed["left_out"].values())
+        en, zh = ("alike", "相近") if lengths["alike"] else ("not alike, which may hurt", "不相近，可能有害")
+        blocks.append(
+            Paragraph(
+                Both(
+                    f"Mixed into training: {mixed['used']:,} rows of {name} ({mixed['rows']['read']:,} read, "
+                    f"{mixed['drawn']:,} drawn, {out:,} of them left out as copies). Median length "
+                    f"{lengths['median_mixed']:.0f} characters against {lengths['median']:.0f}: {en}.",
+                    f"混入训练集：{name} 的 {mixed['used']:,} 行（读入 {mixed['rows']['read']:,}，抽取 "
+                    f"{mixed['drawn']:,}，其中 {out:,} 行因重复而剔除）。长度中位数 "
+                    f"{lengths['median_mixed']:.0f} 字，本数据集 {lengths['median']:.0f} 字：{zh}。",
+                )
+            )
+        )
     return Section(Both("The data", "数据"), blocks)
 
 

@@ -67,7 +67,7 @@ def select_model(
             first = next(iter(experiments.values()))
             try:
                 check_overrides(first.overrides)
-                rows = _draw_cases(RunFolder(folder / "cases"), first, cases)
+                rows = _draw_cases(RunFolder(folder / "cases"), first, cases, screen)
             except UserError:
                 shutil.rmtree(folder)
                 raise
@@ -95,12 +95,12 @@ def _is_of(folder: Path, settings: dict[str, Any]) -> bool:
     return (folder / SETTINGS).exists() and read_json(folder / SETTINGS) == settings
 
 
-def _draw_cases(run: RunFolder, experiment: Experiment, cases: int) -> list[Review]:
+def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Screen) -> list[Review]:
     """Balanced, seeded rows of the training split, as the data stage cleans and cuts it."""
     if not run.manifest.exists():
         data = replace(experiment.data, train_samples=cases, balance=True)
         try:
-            prepare(run, replace(experiment, data=data))
+            prepare(run, replace(experiment, data=data), screen)
         except UserError as error:
             raise UserError(str(error).replace("--train-samples", "--cases")) from error
     return [Review(row["id"], row["review"], row["label"]) for row in read_jsonl(run.split("train"))]
