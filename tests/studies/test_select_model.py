@@ -78,7 +78,6 @@ def test_answers_that_are_there_are_not_asked_for_again(
         (["--models", "tiny"], "name two models or more"),
         (["--models", "tiny,qwen9"], "model 'qwen9' is neither"),
         (["--models", f"tiny,{TINY}", "--cases", "9999"], "--cases 9999: there are only"),
-        (["--models", f"tiny,{TINY}", "--set", "learning_rte=1"], "SWIFT has no such argument"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(

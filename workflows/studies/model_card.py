@@ -35,7 +35,16 @@ def write_model_card(
     ]
     labels, prompt = experiment.labels, experiment.prompt
     row = write_row(Review("example", EXAMPLE, 0), prompt, labels, "messages")
-    hidden = {"model", "model_type", "template", "check_model", "report_to", "torch_dtype"}
+    hidden = {
+        "model",
+        "model_type",
+        "template",
+        "check_model",
+        "report_to",
+        "torch_dtype",
+        "seed",
+        "data_seed",
+    }
     arguments = {name: value for name, value in experiment.arguments.items() if name not in hidden}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from swift.pipelines.utils import prepare_model_template
 
 from workflows.data.examples import choose_examples
 from workflows.data.messages import write_row
@@ -22,7 +21,6 @@ from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
 from workflows.errors import UserError
 from workflows.experiment import Experiment, save_experiment
-from workflows.inference.infer import answer_rows, join_answers
 from workflows.machine import find_machine, fit_to_machine, peak_memory, reset_peak_memory
 from workflows.models import ready_model
 from workflows.pipeline import OUTPUTS, timed_folder
@@ -33,7 +31,6 @@ from workflows.run_folder import RunFolder, locked, open_whole, read_json, read_
 from workflows.scoring.score import measure
 from workflows.scoring.uncertainty import SIGNIFICANCE, compare_systems, conclude
 from workflows.screen import Screen
-from workflows.swift_arguments import build_infer_arguments, check_overrides
 from workflows.wording import Both, Text
 
 SETTINGS = "settings.json"
@@ -66,7 +63,10 @@ def select_model(
         with screen.quiet(folder / "selection.log"):
             first = next(iter(experiments.values()))
             try:
-                check_overrides(first.overrides)
+                if first.overrides:
+                    from workflows.swift_arguments import check_overrides
+
+                    check_overrides(first.overrides)
                 rows = _draw_cases(RunFolder(folder / "cases"), first, cases, screen)
             except UserError:
                 shutil.rmtree(folder)
@@ -108,6 +108,11 @@ def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Scre
 
 def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Screen) -> None:
     """Write the model's answers to `cases`, and before them what they cost."""
+    from swift.pipelines.utils import prepare_model_template
+
+    from workflows.inference.infer import answer_rows, join_answers
+    from workflows.swift_arguments import build_infer_arguments
+
     prompt, labels, seed = experiment.prompt, experiment.labels, experiment.data.data_seed
     examples = choose_examples(cases, cases, prompt, seed)  # with answers, but never a case's own
     rows = [
