@@ -24,6 +24,7 @@ from workflows.experiment import MAX_NEW_TOKENS, Experiment
 from workflows.inference.infer import answer_rows, has_own_cache, join_answers, merge_adapter
 from workflows.inference.scorer import Greedy, prompt_tokens
 from workflows.machine import Machine, find_machine
+from workflows.mends import choose_attention
 from workflows.models import fetch_model, ready_model
 from workflows.run_folder import RunFolder, question, read_json, read_jsonl, sha256, write_json
 from workflows.screen import Screen, shown
@@ -158,6 +159,7 @@ def _check(
     """
     gc.collect()  # the merged model's memory
     model = AutoModelForCausalLM.from_pretrained(part, dtype="auto").to(device)
+    choose_attention(model)  # as in the run
     test, answers = read_jsonl(run.split("test")), list[dict[str, Any]]()
     with screen.progress("comparing", total=len(test)) as bar:
         for batch in answer_rows(model, template, test, experiment.labels, request):

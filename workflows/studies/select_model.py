@@ -31,6 +31,7 @@ from workflows.run_folder import RunFolder, locked, open_whole, read_json, read_
 from workflows.scoring.score import measure
 from workflows.scoring.uncertainty import SIGNIFICANCE, compare_systems, conclude
 from workflows.screen import Screen
+from workflows.session import BaseModel
 from workflows.wording import Both, Text
 
 SETTINGS = "settings.json"
@@ -124,7 +125,8 @@ def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Sc
     reset_peak_memory()
     ready = ready_model(experiment)
     arguments = build_infer_arguments(ready, machine, run.split("test"), run.path / "none", None)
-    model, template = prepare_model_template(arguments)
+    with BaseModel().lent():
+        model, template = prepare_model_template(arguments)
     loaded = time.monotonic()
     answers = []
     with screen.progress("answering", total=len(rows)) as bar:
