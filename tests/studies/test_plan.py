@@ -1,4 +1,4 @@
-"""A plan has the figures of the run that follows, fetches no weights, leaves nothing, and knows what to change."""
+"""A plan has the run's figures, fetches no weights, leaves nothing behind, and knows what to change."""
 
 import json
 from pathlib import Path

@@ -2,11 +2,12 @@
 
 The model is made from the config alone, with random weights and few of its decoder layers, once with fewer
 and once with more; every figure grows linearly with the layers, which gives that of the whole model.  The
-stages are those of a real run (inference/infer.py, tuning/train.py), so what they do beside the layers counts.
+stages are those of a real run (inference/infer.py, tuning/train.py): all that they do is timed.
 
 Not covered: quantised weights, and more than one GPU.
 """
 
+import copy
 import gc
 import shutil
 import time
@@ -66,9 +67,9 @@ def calibrate(
 
     `ready`: with its model as a local folder, weights or not; `batches`: positions in `train` of an epoch's
     batches, the widest first; `folder`: takes the small models, one at a time (0.6 GB for a Qwen2.5-0.5B).
-    The figures: seconds of `load`, `zero_shot` and `tuned` (for all test rows), `start` (of training, with its
-    first step), `step` (a batch: mean of STEPS) and `evaluation` (a whole one); and the bytes at most in use in
-    each, as `<name>_ram` and, where there is a GPU, `<name>_gpu`.
+    The figures: seconds of `load`, `zero_shot` and `tuned` (for all test rows), `start` (of training, with
+    its first step), `step` (a batch: mean of STEPS) and `evaluation` (a whole one); and the bytes at most in
+    use in each, as `<name>_ram` and, where there is a GPU, `<name>_gpu`.
     """
     config = AutoConfig.from_pretrained(_folder(ready), trust_remote_code=runs_own_code(_folder(ready)))
     whole = config.num_hidden_layers
@@ -125,7 +126,8 @@ def make_model(config: Any, layers: int, dtype: str, described: Path, folder: Pa
     """Write a model of random weights with the first `layers` layers of `config`, and the files beside the
     weights from `described`; return `folder`.
     """
-    few = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers})
+    few = copy.deepcopy(config)
+    few.num_hidden_layers = layers
     if getattr(few, "layer_types", None):
         few.layer_types = few.layer_types[:layers]
     ignored = shutil.ignore_patterns("*.safetensors*", "*.bin*", "*.pt", "*.gguf", ".*")

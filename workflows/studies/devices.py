@@ -22,35 +22,29 @@ CONTEXT = 1.0e9  # bytes that a process needs beside the model: CUDA's context o
 
 @dataclass(frozen=True)
 class Device:
-    """A machine by its public figures."""
+    """A machine: one that is not here by its public figures and what is assumed of it."""
 
     name: str
     kind: str  # as Machine.device has it
     memory: float | None  # bytes; None where it is anyone's guess
     torch_dtype: str
-    peak: float  # floating-point operations a second, dense, in torch_dtype
-    utilisation: tuple[float, float]  # assumed share of the peak: at worst, at best
-    launches: tuple[
-        float, float
-    ]  # assumed seconds that a layer takes however few the tokens, forwards: best, worst
     rests_on: str
+    peak: float = math.inf  # floating-point operations a second, dense, in torch_dtype
+    utilisation: tuple[float, float] = (1.0, 1.0)  # share of the peak, at worst and at best
+    launches: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # seconds of a layer's pass however few the tokens, best and worst
 
 
 # Peaks: NVIDIA's data sheets.  A layer starts about 100 kernels, each 10 to 30 µs from Python.
-ASSUMED = "peak of the data sheet x 0.1 to 0.4, 1 to 3 ms a layer and pass at least; assumed, not measured"
+GPU = {"utilisation": (0.1, 0.4), "launches": (0.001, 0.003)}
+GPU_RESTS_ON = "data sheet's peak x 0.1 to 0.4, at least 1 to 3 ms a layer and pass: assumed, not measured"
+CPU_RESTS_ON = "150 GFLOP/s (matrix products on an AMD EPYC) x 0.3 to 0.6: assumed"
 DEVICES = (
-    Device("A10 (24 GB)", "cuda", 24e9, "bfloat16", 125e12, (0.1, 0.4), (0.001, 0.003), ASSUMED),
-    Device("T4 (16 GB)", "cuda", 16e9, "float16", 65e12, (0.1, 0.4), (0.001, 0.003), ASSUMED),
-    Device(
-        "CPU, 2 cores, fp32",
-        "cpu",
-        None,
-        "float32",
-        150e9,
-        (0.3, 0.6),
-        (0.0, 0.001),
-        "150 GFLOP/s of matrix products (measured on an AMD EPYC) x 0.3 to 0.6, assumed",
-    ),
+    Device("A10 (24 GB)", "cuda", 24e9, "bfloat16", GPU_RESTS_ON, 125e12, **GPU),
+    Device("T4 (16 GB)", "cuda", 16e9, "float16", GPU_RESTS_ON, 65e12, **GPU),
+    Device("CPU, 2 cores, fp32", "cpu", None, "float32", CPU_RESTS_ON, 150e9, (0.3, 0.6)),
 )
 
 

@@ -25,7 +25,6 @@ from workflows.pipeline import run_stages
 from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
 from workflows.screen import Screen, as_text
 
-NO_MODEL = ("tokens", "baselines", "audit")
 SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
 SCORER_ROWS = 64  # that share a batch of the scorer, about
 
@@ -45,6 +44,8 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
 def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: Screen) -> dict[str, Any]:
     screen.say("loading SWIFT …")
     start = time.monotonic()
+    from workflows.baselines.audit import audit
+    from workflows.baselines.baselines import run_baselines
     from workflows.machine import Machine, find_machine
     from workflows.models import fetch_model, ready_model
     from workflows.studies.calibration import calibrate
@@ -60,7 +61,16 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     described = fetch_model(experiment.arguments, weights=False)
     card = replace(experiment.model, arguments={**experiment.model.arguments, "model": str(described)})
     experiment = replace(experiment, model=card)
-    run_stages(run, experiment, NO_MODEL, screen)
+    run_stages(run, experiment, ("tokens",), screen)
+    start = time.monotonic()
+    run_baselines(run, experiment)
+    audit(run, experiment)
+    no_model = {
+        "import": imported,
+        **{name: finished_stages(run)[name]["seconds"] for name in ("prepare", "tokens")},
+        "baselines and audit": time.monotonic() - start,
+        "score and report": SCORE_AND_REPORT,
+    }
 
     machine, ready = find_machine(), ready_model(experiment)
     arguments = build_sft_arguments(run, ready, machine)
@@ -72,45 +82,29 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     figures = calibrate(run, ready, machine, batches, run.path / "calibration", screen)
 
     widest = max(lengths)
+    widest_evaluated = min(splits["val"]["max"], tokens["max_length"] or math.inf)
     sizes = read_sizes(described)
     work = _work(arguments.training_args, schedule, splits)
-    seconds = {
-        "import": imported,
-        **{name: finished_stages(run)[name]["seconds"] for name in ("prepare", *NO_MODEL)},
+    with_model = {
         "load": figures["load"],
         "zero_shot": figures["zero_shot"],
         "train": figures["start"]
         + figures["step"] * (schedule["batches_in_all"] - 1)
         + figures["evaluation"] * schedule["evaluations"],
         "tuned": figures["tuned"],
-        "score and report": SCORE_AND_REPORT,
     }
     kind = "gpu" if machine.device == "cuda" else "ram"
     stages = {"zero_shot": "zero_shot", "start": "train", "tuned": "tuned"}
     peaks = {stages[name]: figures[f"{name}_{kind}"] for name in stages}
-    no_model = sum(seconds[name] for name in ("import", "prepare", *NO_MODEL, "score and report"))
-
-    here = Device(
-        f"this machine: {machine.name}",
-        machine.device,
-        _memory_of(machine.device),
-        machine.torch_dtype,
-        0.0,
-        (0.0, 0.0),
-        (0.0, 0.0),
-        "calibration",
-    )
+    name = f"this machine: {machine.name}"
+    here = Device(name, machine.device, _memory_of(machine.device), machine.torch_dtype, "calibration")
     machines = []
     for device in (here, *DEVICES):
         merged = merged_arguments(ready, Machine(device.kind, device.name, device.torch_dtype, ""))
-        load = load_of(arguments, merged, widest, int(splits["val"]["max"]))
+        load = load_of(arguments, merged, widest, widest_evaluated)
         need = memory(sizes, load)
         beside = max(peaks.values()) - need if device is here else 0.0
-        model = (
-            [sum(seconds.values()) - no_model] * 2
-            if device is here
-            else seconds_on(device, sizes, load, work)
-        )
+        model = [sum(with_model.values())] * 2 if device is here else seconds_on(device, sizes, load, work)
         changes, fits = make_fit(device, sizes, load, math.ceil(splits["train"]["p99"]), beside)
         machines.append(
             {
@@ -118,7 +112,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
                 "torch_dtype": load.torch_dtype,
                 "bytes": need + beside,
                 "bytes_there": device.memory,
-                "seconds": [no_model + each for each in model],
+                "seconds": [sum(no_model.values()) + each for each in model],
                 "changes": changes,
                 "fits_with_changes": fits,
                 "rests_on": device.rests_on,
@@ -134,7 +128,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
         "training_rows_used": len(lengths),
         **schedule,
         "parameters": sizes.parameters,
-        "this_machine": {"seconds": seconds, "peak_bytes": peaks},
+        "this_machine": {"seconds": {**no_model, **with_model}, "peak_bytes": peaks},
         "machines": machines,
     }
 
