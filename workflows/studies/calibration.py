@@ -8,13 +8,17 @@ Not covered: quantised weights, and more than one GPU.
 """
 
 import copy
+import ctypes
 import gc
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -33,10 +37,10 @@ from workflows.swift_arguments import build_infer_arguments, merged_arguments
 from workflows.tuning.tokens import count_tokens
 from workflows.tuning.train import train
 
-LAYERS = (2, 6)  # far enough apart that the noise of a figure stays small when it is drawn on to 24 layers
-STEPS = 6  # timed, after a first one on the widest batch
+LAYERS = (2, 8)  # far enough apart that the noise of a figure stays small when it is drawn on to 24 layers
+STEPS = 5  # timed, after a first one on the widest batch
 CHUNK = 16  # test rows of like length that stay together, as the scorer's batches are of rows of like length
-CHUNKS = {"val": 3, "test": 6}
+CHUNKS = {"val": 3, "test": 4}
 CLOCK = "calibration_clock"
 # One epoch over rows that are already in order, and all that an evaluation does once, at its end.
 SHORT = {
@@ -53,28 +57,30 @@ SHORT = {
 
 Figures = dict[str, float]
 Rows = list[dict[str, Any]]
+Batch = tuple[list[int], int]  # positions of rows, and their tokens with padding
 
 
 def calibrate(
-    run: RunFolder,
+    rows: dict[str, Rows],
     ready: Experiment,
     machine: Machine,
-    batches: list[list[int]],
+    batches: list[Batch],
     folder: Path,
     screen: Screen,
 ) -> Figures:
     """Seconds and bytes of the whole model's stages, drawn on from two models of few layers.
 
-    `ready`: with its model as a local folder, weights or not; `batches`: positions in `train` of an epoch's
-    batches, the widest first; `folder`: takes the small models, one at a time (0.6 GB for a Qwen2.5-0.5B).
-    The figures: seconds of `load`, `zero_shot` and `tuned` (for all test rows), `start` (of training, with
-    its first step), `step` (a batch: mean of STEPS) and `evaluation` (a whole one); and the bytes at most in
-    use in each, as `<name>_ram` and, where there is a GPU, `<name>_gpu`.
+    `ready`: with its model as a local folder, weights or not; `rows`: of each split, the training rows that
+    are used; `batches`: positions in these of an epoch's batches, the widest first, and the padded tokens of
+    each; `folder`: takes the small models, one at a time (0.6 GB for a Qwen2.5-0.5B).
+    The figures: seconds of `load`, `answering` (all test rows once), `start` (of training, with its first
+    step), `token` (of the other steps, padding counted), `evaluation` and `save` (of one); and the bytes at
+    most in use in `zero_shot`, `start` and `tuned`, as `<name>_ram` and, where there is a GPU, `<name>_gpu`.
     """
     config = AutoConfig.from_pretrained(_folder(ready), trust_remote_code=runs_own_code(_folder(ready)))
     whole = config.num_hidden_layers
-    rows = {name: read_jsonl(run.split(name)) for name in SPLITS}
-    chosen = {"train": [rows["train"][at] for batch in sample_batches(batches) for at in batch]}
+    sample = sample_batches(batches)
+    chosen = {"train": [rows["train"][at] for places, _ in sample for at in places]}
     chosen |= {name: spread(rows[name], count) for name, count in CHUNKS.items()}
     points = []
     for layers in sorted({min(each, whole) for each in LAYERS}):
@@ -85,7 +91,7 @@ def calibrate(
         weights = make_model(config, layers, dtype, _folder(ready), small.path / "model")
         card = replace(ready.model, arguments={**ready.model.arguments, "model": str(weights)})
         short = replace(ready, model=card, overrides={**ready.overrides, **SHORT}, best_by="loss")
-        points.append((layers, _measure(small, short, machine, screen)))
+        points.append((layers, _measure(small, short, machine, [padded for _, padded in sample], screen)))
         shutil.rmtree(small.path)
     drawn_on = {
         name: draw_on([(layers, figures[name]) for layers, figures in points], whole) for name in points[0][1]
@@ -93,14 +99,13 @@ def calibrate(
     scale = {name: len(rows[name]) / len(chosen[name]) for name in CHUNKS}
     return {
         **drawn_on,
-        "zero_shot": drawn_on["zero_shot"] * scale["test"],
-        "tuned": drawn_on["tuned"] * scale["test"],
+        "answering": drawn_on["answering"] * scale["test"],
         "evaluation": drawn_on["evaluation"] * scale["val"],
     }
 
 
-def sample_batches(batches: list[list[int]]) -> list[list[int]]:
-    """The first batch, and STEPS others (or all) evenly spread over an epoch's batches, sorted by width."""
+def sample_batches(batches: list[Batch]) -> list[Batch]:
+    """The first batch, and STEPS others (or all) evenly spread over the rest, which are sorted by width."""
     first, others = batches[0], batches[1:]
     places = range(min(STEPS, len(others)))
     return [first, *(others[int((place + 0.5) * len(others) / len(places))] for place in places)]
@@ -139,19 +144,26 @@ def make_model(config: Any, layers: int, dtype: str, described: Path, folder: Pa
     return folder
 
 
-def _measure(small: RunFolder, experiment: Experiment, machine: Machine, screen: Screen) -> Figures:
-    """The figures of one small model, on the rows of its run folder."""
+def _measure(
+    small: RunFolder, experiment: Experiment, machine: Machine, padded: list[int], screen: Screen
+) -> Figures:
+    """The figures of one small model, on the rows of its run folder, whose batches have `padded` tokens."""
     figures: Figures = {}
     marks: list[float] = []
 
     class Clock(TrainerCallback):
-        """Notes when steps end, and when training does, the evaluation and the checkpoint included."""
+        """Notes when steps end, and when training does, after its evaluation and checkpoint."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             marks.append(_now())
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             marks.append(_now())
+
+    def measure(model: Any, template: Any) -> dict[str, float]:
+        measured = measure_validation(model, template, val, experiment.labels)
+        marks.append(_now())
+        return measured
 
     callbacks_map[CLOCK] = Clock
     session = Session(screen, BaseModel())
@@ -163,23 +175,28 @@ def _measure(small: RunFolder, experiment: Experiment, machine: Machine, screen:
     with _timed(figures, "zero_shot"):
         infer(small, experiment, machine, session, "zero_shot", None, "")
     with _timed(figures, "start"):
-        summary = train(
-            small,
-            experiment,
-            machine,
-            session,
-            "",
-            lambda model, template: measure_validation(model, template, val, experiment.labels),
-        )
+        summary = train(small, experiment, machine, session, "", measure)
     with _timed(figures, "tuned"):
         infer(small, experiment, machine, session, "tuned", small.sft / summary["checkpoint"], "")
-    steps, end = marks[:-1], marks[-1]
-    figures["evaluation"] = end - steps[-1]
-    figures["step"] = (steps[-1] - steps[0]) / max(1, len(steps) - 1)
-    figures["start"] -= end - steps[0]
+    *steps, evaluated, saved = marks
+    seconds = [after - before for before, after in pairwise(steps)]
+    # Medians and minima: what else the machine does for a moment is not the run's.
+    figures["token"] = median(map(truediv, seconds, padded[1:])) if seconds else 0.0
+    figures["evaluation"] = evaluated - steps[-1]
+    figures["save"] = saved - evaluated
+    figures["start"] -= saved - steps[0]
+    figures["answering"] = min(figures.pop("zero_shot"), figures.pop("tuned"))
     session.base.forget()
-    gc.collect()
+    _give_memory_back()
     return figures
+
+
+def _give_memory_back() -> None:
+    """Let go of what is not needed any more, or the next peak would begin with what glibc keeps of it."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
 
     imported = time.monotonic() - start
     check_overrides(experiment.overrides)
-    if folder is not None and RunFolder(folder).manifest.exists():
+    if folder is not None and RunFolder(folder).manifest.exists() and RunFolder(folder).stages.exists():
         shutil.copytree(RunFolder(folder).manifest.parent, run.manifest.parent)
         shutil.copy(RunFolder(folder).stages, run.stages)
     run_stages(run, experiment, ("prepare",), screen)
@@ -65,44 +65,42 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     start = time.monotonic()
     run_baselines(run, experiment)
     audit(run, experiment)
-    no_model = {
+    without_model = {
         "import": imported,
         **{name: finished_stages(run)[name]["seconds"] for name in ("prepare", "tokens")},
         "baselines and audit": time.monotonic() - start,
         "score and report": SCORE_AND_REPORT,
     }
-
     machine, ready = find_machine(), ready_model(experiment)
     arguments = build_sft_arguments(run, ready, machine)
     tokens = read_json(run.tokens)
-    lengths = _used_lengths(run, arguments, tokens, screen)
+    limit = tokens["max_length"] or math.inf
+    rows, lengths = _used_rows(run, arguments, tokens, screen)
     schedule = _schedule(arguments.training_args, lengths)
     batches, splits = schedule.pop("batches"), tokens["splits"]
     screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
-    figures = calibrate(run, ready, machine, batches, run.path / "calibration", screen)
-
-    widest = max(lengths)
-    widest_evaluated = min(splits["val"]["max"], tokens["max_length"] or math.inf)
-    sizes = read_sizes(described)
-    work = _work(arguments.training_args, schedule, splits)
+    given = {"train": rows, **{name: read_jsonl(run.split(name)) for name in ("val", "test")}}
+    figures = calibrate(given, ready, machine, batches, run.path / "calibration", screen)
+    training = figures["start"] + figures["token"] * (schedule["training_tokens"]["padded"] - batches[0][1])
     with_model = {
         "load": figures["load"],
-        "zero_shot": figures["zero_shot"],
-        "train": figures["start"]
-        + figures["step"] * (schedule["batches_in_all"] - 1)
-        + figures["evaluation"] * schedule["evaluations"],
-        "tuned": figures["tuned"],
+        "zero_shot": figures["answering"],
+        "train": training + figures["evaluation"] * schedule["evaluations"],
+        "tuned": figures["answering"],
     }
     kind = "gpu" if machine.device == "cuda" else "ram"
     stages = {"zero_shot": "zero_shot", "start": "train", "tuned": "tuned"}
-    peaks = {stages[name]: figures[f"{name}_{kind}"] for name in stages}
+    peaks = {stage: figures[f"{name}_{kind}"] for name, stage in stages.items()}
+
+    sizes, work = read_sizes(described), _work(arguments.training_args, schedule, splits)
     name = f"this machine: {machine.name}"
     here = Device(name, machine.device, _memory_of(machine.device), machine.torch_dtype, "calibration")
     machines = []
     for device in (here, *DEVICES):
         merged = merged_arguments(ready, Machine(device.kind, device.name, device.torch_dtype, ""))
-        load = load_of(arguments, merged, widest, widest_evaluated)
+        load = load_of(arguments, merged, max(lengths), min(splits["val"]["max"], limit))
         need = memory(sizes, load)
+        # What the calibration found more than the formula, or less, stays when settings are changed.
         beside = max(peaks.values()) - need if device is here else 0.0
         model = [sum(with_model.values())] * 2 if device is here else seconds_on(device, sizes, load, work)
         changes, fits = make_fit(device, sizes, load, math.ceil(splits["train"]["p99"]), beside)
@@ -112,23 +110,22 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
                 "torch_dtype": load.torch_dtype,
                 "bytes": need + beside,
                 "bytes_there": device.memory,
-                "seconds": [sum(no_model.values()) + each for each in model],
+                "seconds": [sum(without_model.values()) + each for each in model],
                 "changes": changes,
                 "fits_with_changes": fits,
                 "rests_on": device.rests_on,
             }
         )
+    figures_of = ("rows", "median", "max")
     return {
         "dataset": experiment.dataset.name,
         "model": experiment.model.name,
         "method": experiment.method,
-        "splits": {
-            name: {key: split[key] for key in ("rows", "median", "max")} for name, split in splits.items()
-        },
-        "training_rows_used": len(lengths),
+        "splits": {name: {key: split[key] for key in figures_of} for name, split in splits.items()},
+        "training_rows_used": len(rows),
         **schedule,
         "parameters": sizes.parameters,
-        "this_machine": {"seconds": {**no_model, **with_model}, "peak_bytes": peaks},
+        "this_machine": {"seconds": {**without_model, **with_model}, "peak_bytes": peaks},
         "machines": machines,
     }
 
@@ -173,8 +170,10 @@ def render_plan(result: dict[str, Any]) -> str:
     return "\n".join([as_text(data), lines[0], as_text(machines), *lines[1:]])
 
 
-def _used_lengths(run: RunFolder, arguments: Any, tokens: dict[str, Any], screen: Screen) -> list[int]:
-    """Tokens of the training rows that SWIFT will use, in their order, as long as it will use them."""
+def _used_rows(
+    run: RunFolder, arguments: Any, tokens: dict[str, Any], screen: Screen
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The training rows that SWIFT will use, and the tokens that it will use of each."""
     from workflows.tuning.tokens import row_lengths
 
     template = arguments.get_template()
@@ -190,12 +189,12 @@ def _used_lengths(run: RunFolder, arguments: Any, tokens: dict[str, Any], screen
         )
     with screen.progress("train: reading lengths", total=len(rows)) as bar:
         lengths = row_lengths(template, rows, bar)
-    return [min(length, tokens["max_length"] or length) for length in lengths]
+    return rows, [min(length, tokens["max_length"] or length) for length in lengths]
 
 
 def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
-    """Batches of the first epoch (positions, the widest first), steps and evaluations, as SWIFT's trainer
-    will have them under its training arguments `own`.
+    """Batches of the first epoch (positions and padded tokens, the widest first), steps, evaluations and tokens,
+    as SWIFT's trainer will have them under its training arguments `own`.
     """
     from swift.dataloader.shard import BatchSamplerShard
 
@@ -210,8 +209,7 @@ def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
             lengths=lengths if own.group_by_length else None,
         )
     )
-    padded = {id(batch): len(batch) * max(lengths[at] for at in batch) for batch in batches}
-    batches.sort(key=lambda batch: -padded[id(batch)])
+    padded = [len(batch) * max(lengths[at] for at in batch) for batch in batches]
     an_epoch = math.ceil(len(batches) / own.gradient_accumulation_steps)
     steps = own.max_steps if own.max_steps > 0 else math.ceil(own.num_train_epochs * an_epoch)
     in_all = (
@@ -228,13 +226,13 @@ def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
         every = own.eval_steps or own.logging_steps
         evaluations = math.ceil(steps / (math.ceil(steps * every) if every < 1 else every))
     return {
-        "batches": batches,
+        "batches": sorted(zip(batches, padded, strict=True), key=lambda batch: -batch[1]),
         "batches_in_all": in_all,
         "steps": steps,
         "evaluations": evaluations,
         "training_tokens": {
             "used": round(epochs * sum(lengths)),
-            "padded": round(epochs * sum(padded.values())),
+            "padded": round(epochs * sum(padded)),
         },
     }
 
