@@ -193,7 +193,7 @@ def _used_rows(
 
 
 def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
-    """Batches of the first epoch (positions and padded tokens, the widest first), steps, evaluations and tokens,
+    """Batches of the first epoch (positions and padded tokens, widest first), steps, evaluations and tokens,
     as SWIFT's trainer will have them under its training arguments `own`.
     """
     from swift.dataloader.shard import BatchSamplerShard
