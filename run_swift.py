@@ -78,6 +78,20 @@ def work_on_run(options: argparse.Namespace) -> None:
     screen.say(f"run folder: {shown(run.path)}")
 
 
+def plan_run(options: argparse.Namespace) -> None:
+    """Say what the run that the options describe would take, and write it where a file is named."""
+    from workflows.assemble import assemble_experiment
+    from workflows.run_folder import write_json
+    from workflows.screen import Screen
+    from workflows.studies.plan import plan, render_plan
+
+    screen = Screen(options.verbose)
+    result = plan(assemble_experiment(options), options.run_folder, screen)
+    if options.output is not None:
+        write_json(options.output, result)
+    screen.say("\n" + render_plan(result))
+
+
 def compare_runs(options: argparse.Namespace) -> None:
     """Compare the runs, and show the table."""
     from workflows.pipeline import timed_folder
@@ -216,6 +230,8 @@ def main(arguments: list[str]) -> int:
             from workflows.listing import render_list
 
             print(render_list(options.kind, options.data_dir))
+        elif options.command == "plan":
+            plan_run(options)
         elif options.command == "compare":
             compare_runs(options)
         elif options.command == "benchmark":

@@ -85,6 +85,7 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
         ),
         (["run", "--train-samples", "0"], "argument --train-samples: invalid count value: '0'"),
         (["run", "--set", "split_dataset_ratio=nan"], "above 0, below 1"),
+        (["plan", "--model", "qwen99"], "neither a known name, nor a folder, nor a hub id"),
         (["train", "outputs/none"], "not a run folder"),
         (["score", "."], "not a run folder"),
     ],

@@ -149,6 +149,10 @@ def build_parser(description: str = "") -> argparse.ArgumentParser:
             add_experiment_options(command)
         if name == "report":
             command.add_argument("--lang", choices=("zh", "en"), help="language that the report opens in")
+    planning = commands.add_parser("plan", help="what a run would take, before any weights are downloaded")
+    add_experiment_options(planning)
+    planning.add_argument("--output", metavar="FILE", type=Path, help="write the figures as JSON, too")
+    planning.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
     comparing = commands.add_parser("compare", help="several runs on the same test rows, in one table")
     comparing.add_argument("folders", metavar="RUN", nargs="+", help="run folders, two or more")
     comparing.add_argument(

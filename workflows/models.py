@@ -143,8 +143,9 @@ def runs_own_code(folder: Path) -> bool:
     return _read_config(folder).get("architectures") == ["QWenLMHeadModel"]
 
 
-def fetch_model(arguments: Arguments) -> Path:
-    """The local folder of the model that `arguments` name, downloaded by SWIFT where it is a hub id.
+def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
+    """The local folder of the model that `arguments` name, downloaded by SWIFT where it is a hub id;
+    without `weights` only what describes the model is: config, tokenizer, generation config.
 
     Switches remote code off in SWIFT's loader, and refuses a folder that asks for it, for all but the first
     Qwen. Raises UserError where the model cannot be had, with what was tried.
@@ -162,6 +163,7 @@ def fetch_model(arguments: Arguments) -> Path:
                 safe_snapshot_download(
                     model,
                     revision=arguments.get("model_revision"),
+                    download_model=weights,
                     use_hf=arguments.get("use_hf") in (True, "true"),
                 )
             )

@@ -6,6 +6,7 @@ SWIFT leaves such training rows out with a log line only, so this says before tr
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from workflows.experiment import Experiment
 from workflows.machine import Machine
@@ -17,6 +18,15 @@ from workflows.swift_arguments import build_sft_arguments
 
 BINS = 30  # of the histograms
 FATE = {"delete": "left out", "left": "cut at the beginning", "right": "cut at the end", "split": "split"}
+
+
+def row_lengths(template: Any, rows: list[dict[str, Any]], bar: tqdm) -> list[int]:
+    """Tokens of each row of a data file, as a template in training mode encodes it; moves `bar` on."""
+    lengths = []
+    for row in rows:
+        lengths.append(len(template.encode({"messages": conversation(row)})["input_ids"]))
+        bar.update()
+    return lengths
 
 
 def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen) -> dict[str, Any]:
@@ -33,11 +43,8 @@ def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, scree
     every: dict[str, list[int]] = {}
     for name in SPLITS:
         rows = read_jsonl(run.split(name))
-        lengths: dict[str, int] = {}
         with screen.progress(f"{name}: counting tokens", total=len(rows)) as bar:
-            for row in rows:
-                lengths[row["id"]] = len(template.encode({"messages": conversation(row)})["input_ids"])
-                bar.update()
+            lengths = dict(zip((row["id"] for row in rows), row_lengths(template, rows, bar), strict=True))
         over = [id for id, length in lengths.items() if max_length is not None and length > max_length]
         every[name] = list(lengths.values())
         splits[name] = {

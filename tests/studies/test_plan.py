@@ -1,0 +1,115 @@
+"""A plan has the run's figures, fetches no weights, leaves nothing behind, and knows what to change."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from tests.fake_hub import FakeHub
+from workflows.experiment import ROOT
+from workflows.run_folder import RunFolder, read_json
+from workflows.studies.devices import DEVICES, Load, make_fit, memory, read_sizes
+
+QWEN_1_5B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+WIDE = Load(
+    torch_dtype="float16",
+    checkpointing=False,
+    train_batch=64,
+    accumulation=1,
+    eval_batch=64,
+    widest=1024,
+    widest_evaluated=1024,
+    lora_rank=8,
+    target_modules="all-linear",
+    quant_bits=None,
+)
+
+
+def test_plan_of_a_hub_model_has_the_figures_of_the_run_and_fetches_no_weights(
+    command: Command, hub: FakeHub, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run, _ = demo_run
+    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
+        hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())
+    (tmp_path / "tmp").mkdir()
+    before = sorted((ROOT / "outputs").iterdir())
+    card = ("num_train_epochs=3", "per_device_train_batch_size=32", "per_device_eval_batch_size=64")
+    done = command(
+        *(
+            "plan",
+            "--model",
+            "someone/tiny-chat",
+            "--run-folder",
+            run.path,
+            "--output",
+            tmp_path / "plan.json",
+        ),
+        *(part for each in card for part in ("--set", each)),
+        env={**hub.env, "TMPDIR": str(tmp_path / "tmp")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "prepare: done before" in done.stdout
+    result, tokens, training = (
+        read_json(tmp_path / "plan.json"),
+        read_json(run.tokens),
+        read_json(run.training),
+    )
+    for name, split in result["splits"].items():
+        assert split == {key: tokens["splits"][name][key] for key in ("rows", "median", "max")}
+    assert result["steps"] == training["steps"]
+    assert result["training_rows_used"] == training["rows"]["train"]["used"]
+    assert result["evaluations"] == sum("eval_loss" in entry for entry in training["log_history"])
+    lengths = tokens["splits"]["train"]
+    assert result["training_tokens"]["used"] == round(3 * lengths["mean"] * lengths["rows"])
+    assert result["training_tokens"]["padded"] >= result["training_tokens"]["used"]
+    assert all(machine["changes"] == [] for machine in result["machines"])
+    caches = [path for path in hub.root.rglob("*") if "cache" in path.parts[len(hub.root.parts)]]
+    assert [path for path in caches if path.name == "config.json"]
+    assert not [path for path in caches if path.suffix == ".safetensors"]
+    assert sorted((ROOT / "outputs").iterdir()) == before
+    assert not list((tmp_path / "tmp").glob("plan-*"))
+
+
+def test_a_gpu_that_is_too_small_leads_to_changes_that_fit_at_the_same_effective_batch(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_1_5B), encoding="utf-8")
+    sizes = read_sizes(tmp_path)
+    assert sizes.parameters == 1_543_714_304  # as the model's page has it: 1.54 B
+    t4 = DEVICES[1]
+    assert t4.memory is not None
+    assert memory(sizes, WIDE) > t4.memory
+    changes, fits = make_fit(t4, sizes, WIDE, p99=300)
+    assert fits
+    values = dict(change.removeprefix("--set ").split("=") for change in changes)
+    assert values["gradient_checkpointing"] == "true"
+    assert int(values["per_device_train_batch_size"]) * int(values["gradient_accumulation_steps"]) == 64
+    assert "quant_bits" not in values  # what costs least goes first
+
+
+def test_a_gpu_that_no_change_makes_large_enough_is_called_too_small(tmp_path: Path) -> None:
+    large = {**QWEN_1_5B, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80}
+    (tmp_path / "config.json").write_text(json.dumps({**large, "num_attention_heads": 64}), encoding="utf-8")
+    changes, fits = make_fit(DEVICES[1], read_sizes(tmp_path), WIDE, p99=300)
+    assert not fits
+    assert changes[-2:] == ["--set quant_method=bnb", "--set quant_bits=4"]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "advised"), [("bfloat16", ["--set torch_dtype=float16"]), ("float16", [])]
+)
+def test_a_t4_gets_float16(tmp_path: Path, pinned: str, advised: list[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_1_5B), encoding="utf-8")
+    small = Load(pinned, True, 8, 1, 32, 200, 200, 8, "all-linear", None)
+    assert make_fit(DEVICES[1], read_sizes(tmp_path), small, p99=100) == (advised, True)

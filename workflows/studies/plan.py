@@ -1,0 +1,260 @@
+"""What a run will take, before it is started and before any weights are downloaded.
+
+python run_swift.py plan --dataset jd --model qwen2.5-0.5b-instruct
+
+The data are prepared for it, and the stages that need no model are run, in a temporary folder.  For this
+machine a short calibration (calibration.py) gives time and memory; other machines are estimated (devices.py).
+Not covered: the time that a download takes.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from workflows.errors import UserError
+from workflows.experiment import Experiment
+from workflows.pipeline import run_stages
+from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
+from workflows.screen import Screen, as_text
+
+SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
+SCORER_ROWS = 64  # that share a batch of the scorer, about
+
+
+def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[str, Any]:
+    """Rows, tokens, steps, and for each machine memory, time and what to change where it does not fit.
+
+    `folder`: a run folder whose data are used where they are those of this experiment. Everything is written
+    to a temporary folder, which is gone afterwards. Raises UserError as a run would.
+    """
+    with tempfile.TemporaryDirectory(prefix="plan-") as temporary:
+        run = RunFolder(Path(temporary) / "run")
+        with screen.quiet(run.log("plan")):
+            return _plan(run, experiment, folder, screen)
+
+
+def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: Screen) -> dict[str, Any]:
+    screen.say("loading SWIFT …")
+    start = time.monotonic()
+    from workflows.baselines.audit import audit
+    from workflows.baselines.baselines import run_baselines
+    from workflows.machine import Machine, find_machine
+    from workflows.models import fetch_model, ready_model
+    from workflows.studies.calibration import calibrate
+    from workflows.studies.devices import DEVICES, Device, load_of, make_fit, memory, read_sizes, seconds_on
+    from workflows.swift_arguments import build_sft_arguments, check_overrides, merged_arguments
+
+    imported = time.monotonic() - start
+    check_overrides(experiment.overrides)
+    if folder is not None and RunFolder(folder).manifest.exists() and RunFolder(folder).stages.exists():
+        shutil.copytree(RunFolder(folder).manifest.parent, run.manifest.parent)
+        shutil.copy(RunFolder(folder).stages, run.stages)
+    run_stages(run, experiment, ("prepare",), screen)
+    described = fetch_model(experiment.arguments, weights=False)
+    card = replace(experiment.model, arguments={**experiment.model.arguments, "model": str(described)})
+    experiment = replace(experiment, model=card)
+    run_stages(run, experiment, ("tokens",), screen)
+    start = time.monotonic()
+    run_baselines(run, experiment)
+    audit(run, experiment)
+    without_model = {
+        "import": imported,
+        **{name: finished_stages(run)[name]["seconds"] for name in ("prepare", "tokens")},
+        "baselines and audit": time.monotonic() - start,
+        "score and report": SCORE_AND_REPORT,
+    }
+    machine, ready = find_machine(), ready_model(experiment)
+    arguments = build_sft_arguments(run, ready, machine)
+    tokens = read_json(run.tokens)
+    limit = tokens["max_length"] or math.inf
+    rows, lengths = _used_rows(run, arguments, tokens, screen)
+    schedule = _schedule(arguments.training_args, lengths)
+    batches, splits = schedule.pop("batches"), tokens["splits"]
+    screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
+    given = {"train": rows, **{name: read_jsonl(run.split(name)) for name in ("val", "test")}}
+    figures = calibrate(given, ready, machine, batches, run.path / "calibration", screen)
+    training = figures["start"] + figures["token"] * (schedule["training_tokens"]["padded"] - batches[0][1])
+    with_model = {
+        "load": figures["load"],
+        "zero_shot": figures["answering"],
+        "train": training + figures["evaluation"] * schedule["evaluations"],
+        "tuned": figures["answering"],
+    }
+    kind = "gpu" if machine.device == "cuda" else "ram"
+    stages = {"zero_shot": "zero_shot", "start": "train", "tuned": "tuned"}
+    peaks = {stage: figures[f"{name}_{kind}"] for name, stage in stages.items()}
+
+    sizes, work = read_sizes(described), _work(arguments.training_args, schedule, splits)
+    name = f"this machine: {machine.name}"
+    here = Device(name, machine.device, _memory_of(machine.device), machine.torch_dtype, "calibration")
+    machines = []
+    for device in (here, *DEVICES):
+        merged = merged_arguments(ready, Machine(device.kind, device.name, device.torch_dtype, ""))
+        load = load_of(arguments, merged, max(lengths), min(splits["val"]["max"], limit))
+        need = memory(sizes, load)
+        # What the calibration found more than the formula, or less, stays when settings are changed.
+        beside = max(peaks.values()) - need if device is here else 0.0
+        model = [sum(with_model.values())] * 2 if device is here else seconds_on(device, sizes, load, work)
+        changes, fits = make_fit(device, sizes, load, math.ceil(splits["train"]["p99"]), beside)
+        machines.append(
+            {
+                "name": device.name,
+                "torch_dtype": load.torch_dtype,
+                "bytes": need + beside,
+                "bytes_there": device.memory,
+                "seconds": [sum(without_model.values()) + each for each in model],
+                "changes": changes,
+                "fits_with_changes": fits,
+                "rests_on": device.rests_on,
+            }
+        )
+    figures_of = ("rows", "median", "max")
+    return {
+        "dataset": experiment.dataset.name,
+        "model": experiment.model.name,
+        "method": experiment.method,
+        "splits": {name: {key: split[key] for key in figures_of} for name, split in splits.items()},
+        "training_rows_used": len(rows),
+        **schedule,
+        "parameters": sizes.parameters,
+        "this_machine": {"seconds": {**without_model, **with_model}, "peak_bytes": peaks},
+        "machines": machines,
+    }
+
+
+def render_plan(result: dict[str, Any]) -> str:
+    """The plan as text: data, steps, a row a machine, and what to change."""
+    data = Table(box=SIMPLE_HEAD)
+    data.add_column("split")
+    for heading in ("rows", "tokens: median", "max"):
+        data.add_column(heading, justify="right")
+    for name, split in result["splits"].items():
+        data.add_row(name, f"{split['rows']:,}", f"{split['median']:.0f}", f"{split['max']:,}")
+    machines = Table(box=SIMPLE_HEAD)
+    machines.add_column("machine", overflow="fold")
+    machines.add_column("dtype")
+    for heading in ("memory, GB", "minutes"):
+        machines.add_column(heading, justify="right")
+    machines.add_column("fits")
+    machines.add_column("rests on", overflow="fold")
+    for each in result["machines"]:
+        there = "" if each["bytes_there"] is None else f" of {each['bytes_there'] / 1e9:.0f}"
+        low, high = (seconds / 60 for seconds in each["seconds"])
+        fits = "yes" if not each["changes"] else "with changes" if each["fits_with_changes"] else "no"
+        machines.add_row(
+            each["name"],
+            each["torch_dtype"],
+            f"{each['bytes'] / 1e9:.1f}{there}",
+            f"{low:.1f}" if low == high else f"{low:.1f} – {high:.1f}",
+            fits,
+            each["rests_on"],
+        )
+    tokens = result["training_tokens"]
+    lines = [
+        f"{result['training_rows_used']:,} rows are trained on, {tokens['used']:,} tokens in all epochs "
+        f"({tokens['padded']:,} with padding); {result['steps']:,} optimiser steps, "
+        f"{result['evaluations']} evaluations",
+    ]
+    for each in result["machines"]:
+        if each["changes"]:
+            end = "" if each["fits_with_changes"] else "; still too large: take a smaller model"
+            lines.append(f"{each['name']}: add {' '.join(each['changes'])}{end}")
+    return "\n".join([as_text(data), lines[0], as_text(machines), *lines[1:]])
+
+
+def _used_rows(
+    run: RunFolder, arguments: Any, tokens: dict[str, Any], screen: Screen
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The training rows that SWIFT will use, and the tokens that it will use of each."""
+    from workflows.tuning.tokens import row_lengths
+
+    template = arguments.get_template()
+    template.max_length = None
+    template.set_mode("train")
+    over = set(tokens["splits"]["train"]["over_max_length"]["ids"])
+    rows = read_jsonl(run.split("train"))
+    if arguments.truncation_strategy == "delete":
+        rows = [row for row in rows if row["id"] not in over]
+    if not rows:
+        raise UserError(
+            f"max_length {tokens['max_length']} is shorter than every training row: take a larger one."
+        )
+    with screen.progress("train: reading lengths", total=len(rows)) as bar:
+        lengths = row_lengths(template, rows, bar)
+    return rows, [min(length, tokens["max_length"] or length) for length in lengths]
+
+
+def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
+    """Batches of the first epoch (positions and padded tokens, widest first), steps, evaluations and tokens,
+    as SWIFT's trainer will have them under its training arguments `own`.
+    """
+    from swift.dataloader.shard import BatchSamplerShard
+
+    batches = list(
+        BatchSamplerShard(
+            len(lengths),
+            own.per_device_train_batch_size,
+            shuffle=own.train_dataloader_shuffle,
+            drop_last=own.dataloader_drop_last,
+            data_seed=own.data_seed,
+            group_by_length=own.group_by_length,
+            lengths=lengths if own.group_by_length else None,
+        )
+    )
+    padded = [len(batch) * max(lengths[at] for at in batch) for batch in batches]
+    an_epoch = math.ceil(len(batches) / own.gradient_accumulation_steps)
+    steps = own.max_steps if own.max_steps > 0 else math.ceil(own.num_train_epochs * an_epoch)
+    in_all = (
+        steps * own.gradient_accumulation_steps
+        if own.max_steps > 0
+        else math.ceil(own.num_train_epochs * len(batches))
+    )
+    epochs = in_all / len(batches)
+    if own.eval_strategy == "no":
+        evaluations = 0
+    elif own.eval_strategy == "epoch":
+        evaluations = math.ceil(epochs)
+    else:  # a share of all steps where below 1; at the end in any case
+        every = own.eval_steps or own.logging_steps
+        evaluations = math.ceil(steps / (math.ceil(steps * every) if every < 1 else every))
+    return {
+        "batches": sorted(zip(batches, padded, strict=True), key=lambda batch: -batch[1]),
+        "batches_in_all": in_all,
+        "steps": steps,
+        "evaluations": evaluations,
+        "training_tokens": {
+            "used": round(epochs * sum(lengths)),
+            "padded": round(epochs * sum(padded)),
+        },
+    }
+
+
+def _work(own: Any, schedule: dict[str, Any], splits: dict[str, Any]) -> Any:
+    from workflows.studies.devices import Work
+
+    val, test = (splits[name]["rows"] * splits[name]["mean"] for name in ("val", "test"))
+    val_rows, test_rows = (splits[name]["rows"] for name in ("val", "test"))
+    an_evaluation = math.ceil(val_rows / own.per_device_eval_batch_size) + math.ceil(val_rows / SCORER_ROWS)
+    return Work(
+        train_tokens=schedule["training_tokens"]["padded"],
+        train_batches=schedule["batches_in_all"],
+        read_tokens=round(2 * schedule["evaluations"] * val + 2 * test),
+        read_batches=schedule["evaluations"] * an_evaluation + 2 * math.ceil(test_rows / SCORER_ROWS),
+    )
+
+
+def _memory_of(device: str) -> float:
+    """Bytes of memory of the GPU, or else of this machine."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
