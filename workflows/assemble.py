@@ -12,6 +12,7 @@ from workflows.errors import UserError
 from workflows.experiment import (
     DATASETS,
     MODELS,
+    Arguments,
     DataOptions,
     DatasetCard,
     Experiment,
@@ -19,12 +20,13 @@ from workflows.experiment import (
     Layout,
     ModelCard,
     Prompt,
+    has_head,
     load_dataset_card,
     load_preset,
     load_prompt,
     names_of,
 )
-from workflows.models import check_environment, load_model_card
+from workflows.models import check_environment, check_method, load_model_card
 
 DEFAULT_DATASET = "demo"
 
@@ -36,9 +38,10 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
     dataset = choose_dataset(options)
     model = load_model_card(options.model)
     check_environment(model, options.engine)
-    prompt = load_prompt(options.prompt or default_prompt(model))
+    preset = load_preset(options.method)
+    prompt = load_prompt(options.prompt or default_prompt(model, preset))
     check_prompt(prompt, dataset)
-    return Experiment(
+    experiment = Experiment(
         dataset=dataset,
         model=model,
         method=options.method,
@@ -58,13 +61,15 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
             format=options.format,
             data_seed=options.data_seed,
         ),
-        preset=load_preset(options.method),
+        preset=preset,
         overrides=parse_overrides(options.set),
         seed=options.seed,
         engine=options.engine,
         lang=options.lang,
         best_by=options.best_by,
     )
+    check_method(experiment)
+    return experiment
 
 
 def choose_dataset(options: argparse.Namespace) -> DatasetCard:
@@ -177,8 +182,10 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
     return overrides
 
 
-def default_prompt(model: ModelCard) -> str:
-    """A text to continue for base models, a question for chat models."""
+def default_prompt(model: ModelCard, preset: Arguments) -> str:
+    """The review alone for a head, a text to continue for base models, a question for chat models."""
+    if has_head(preset):
+        return "review-only"
     return "zh-continue" if model.is_base else "zh-question"
 
 
@@ -215,7 +222,7 @@ def command_of(experiment: Experiment) -> list[str]:
         "data-seed": data.data_seed,
         "model": model,
         "method": experiment.method,
-        "prompt": None if prompt == default_prompt(experiment.model) else prompt,
+        "prompt": None if prompt == default_prompt(experiment.model, experiment.preset) else prompt,
         "best-by": experiment.best_by,
         "engine": experiment.engine,
         "seed": experiment.seed,

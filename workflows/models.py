@@ -136,6 +136,23 @@ def check_environment(card: ModelCard, engine: str) -> None:
         )
 
 
+def check_method(experiment: Experiment) -> None:
+    """Raise UserError where the model or the data set's task is not what the method is for, with the method
+    that is.
+    """
+    model, dataset = experiment.model, experiment.dataset
+    if experiment.has_head and model.arguments.get("model_type") == "qwen":
+        raise UserError(
+            f"--method {experiment.method}: transformers has no classification head for the first Qwen "
+            f"({model.name}); take --method lora, or a Qwen1.5 or newer."
+        )
+    if not experiment.has_head and dataset.task != "single_label":
+        raise UserError(
+            f"--method {experiment.method}: answers with one label's words, data set {dataset.name} is "
+            f"{dataset.task}; take --method head."
+        )
+
+
 def runs_own_code(folder: Path) -> bool:
     """Whether the model is of the first Qwen architecture, the one whose repository's Python code may
     run here.
@@ -217,6 +234,9 @@ def ready_model(experiment: Experiment) -> Experiment:
     folder = fetch_model(experiment.arguments)
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
-    check_label_words(tokenizer, experiment.labels)
-    return replace(experiment, model=ready)
+    readied = replace(experiment, model=ready)
+    check_method(readied)
+    if not experiment.has_head:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
+        check_label_words(tokenizer, experiment.labels)
+    return readied

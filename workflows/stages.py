@@ -33,6 +33,7 @@ class Stage:
     settings: Callable[[RunFolder, Experiment], Any]  # what else it depends on
     writes: Callable[[RunFolder], list[Path]]
     work: Callable[[RunFolder, Experiment, Session, str], None]
+    is_part_of: Callable[[Experiment], bool] = lambda experiment: True  # whether a run has this stage
 
 
 def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
@@ -96,7 +97,7 @@ def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str
     val = read_jsonl(run.split("val"))
 
     def measure(model: Any, template: Any) -> dict[str, float]:
-        return measure_validation(model, template, val, experiment.labels)
+        return measure_validation(model, template, val, experiment)
 
     summary = train(run, experiment, _machine(run, experiment, session), session, inputs, measure)
     best = summary["best_by"]
@@ -201,7 +202,7 @@ STAGES = (
         "baselines",
         needs=lambda run: [*map(run.split, SPLITS)],
         settings=lambda run, experiment: [PREDICTIONS_FORMAT],
-        writes=lambda run: [run.predictions("majority"), run.predictions("tfidf")],
+        writes=lambda run: [run.predictions("tfidf")],  # the last of them
         work=_baselines,
     ),
     Stage(
@@ -210,6 +211,7 @@ STAGES = (
         settings=lambda run, experiment: [asdict(label) for label in experiment.labels],
         writes=lambda run: [run.audit, run.audit_summary],
         work=_audit,
+        is_part_of=lambda experiment: experiment.dataset.task == "single_label",  # what it judges
     ),
     Stage(
         "zero_shot",
@@ -217,6 +219,7 @@ STAGES = (
         settings=_answer_settings,
         writes=lambda run: [run.predictions("zero_shot")],
         work=_zero_shot,
+        is_part_of=lambda experiment: not experiment.has_head,  # an untrained head knows nothing
     ),
     Stage(
         "train",

@@ -1,6 +1,6 @@
 """Reviews become rows that SWIFT reads: its messages format, or query and response.
 
-A row: {"id", "messages": [system?, user, assistant], "label": index, "review": text}.  SWIFT itself uses the
+A row: {"id", "messages": [system?, user, assistant?], "label": index, "review": text}.  SWIFT itself uses the
 messages; `id` joins a model's output to its gold label, `label` and `review` serve the baselines and the
 scores.
 """
@@ -27,9 +27,15 @@ def join_label_words(prompt: Prompt, labels: tuple[Label, ...]) -> str:
 
 
 def write_row(
-    review: Review, prompt: Prompt, labels: tuple[Label, ...], format: Literal["messages", "query-response"]
+    review: Review,
+    prompt: Prompt,
+    labels: tuple[Label, ...],
+    format: Literal["messages", "query-response"],
+    answered: bool = True,
 ) -> dict[str, Any]:
-    """One row of SWIFT's data file, the gold label's words as the answer."""
+    """One row of SWIFT's data file, the gold label's words as the answer; none where not `answered`, as a
+    head reads `label` itself.
+    """
     listed = join_label_words(prompt, labels)
 
     def fill(template: str) -> str:
@@ -37,20 +43,21 @@ def write_row(
         return template.replace("{labels}", listed).replace("{review}", review.text)
 
     system = fill(prompt.system) if prompt.system else None
-    query, response = fill(prompt.user), labels[review.label].words
+    query = fill(prompt.user)
+    response = labels[review.label].words if answered else None
     rest = {"label": review.label, "review": review.text}
     if format == "query-response":
         return {
             "id": review.id,
             **({"system": system} if system else {}),
             "query": query,
-            "response": response,
+            **({"response": response} if response is not None else {}),
             **rest,
         }
     messages = [
         *([{"role": "system", "content": system}] if system else []),
         {"role": "user", "content": query},
-        {"role": "assistant", "content": response},
+        *([{"role": "assistant", "content": response}] if response is not None else []),
     ]
     return {"id": review.id, "messages": messages, **rest}
 
