@@ -36,7 +36,12 @@ SPLIT_NAMES = {
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure to `digits` places, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def with_signed_interval(value: float, bounds: list[float] | None) -> str:
+    """A difference and its interval in brackets, with their signs."""
+    return f"{value:+.3f}" + ("" if bounds is None else f" ({bounds[0]:+.3f} … {bounds[1]:+.3f})")
 
 
 def with_interval(value: float | None, bounds: list[float] | None) -> str:

@@ -30,7 +30,9 @@ Baselines = dict[str, list[tuple[Any, list[float] | None]]]
 
 
 def run_baselines(run: RunFolder, experiment: Experiment) -> None:
-    """Read train, val and test; write predictions/majority.jsonl (of a regression mean.jsonl) and tfidf.jsonl."""
+    """Read train, val and test; write predictions/majority.jsonl (mean.jsonl where rows have a number) and
+    tfidf.jsonl.
+    """
     train, val, test = (read_jsonl(run.split(name)) for name in ("train", "val", "test"))
     vectorizer = character_ngrams(NGRAMS, len(train))
     features = vectorizer.fit_transform(row["review"] for row in train)

@@ -19,8 +19,8 @@ def score_rows(
 ) -> Iterator[Rows]:
     """{"id", "answer", "scores"} of rows of a data file, batch by batch, the longest first.
 
-    `model`: with its head, and with or without an adapter; it is left in the mode it was in.  `scores` are the
-    head's raw outputs, (labels,); `answer` is SWIFT's own where `outputs` (by id) has it, else None.
+    `model`: with its head, and with or without an adapter; it is left in the mode it was in.  `scores` are
+    the head's raw outputs, (labels,); `answer` is SWIFT's own where `outputs` (by id) has it, else None.
     """
     device = next(model.parameters()).device
     training = model.training

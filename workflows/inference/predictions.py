@@ -71,14 +71,16 @@ def join_scores(test: Rows, answers: Rows, experiment: Experiment) -> Rows:
     predictions = []
     for row, answer in match_answers(test, answers, "scores"):
         scores, said = np.array(answer["scores"]), answer["answer"]
-        shares = {"single_label": softmax, "multi_label": expit, "regression": np.asarray}[task](scores)
-        if said is None:
-            said = {
-                "single_label": lambda: int(shares.argmax()),
-                "multi_label": lambda: np.flatnonzero(shares >= THRESHOLD).tolist(),
-                "regression": lambda: float(shares[0]),
-            }[task]()
-        by_label = None if task == "regression" else dict(zip(names, shares.tolist(), strict=True))
+        if task == "regression":
+            shares, likeliest = None, float(scores[0])
+        elif task == "multi_label":
+            shares = expit(scores)
+            likeliest = np.flatnonzero(shares >= THRESHOLD).tolist()
+        else:
+            shares = softmax(scores)
+            likeliest = int(shares.argmax())
+        said = likeliest if said is None else said
+        by_label = None if shares is None else dict(zip(names, shares.tolist(), strict=True))
         predictions.append(
             {
                 "id": row["id"],

@@ -88,7 +88,7 @@ def measure_system(rows: list[dict[str, Any]], experiment: Experiment) -> dict[s
 
 
 def compare_answers(answers: dict[str, list[dict[str, Any]]], task: Task) -> list[dict[str, Any]]:
-    """Every pair of systems, by their predictions on the same rows: whether they are right, or how far off."""
+    """Every pair of systems, by their predictions on the same rows."""
     if task == "regression":
         return compare_errors(
             {

@@ -11,9 +11,9 @@ from typing import Any
 from workflows.errors import UserError
 from workflows.experiment import Experiment, load_experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
-from workflows.reporting.content import pairs_blocks, systems_grid
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
 from workflows.reporting.render import render_markdown, render_page
+from workflows.reporting.results import pairs_blocks, systems_grid
 from workflows.run_folder import RunFolder, open_whole, read_json, read_jsonl, write_json
 from workflows.scoring.score import compare_answers, conclude_pair, measure_system
 from workflows.wording import SYSTEMS, Both, Text, label_text
@@ -45,7 +45,8 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     for name, labels in label_names.items():
         if labels != label_names[first]:
             raise UserError(
-                f"{name} has the task and labels {', '.join(labels)}, {first} {', '.join(label_names[first])}."
+                f"{name} has the task and labels {', '.join(labels)}; "
+                f"{first} has {', '.join(label_names[first])}."
             )
     answers = {name: _answers(run) for name, run in zip(names, runs, strict=True)}
     compared = {name: list(each)[-1] for name, each in answers.items()}

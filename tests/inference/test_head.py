@@ -1,0 +1,146 @@
+"""A tuned head: the same scores however rows are padded, and from what was saved alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from swift.pipelines.utils import prepare_model_template
+
+from tests.conftest import Command
+from workflows.experiment import ROOT, load_experiment
+from workflows.inference.head import head_scores, row_tokens, score_rows
+from workflows.inference.infer import merge_adapter
+from workflows.machine import Machine
+from workflows.models import ready_model
+from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
+from workflows.swift_arguments import build_infer_arguments
+
+SHORT = ("--train-samples", 48, "--test-samples", 24, "--set", "max_steps=4")
+# Neither SWIFT nor this project: what anyone would load the files with.
+LOAD = """
+import json, sys, torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+base, adapter, merged, rows = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+def scores(model):
+    model.eval()
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([row])).logits[0].tolist() for row in rows]
+load = AutoModelForSequenceClassification.from_pretrained
+of_adapter = PeftModel.from_pretrained(load(base, num_labels=2, dtype=torch.float32), adapter)
+print(json.dumps([scores(of_adapter), scores(load(merged, dtype=torch.float32))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("head") / "run"
+    done = command("run", "--method", "head", *SHORT, "--run-folder", folder)
+    assert done.returncode == 0, done.stderr
+    assert "before tuning" not in done.stdout
+    assert "stand-in" in done.stdout
+    return RunFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def loaded(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The model with the adapter on it, and its template, as inference loads them."""
+    return _load(run, tmp_path_factory.mktemp("loaded") / "none.jsonl")
+
+
+def _load(run: RunFolder, file: Path) -> tuple[Any, Any]:
+    experiment = ready_model(load_experiment(run.experiment))
+    adapter = run.sft / read_json(run.training)["checkpoint"]
+    machine = Machine("cpu", "", "float32", "")
+    model, template = prepare_model_template(build_infer_arguments(experiment, machine, file, file, adapter))
+    return model.eval(), template
+
+
+def _one_by_one(model: Any, rows: list[list[int]]) -> list[list[float]]:
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([row])).logits[0].tolist() for row in rows]
+
+
+def test_a_run_with_a_head_has_no_answers_before_tuning(run: RunFolder, command: Command) -> None:
+    assert list(read_json(run.scores)["systems"]) == ["majority", "tfidf", "tuned"]
+    assert "zero_shot" not in finished_stages(run)
+    assert {turn["role"] for row in read_jsonl(run.split("train")) for turn in row["messages"]} == {"user"}
+    for row in read_jsonl(run.predictions("tuned")):
+        assert row["prediction"] == max(row["probabilities"], key=row["probabilities"].__getitem__)
+        assert (row["output"], row["label_mass"]) == (
+            {"negative": "负面", "positive": "正面"}[row["prediction"]],
+            None,
+        )
+        odds = torch.tensor(row["scores"]).softmax(0).tolist()
+        assert list(row["probabilities"].values()) == pytest.approx(odds, abs=1e-6)
+    logged = {name for entry in read_json(run.training)["log_history"] for name in entry}
+    assert {"eval_loss", "eval_accuracy", "eval_macro_f1"} <= logged
+    page = run.report_page.read_text(encoding="utf-8")
+    assert "softmax" in page
+    assert "greedy answer ≠ likeliest label" not in page
+
+
+def test_padding_on_either_side_changes_nothing(run: RunFolder, loaded: tuple[Any, Any]) -> None:
+    model, template = loaded
+    rows = read_jsonl(run.split("test"))
+    tokens = [row_tokens(template, row) for row in rows]
+    assert len({len(each) for each in tokens}) > 5
+    alone = torch.tensor(_one_by_one(model, tokens))
+    found = {row["id"]: row["scores"] for batch in score_rows(model, template, rows) for row in batch}
+    assert torch.allclose(torch.tensor([found[row["id"]] for row in rows]), alone, atol=1e-5)
+    # As SWIFT's collator pads them in training, and its encoding of a training row is that of a test row.
+    template.set_mode("train")
+    for side in ("left", "right"):
+        template.padding_side = side
+        encoded = [template.encode({"messages": row["messages"], "label": row["label"]}) for row in rows]
+        assert [each["input_ids"] for each in encoded] == tokens
+        batch = template.data_collator(encoded)
+        labels = batch.pop("labels")
+        assert labels.tolist() == [row["label"] for row in rows]
+        with torch.no_grad():
+            assert torch.allclose(model(**batch).logits, alone, atol=1e-5), side
+    template.set_mode("transformers")
+
+
+def test_what_was_saved_gives_the_same_scores_in_a_new_process(
+    run: RunFolder, loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    _, template = loaded
+    model, _ = _load(run, tmp_path / "none.jsonl")  # a copy, to be merged
+    rows = read_jsonl(run.split("test"))
+    tokens = [row_tokens(template, row) for row in rows]
+    tuned = _one_by_one(model, tokens)
+    merged = merge_adapter(model)
+    merged.save_pretrained(tmp_path / "merged")
+    adapter = run.sft / read_json(run.training)["checkpoint"]
+    base = ROOT / "workflows" / "tiny" / "model"
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, base, adapter, tmp_path / "merged", json.dumps(tokens)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [tuned, _one_by_one(merged, tokens)]
+    assert torch.allclose(torch.tensor(tuned), torch.tensor(_one_by_one(merged, tokens)), atol=1e-4)
+    by_run = [row["scores"] for row in read_jsonl(run.predictions("tuned"))]
+    assert torch.allclose(torch.tensor(by_run), torch.tensor(tuned), atol=1e-4)
+
+
+def test_infer_again_gives_the_same_predictions_to_the_last_bit(run: RunFolder, command: Command) -> None:
+    before = run.predictions("tuned").read_bytes()
+    run.predictions("tuned").unlink()
+    done = command("infer", run.path)
+    assert done.returncode == 0, done.stderr
+    assert run.predictions("tuned").read_bytes() == before
+
+
+def test_a_batch_is_scored_as_its_rows_are(loaded: tuple[Any, Any]) -> None:
+    model, _ = loaded
+    rows = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+    batch = head_scores(model, rows, pad=0)
+    assert torch.allclose(torch.tensor(batch), torch.tensor(_one_by_one(model, rows)), atol=1e-5)
