@@ -69,6 +69,16 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         best_by=options.best_by,
     )
     check_method(experiment)
+    if dataset.task != "single_label":
+        for flag, given in (
+            ("--balance", options.balance),
+            ("--apply", options.apply),
+            ("--neutral", options.neutral),
+        ):
+            if given:
+                raise UserError(
+                    f"{flag}: is for data sets with one label a row; {dataset.name} is {dataset.task}."
+                )
     return experiment
 
 

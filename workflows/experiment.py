@@ -47,9 +47,10 @@ class Layout:
 
     text: str
     label: str
-    values: dict[str, tuple[str, ...]]  # label name -> values in the file
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)  # label name -> values in the file
     neutral: tuple[str, ...] = ()  # rejected, unless --neutral gives them a label
     unlabelled: tuple[str, ...] = ()  # rejected
+    separator: str = ";"  # between the values of a row that has several
 
 
 @dataclass(frozen=True)

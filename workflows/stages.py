@@ -48,6 +48,8 @@ def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: s
     )
     for name, split in manifest["splits"].items():
         labels = ", ".join(f"{label} {count:,}" for label, count in split["labels"].items())
+        if split["numbers"] is not None:
+            labels = ", ".join(f"{name} {value:.2f}" for name, value in split["numbers"].items())
         session.screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
     searched = manifest["near_copies"]["searched"]
     if searched != "all rows":

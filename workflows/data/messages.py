@@ -1,14 +1,16 @@
 """Reviews become rows that SWIFT reads: its messages format, or query and response.
 
-A row: {"id", "messages": [system?, user, assistant?], "label": index, "review": text}.  SWIFT itself uses the
-messages; `id` joins a model's output to its gold label, `label` and `review` serve the baselines and the
-scores.
+A row: {"id", "messages": [system?, user, assistant?], "label": index, "review": text}.  Where a row may have
+several labels, `label` is the list of their indices; in a regression it is the number.  SWIFT itself uses the
+messages, and `label` where a head is tuned; `id` joins a model's output to its gold label, `label` and
+`review` serve the baselines and the scores.
 """
 
 import json
 from collections.abc import Callable
 from typing import Any, Literal
 
+from workflows.data.labels import Meaning
 from workflows.data.reviews import Review
 from workflows.experiment import Label, Prompt
 
@@ -21,9 +23,9 @@ def join_label_words(prompt: Prompt, labels: tuple[Label, ...]) -> str:
     words = [label.words for label in labels]
     if prompt.order == "reverse":
         words.reverse()
-    return (
-        prompt.last_joiner.join([prompt.joiner.join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-    )
+    if len(words) < 2:
+        return "".join(words)
+    return prompt.last_joiner.join([prompt.joiner.join(words[:-1]), words[-1]])
 
 
 def write_row(
@@ -44,7 +46,7 @@ def write_row(
 
     system = fill(prompt.system) if prompt.system else None
     query = fill(prompt.user)
-    response = labels[review.label].words if answered else None
+    response = labels[review.label].words if answered and isinstance(review.label, int) else None
     rest = {"label": review.label, "review": review.text}
     if format == "query-response":
         return {
@@ -63,9 +65,13 @@ def write_row(
 
 
 def line_writer(
-    prompt: Prompt, labels: tuple[Label, ...], format: Literal["messages", "query-response"]
+    prompt: Prompt,
+    labels: tuple[Label, ...],
+    format: Literal["messages", "query-response"],
+    meanings: list[Meaning],
+    answered: bool = True,
 ) -> Callable[[str, str, int], str]:
-    """A function of id, text and label that gives the line of SWIFT's data file.
+    """A function of id, text and index into `meanings` that gives the line of SWIFT's data file.
 
     The line is `json.dumps(write_row(...), ensure_ascii=False)`; of it, only what differs between the rows of
     a label is encoded each time.
@@ -73,8 +79,8 @@ def line_writer(
     encode = json.JSONEncoder(ensure_ascii=False).encode
     marks = [encode(mark)[1:-1] for mark in (ID_MARK, REVIEW_MARK)]
     parts: list[tuple[str, list[str]]] = []
-    for label in range(len(labels)):
-        line = encode(write_row(Review(ID_MARK, REVIEW_MARK, label), prompt, labels, format))
+    for meaning in meanings:
+        line = encode(write_row(Review(ID_MARK, REVIEW_MARK, meaning), prompt, labels, format, answered))
         before_id, after_id = line.split(marks[0])
         parts.append((before_id, after_id.split(marks[1])))
 
