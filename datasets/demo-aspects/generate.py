@@ -5,7 +5,7 @@ the aspects that each speaks of.
 
 A review has clauses on one to three aspects, in any order, good or bad, and often one that says nothing of
 any.  Most clauses do not name their aspect, and some words serve two of them ("慢" of a kitchen and of a
-rider), so that whole clauses count.  Two per cent of the rows with several aspects lack one of their labels on purpose.
+rider), so that whole clauses count.  Two per cent of the rows with several aspects lack one on purpose.
 
 Not covered: aspects that are only hinted at, and which aspect a judgement is of.
 """
