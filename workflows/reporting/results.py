@@ -97,7 +97,7 @@ def pairs_blocks(pairs: list[dict[str, Any]], titles: Mapping[str, Text]) -> lis
         (
             Both(both(pair, "en"), both(pair, "zh")),
             with_signed_interval(pair["mae_difference" if numbers else "accuracy_difference"], pair["ci95"]),
-            f"{pair['only_b_closer']:,} : {pair['only_a_closer']:,}"
+            f"{pair['b_closer']:,} : {pair['a_closer']:,}"
             if numbers
             else f"{pair['only_b_right']:,} : {pair['only_a_right']:,}",
             p_value(pair["holm_p"]).removeprefix("= "),

@@ -59,8 +59,8 @@ def compare_errors(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
                 "b": b,
                 "mae_difference": float(apart.mean()),
                 "ci95": bootstrap_interval(lambda at, apart=apart: float(apart[at].mean()), len(apart)),
-                "only_a_closer": int((apart > 0).sum()),
-                "only_b_closer": int((apart < 0).sum()),
+                "a_closer": int((apart > 0).sum()),
+                "b_closer": int((apart < 0).sum()),
                 "wilcoxon_p": float(wilcoxon(apart).pvalue) if apart.any() else 1.0,
             }
         )
