@@ -67,6 +67,7 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         engine=options.engine,
         lang=options.lang,
         best_by=options.best_by,
+        window=options.window,
     )
     check_method(experiment)
     if dataset.task != "single_label":
@@ -234,6 +235,7 @@ def command_of(experiment: Experiment) -> list[str]:
         "method": experiment.method,
         "prompt": None if prompt == default_prompt(experiment.model, experiment.preset) else prompt,
         "best-by": experiment.best_by,
+        "window": experiment.window,
         "engine": experiment.engine,
         "seed": experiment.seed,
         "lang": experiment.lang,

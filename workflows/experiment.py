@@ -144,6 +144,7 @@ class Experiment:
     engine: Literal["fast", "swift", "vllm"] = "fast"  # what writes the answers
     lang: Literal["zh", "en"] = "zh"  # that the report opens in
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
+    window: int | None = None  # tokens from one window of a long text to the next; None cuts the text
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -155,6 +156,11 @@ class Experiment:
     def has_head(self) -> bool:
         """Whether a classification (or regression) head answers, instead of label words being written."""
         return has_head(self.preset)
+
+    @property
+    def for_encoders(self) -> bool:
+        """Whether the method is for BERT-size encoders."""
+        return self.preset.get("model_type") == "bert"
 
     @property
     def arguments(self) -> Arguments:

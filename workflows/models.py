@@ -74,6 +74,8 @@ def describe_folder(folder: Path) -> Arguments:
     if family == "qwen":  # the first Qwen: base and chat have the same files, but for their names
         arguments |= {"model_type": "qwen", "template": "qwen"}
         return arguments if "chat" in folder.name.lower() else {**arguments, "use_chat_template": False}
+    if family == "bert":  # an encoder, tuned whole: bf16 weights have too few digits for that
+        return {**arguments, "model_type": "bert", "template": "bert", "torch_dtype": "float32"}
     if family not in {"qwen2", "qwen3"}:
         return arguments
     system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
@@ -141,7 +143,21 @@ def check_method(experiment: Experiment) -> None:
     that is.
     """
     model, dataset = experiment.model, experiment.dataset
-    if experiment.has_head and model.arguments.get("model_type") == "qwen":
+    family = model.arguments.get("model_type")  # None where it is known only when the model is here
+    if experiment.for_encoders and family not in (None, "bert"):
+        raise UserError(
+            f"--method {experiment.method}: is for BERT-size encoders, {model.name} is a {family}; "
+            "take --method head."
+        )
+    if family == "bert" and not experiment.for_encoders:
+        raise UserError(
+            f"--method {experiment.method}: {model.name} is a BERT-size encoder; take --method encoder."
+        )
+    if experiment.window is not None and not experiment.for_encoders:
+        raise UserError("--window: only encoders need it, which read 512 tokens; take --method encoder.")
+    if experiment.window is not None and experiment.engine == "swift":
+        raise UserError("--window: SWIFT's engine reads the beginning alone; leave out --engine swift.")
+    if experiment.has_head and family == "qwen":
         raise UserError(
             f"--method {experiment.method}: transformers has no classification head for the first Qwen "
             f"({model.name}); take --method lora, or a Qwen1.5 or newer."

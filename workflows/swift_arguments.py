@@ -126,9 +126,7 @@ def build_infer_arguments(
         "write_batch_size": batch,  # the file grows with each batch: it shows progress and survives a stop
         "result_path": str(result_file),
         "load_args": False,
-        # Of a text longer than the model can read the beginning goes: the question and the answer's
-        # place stay.
-        "truncation_strategy": "left",
+        "truncation_strategy": truncation_of_answers(experiment),
     }
     if experiment.engine == "vllm":
         arguments |= {
@@ -140,6 +138,14 @@ def build_infer_arguments(
     if not experiment.has_head:
         parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
     return parsed
+
+
+def truncation_of_answers(experiment: Experiment) -> str:
+    """Which end of a text goes that is longer than the model can read; every test row is answered.
+
+    The beginning, so that question and answer's place stay; of an encoder the end, as in training.
+    """
+    return "right" if experiment.for_encoders else "left"
 
 
 def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:

@@ -1,6 +1,7 @@
 """A tuned head: the same scores however rows are padded, and from what was saved alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_a_run_with_a_head_has_no_answers_before_tuning(run: RunFolder, command:
             {"negative": "负面", "positive": "正面"}[row["prediction"]],
             None,
         )
-        odds = torch.tensor(row["scores"]).softmax(0).tolist()
+        odds = torch.tensor(row["scores"][0]).softmax(0).tolist()
         assert list(row["probabilities"].values()) == pytest.approx(odds, abs=1e-6)
     logged = {name for entry in read_json(run.training)["log_history"] for name in entry}
     assert {"eval_loss", "eval_accuracy", "eval_macro_f1"} <= logged
@@ -90,7 +91,7 @@ def test_padding_on_either_side_changes_nothing(run: RunFolder, loaded: tuple[An
     tokens = [row_tokens(template, row) for row in rows]
     assert len({len(each) for each in tokens}) > 5
     alone = torch.tensor(_one_by_one(model, tokens))
-    found = {row["id"]: row["scores"] for batch in score_rows(model, template, rows) for row in batch}
+    found = {row["id"]: row["scores"][0] for batch in score_rows(model, template, rows) for row in batch}
     assert torch.allclose(torch.tensor([found[row["id"]] for row in rows]), alone, atol=1e-5)
     # As SWIFT's collator pads them in training, and its encoding of a training row is that of a test row.
     template.set_mode("train")
@@ -127,7 +128,7 @@ def test_what_was_saved_gives_the_same_scores_in_a_new_process(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [tuned, _one_by_one(merged, tokens)]
     assert torch.allclose(torch.tensor(tuned), torch.tensor(_one_by_one(merged, tokens)), atol=1e-4)
-    by_run = [row["scores"] for row in read_jsonl(run.predictions("tuned"))]
+    by_run = [row["scores"][0] for row in read_jsonl(run.predictions("tuned"))]
     assert torch.allclose(torch.tensor(by_run), torch.tensor(tuned), atol=1e-4)
 
 
@@ -144,3 +145,45 @@ def test_a_batch_is_scored_as_its_rows_are(loaded: tuple[Any, Any]) -> None:
     rows = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
     batch = head_scores(model, rows, pad=0)
     assert torch.allclose(torch.tensor(batch), torch.tensor(_one_by_one(model, rows)), atol=1e-5)
+
+
+def test_rows_with_several_labels_and_rows_with_a_number(
+    command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    """One run of each, the first answered by SWIFT's own engine."""
+    several, number = RunFolder(tmp_path / "several"), RunFolder(tmp_path / "number")
+    for run, options in (
+        (several, ("--dataset", "demo-aspects", "--engine", "swift")),
+        (number, ("--dataset", "dianping-stars", "--data-dir", shared_data)),
+    ):
+        done = command("run", "--method", "head", *options, *SHORT, "--run-folder", run.path)
+        assert done.returncode == 0, done.stderr
+    names = ["taste", "service", "delivery", "price", "ambience"]
+    for row in read_jsonl(several.predictions("tuned")):
+        likely = [name for name in names if row["probabilities"][name] >= 0.5]
+        assert row["prediction"] == likely  # SWIFT's answer is that of our own forward pass
+        odds = torch.tensor(row["scores"][0]).sigmoid().tolist()
+        assert list(row["probabilities"].values()) == pytest.approx(odds, abs=1e-6)
+    scores = read_json(several.scores)
+    assert list(scores["systems"]) == ["majority", "tfidf", "tuned"]
+    assert set(scores["systems"]["tuned"]["per_class"]) == set(names)
+    assert "micro F1" in several.report_page.read_text(encoding="utf-8")
+    rows = read_jsonl(number.predictions("tuned"))
+    assert [row["prediction"] for row in rows] == [pytest.approx(row["scores"][0][0]) for row in rows]
+    assert {row["gold"] for row in rows} <= {1.0, 2.0, 3.0, 4.0, 5.0}
+    scores = read_json(number.scores)
+    assert list(scores["systems"]) == ["mean", "tfidf", "tuned"]
+    assert scores["systems"]["mean"]["spearman"] is None
+    assert "gold numbers" in scores["verdict"]["en"] or "cannot tell the errors" in scores["verdict"]["en"]
+    logged = {name for entry in read_json(number.training)["log_history"] for name in entry}
+    assert {"eval_mae", "eval_rmse"} <= logged
+    assert {path.name.split(".")[0] for path in number.figures.iterdir()} == {"curves", "lengths"}
+    page = number.report_page.read_text(encoding="utf-8")
+    assert "The largest errors" in page
+    refused = command("compare", several.path, number.path)
+    assert refused.returncode == 2
+    assert "has the task and labels regression" in refused.stderr
+    other = RunFolder(shutil.copytree(number.path, tmp_path / "other"))
+    done = command("compare", number.path, other.path, "--output", tmp_path / "compared")
+    assert done.returncode == 0, done.stderr
+    assert "cannot tell the errors of other from those of number" in done.stdout

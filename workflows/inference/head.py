@@ -3,7 +3,9 @@
 For classification and regression heads, on a Qwen or on an encoder.  Nothing is generated.
 """
 
+import copy
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,28 +17,30 @@ Rows = list[dict[str, Any]]
 
 
 def score_rows(
-    model: Any, template: Any, rows: Rows, outputs: dict[str, Any] | None = None
+    model: Any, template: Any, rows: Rows, window: int | None = None, outputs: dict[str, Any] | None = None
 ) -> Iterator[Rows]:
     """{"id", "answer", "scores"} of rows of a data file, batch by batch, the longest first.
 
     `model`: with its head, and with or without an adapter; it is left in the mode it was in.  `scores` are
-    the head's raw outputs, (labels,); `answer` is SWIFT's own where `outputs` (by id) has it, else None.
+    the head's raw outputs, (windows, labels), one window where `window` (its stride) is None.  `answer` is
+    SWIFT's own where `outputs` (by id) has it, else None.
     """
     device = next(model.parameters()).device
     training = model.training
-    tokens = [row_tokens(template, row) for row in rows]
-    lengths = {index: len(each) for index, each in enumerate(tokens)}
+    pieces = [row_windows(template, row, window) for row in rows]
+    lengths = {index: sum(map(len, each)) for index, each in enumerate(pieces)}
     model.eval()
     try:
         for batch in length_batches(lengths, device.type):
-            scores = head_scores(model, [tokens[index] for index in batch], template.tokenizer.pad_token_id)
+            tokens = [piece for index in batch for piece in pieces[index]]
+            scores = iter(head_scores(model, tokens, template.tokenizer.pad_token_id))
             yield [
                 {
                     "id": rows[index]["id"],
                     "answer": None if outputs is None else outputs[rows[index]["id"]],
-                    "scores": row_scores,
+                    "scores": list(islice(scores, len(pieces[index]))),
                 }
-                for index, row_scores in zip(batch, scores, strict=True)
+                for index in batch
             ]
     finally:
         model.train(training)
@@ -46,6 +50,22 @@ def row_tokens(template: Any, row: dict[str, Any]) -> Tokens:
     """What the model reads of a row, as SWIFT's inference encodes it."""
     with template.generate_context():
         return template.encode({"messages": question(row)})["input_ids"]
+
+
+def row_windows(template: Any, row: dict[str, Any], stride: int | None) -> list[Tokens]:
+    """What an encoder reads of a row, window by window: a beginning mark, a part of the text, an end mark.
+
+    A part starts every `stride` tokens, and the last one ends with the text; None for one window alone, cut
+    by the template.
+    """
+    if stride is None:
+        return [row_tokens(template, row)]
+    whole = copy.copy(template)
+    whole.max_length = None
+    first, *text, last = row_tokens(whole, row)
+    size = template.max_length - 2
+    starts = range(0, max(1, len(text) - size + stride), stride)
+    return [[first, *text[start : start + size], last] for start in starts]
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from workflows.machine import Machine
 from workflows.models import ready_model
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
 from workflows.session import Session
-from workflows.swift_arguments import build_infer_arguments
+from workflows.swift_arguments import build_infer_arguments, truncation_of_answers
 
 
 def infer(
@@ -62,7 +62,7 @@ def infer(
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
                 batches = (
-                    score_rows(model, template, remaining, outputs)
+                    score_rows(model, template, remaining, experiment.window, outputs)
                     if experiment.has_head
                     else answer_rows(model, template, remaining, experiment.labels, request, outputs)
                 )
@@ -133,9 +133,11 @@ def measure_validation(model: Any, template: Any, rows: Rows, experiment: Experi
     """The task's figures of the model's answers to validation rows, read as test answers are."""
     request = RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0)
     template = copy.copy(template)
-    template.truncation_strategy = "left"  # as in the test: every row is answered
+    template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
     if experiment.has_head:
-        answers = [answer for batch in score_rows(model, template, rows) for answer in batch]
+        answers = [
+            answer for batch in score_rows(model, template, rows, experiment.window) for answer in batch
+        ]
         return validation_figures(join_scores(rows, answers, experiment), experiment.dataset.task)
     batches = answer_rows(model, template, rows, experiment.labels, request)
     answers = [answer for batch in batches for answer in batch]

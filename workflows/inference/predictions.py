@@ -61,10 +61,11 @@ def join_answers(test: Rows, answers: Rows, labels: tuple[Label, ...]) -> Rows:
 
 
 def join_scores(test: Rows, answers: Rows, experiment: Experiment) -> Rows:
-    """One prediction row a test row, of what a head said; `scores` are its raw outputs.
+    """One prediction row a test row, of what a head said; `scores` are its raw outputs, one list a window.
 
-    Probabilities: softmax over the labels, or a sigmoid of each where a row may have several; None for a
-    regression.  A head writes nothing that could miss the labels, so `label_mass` is None.
+    Where a text was read in windows, their probabilities (or numbers) are averaged.  Probabilities: softmax
+    over the labels, or a sigmoid of each where a row may have several; None for a regression.  A head writes
+    nothing that could miss the labels, so `label_mass` is None.
     """
     names = [label.name for label in experiment.labels]
     task = experiment.dataset.task
@@ -72,12 +73,12 @@ def join_scores(test: Rows, answers: Rows, experiment: Experiment) -> Rows:
     for row, answer in match_answers(test, answers, "scores"):
         scores, said = np.array(answer["scores"]), answer["answer"]
         if task == "regression":
-            shares, likeliest = None, float(scores[0])
+            shares, likeliest = None, float(scores.mean())
         elif task == "multi_label":
-            shares = expit(scores)
+            shares = expit(scores).mean(axis=0)
             likeliest = np.flatnonzero(shares >= THRESHOLD).tolist()
         else:
-            shares = softmax(scores)
+            shares = softmax(scores, axis=1).mean(axis=0)
             likeliest = int(shares.argmax())
         said = likeliest if said is None else said
         by_label = None if shares is None else dict(zip(names, shares.tolist(), strict=True))
