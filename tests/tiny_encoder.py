@@ -1,4 +1,4 @@
-"""A BERT with random weights that knows the characters of some texts: what offline tests tune an encoder on."""
+"""A BERT with random weights that knows the characters of some texts, for tests without a network."""
 
 from pathlib import Path
 
