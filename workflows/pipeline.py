@@ -99,8 +99,14 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
     """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
     record each in stages.json.
 
-    Raises UserError where a file of an earlier stage is missing.
+    Raises UserError where a file of an earlier stage is missing, or the last of `names` is not for this
+    experiment.
     """
+    if not any(stage.name == names[-1] and stage.is_part_of(experiment) for stage in STAGES):
+        raise UserError(
+            f"{run.path}: {names[-1]} is no stage of method {experiment.method} on "
+            f"{experiment.dataset.task} data."
+        )
     session = Session(screen, BaseModel())
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
     for number, stage in enumerate(stages, start=1):

@@ -107,3 +107,10 @@ def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path)
     done = command("prepare", "--dataset", "dianping-stars", "--method", "head", *options)
     assert done.returncode == 2
     assert "rows.csv, row 2: label '五' is no number" in done.stderr
+
+
+def test_labels_are_audited_where_a_row_has_one(command: Command, tmp_path: Path) -> None:
+    done = command("audit", "demo-aspects", "--method", "head", "--run-folder", tmp_path / "run")
+    assert done.returncode == 2
+    assert "audit is no stage of method head on multi_label data" in done.stderr
+    assert not (tmp_path / "run").exists()
