@@ -70,16 +70,7 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         window=options.window,
     )
     check_method(experiment)
-    if dataset.task != "single_label":
-        for flag, given in (
-            ("--balance", options.balance),
-            ("--apply", options.apply),
-            ("--neutral", options.neutral),
-        ):
-            if given:
-                raise UserError(
-                    f"{flag}: is for data sets with one label a row; {dataset.name} is {dataset.task}."
-                )
+    check_task(options, dataset)
     return experiment
 
 
@@ -211,6 +202,16 @@ def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
             f"{', '.join(unknown)}; "
             "take another with --prompt (python run_swift.py list prompts)."
         )
+
+
+def check_task(options: argparse.Namespace, dataset: DatasetCard) -> None:
+    """Raise UserError for an option that means nothing where rows have several labels, or numbers."""
+    one_label = {"--balance": options.balance, "--apply": options.apply}
+    if dataset.task == "regression":
+        one_label["--best-by macro_f1"] = options.best_by == "macro_f1"
+    for flag, given in one_label.items():
+        if given and dataset.task != "single_label":
+            raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
 
 
 def command_of(experiment: Experiment) -> list[str]:

@@ -20,7 +20,7 @@ from workflows.session import Session
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
-SCORES_FORMAT = 3
+SCORES_FORMAT = 4
 REPORT_FORMAT = 1
 
 
@@ -177,7 +177,7 @@ def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
 
 
 def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
-    return [*_model_settings(run, experiment), experiment.engine, PREDICTIONS_FORMAT]
+    return [*_model_settings(run, experiment), experiment.engine, experiment.window, PREDICTIONS_FORMAT]
 
 
 STAGES = (
@@ -187,6 +187,7 @@ STAGES = (
         settings=lambda run, experiment: [
             *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
             experiment.arguments.get("split_dataset_ratio"),
+            experiment.has_head,
             _source_hashes(run, experiment),
             DATA_FORMAT,
         ],

@@ -98,7 +98,11 @@ def test_a_method_that_does_not_fit_is_one_line(command: Command, encoder: Path)
         (("--method", "encoder"), "is for BERT-size encoders, tiny is a qwen2; take --method head"),
         (("--dataset", "demo-aspects"), "demo-aspects is multi_label; take --method head"),
         (("--method", "head", "--window", "9"), "take --method encoder"),
-        (("--method", "head", "--dataset", "demo-aspects", "--balance"), "one label a row"),
+        (("--method", "head", "--dataset", "demo-aspects", "--balance"), "--balance: means nothing"),
+        (
+            ("--method", "head", "--dataset", "dianping-stars", "--best-by", "macro_f1"),
+            "--best-by macro_f1: means nothing for data set dianping-stars, which is regression",
+        ),
     ):
         done = command("run", *options)
         assert done.returncode == 2
