@@ -13,18 +13,12 @@ from workflows.reporting.blocks import (
     Section,
 )
 from workflows.reporting.data_content import describe_data, describe_labels, describe_run
+from workflows.reporting.figures import EVALUATED
 from workflows.reporting.files import Files
 from workflows.reporting.results import pairs_blocks, systems_blocks
 from workflows.wording import SPLIT_NAMES, SYSTEMS, Both, Text, label_text, number
 
 SHOWN_MISTAKES = 20
-EVALUATED = {
-    "eval_loss": Both("validation loss", "验证损失"),
-    "eval_accuracy": Both("validation accuracy", "验证准确率"),
-    "eval_macro_f1": Both("validation macro F1", "验证宏平均 F1"),
-    "eval_mae": Both("validation MAE", "验证 MAE"),
-    "eval_rmse": Both("validation RMSE", "验证 RMSE"),
-}
 
 
 def build_report(files: Files, experiment: Experiment, command: str, reproduce: str) -> Report:
@@ -88,12 +82,16 @@ def _training(files: Files) -> list[Section]:
     for entry in training["log_history"]:
         if any(key.startswith("eval_") for key in entry):
             evaluations.setdefault(entry["step"], {}).update(entry)
-    keys = [key for key in EVALUATED if any(key in entry for entry in evaluations.values())]
+    figures = {"eval_loss": Both("loss", "损失"), **EVALUATED}
+    keys = [key for key in figures if any(key in entry for entry in evaluations.values())]
     rows: list[tuple[Text, ...]] = [
         (f"{step:,}", *(number(entry.get(key), 4) for key in keys))
         for step, entry in sorted(evaluations.items())
     ]
-    headings = (Both("step", "步数"), *(EVALUATED[key] for key in keys))
+    headings = (
+        Both("step", "步数"),
+        *(Both(f"validation {figures[key].en}", f"验证{figures[key].zh}") for key in keys),
+    )
     best = training["best_by"]
     kept = Both(
         f"Kept: {training['checkpoint']}, best by validation {best['metric']} "

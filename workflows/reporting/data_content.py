@@ -87,7 +87,7 @@ def _near_copies(near: dict[str, Any]) -> Both:
 
 def _balance(files: Files) -> Grid:
     splits = files.manifest["splits"]
-    if splits["train"]["numbers"] is not None:
+    if files.scores["task"] == "regression":
         return _numbers(splits)
     names = list(splits["train"]["labels"])
     rows: list[tuple[Text, ...]] = [

@@ -15,17 +15,13 @@ FIGURES: dict[str, Text] = {  # what a table of systems shows, in this order, wh
     "mae": "MAE",
     "spearman": "Spearman",
 }
+PROBABILITIES_AND_OUTPUTS: tuple[Text, ...] = (
+    *("AUROC", "Brier", "ECE"),
+    *(Both("strict accuracy", "严格准确率"), Both("unreadable", "无法识别")),
+)
 HOW_TO_READ: dict[Task, Both] = {
-    "single_label": Both(
-        "An output is read by the first label words in it; unreadable ones count as wrong; strict: the "
-        "output is the label's words alone. Brier and ECE: smaller is better.",
-        "以输出中最先出现的标签词为准，无法识别的输出算错；严格准确率：输出只能是标签词本身。"
-        "Brier 与 ECE 越小越好。",
-    ),
-    "multi_label": Both(
-        "Accuracy: the whole set of labels is right. A label counts as given from a probability of 0.5.",
-        "准确率：整组标签全部正确。标签概率达到 0.5 即视为给出该标签。",
-    ),
+    "single_label": Both("Brier and ECE: smaller is better.", "Brier 与 ECE 越小越好。"),
+    "multi_label": Both("Accuracy: the whole set of labels is right.", "准确率：整组标签全部正确。"),
     "regression": Both(
         "RMSE and MAE, in the unit of the numbers: smaller is better. Spearman: 1 where predictions have the "
         "order of the gold numbers.",
@@ -36,13 +32,14 @@ HOW_TO_READ: dict[Task, Both] = {
 
 def systems_blocks(scores: dict[str, Any], titles: Mapping[str, Text]) -> list[Block]:
     """The table of systems and how to read it; `scores` as in scores.json."""
-    count, note = scores["test_rows"], HOW_TO_READ[scores["task"]]
+    count, reading, note = scores["test_rows"], scores["reading"], HOW_TO_READ[scores["task"]]
     return [
         systems_grid(scores["systems"], titles),
         Paragraph(
             Both(
-                f"n = {count:,} test rows, the same for all systems; in brackets 95 % intervals. {note.en}",
-                f"n = {count:,} 行测试数据，各系统相同；括号内为 95 % 区间。{note.zh}",
+                f"n = {count:,} test rows, the same for all systems; in brackets 95 % intervals. "
+                f"{reading['en']} {note.en}",
+                f"n = {count:,} 行测试数据，各系统相同；括号内为 95 % 区间。{reading['zh']}{note.zh}",
             )
         ),
     ]
@@ -62,12 +59,6 @@ def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text]) -> Grid:
         for system, figures in systems.items()
     ]
     return Grid((Both("system", "系统"), *(FIGURES[name] for name in shown), *more), rows)
-
-
-PROBABILITIES_AND_OUTPUTS: tuple[Text, ...] = (
-    *("AUROC", "Brier", "ECE"),
-    *(Both("strict accuracy", "严格准确率"), Both("unreadable", "无法识别")),
-)
 
 
 def _probabilities_and_outputs(figures: dict[str, Any]) -> tuple[Text, ...]:

@@ -5,6 +5,7 @@ An output in which no label's words stand counts as wrong, and is counted.
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,17 @@ from workflows.statistics import wilson_interval
 from workflows.wording import SYSTEMS, Both
 
 UNREADABLE = "(unreadable)"
-READ_BY_WORDS = "the first label words found in the output; strict: the output is the label's words alone"
-READINGS: dict[Task, str] = {  # of a head's outputs
-    "single_label": "the label with the highest probability",
-    "multi_label": "all labels with a probability of 0.5 or more",
-    "regression": "the number as it is",
+READ_BY_WORDS = Both(
+    "An output is read as the first label words in it; one without any counts as wrong; strict: the output "
+    "is the label's words alone.",
+    "以输出中最先出现的标签词为准，没有标签词的输出算错；严格：输出只能是标签词本身。",
+)
+READINGS: dict[Task, Both] = {  # of what a head says
+    "single_label": Both("The answer is the likeliest label.", "以概率最高的标签为答案。"),
+    "multi_label": Both(
+        "The answer is every label with a probability of 0.5 or more.", "以概率不低于 0.5 的所有标签为答案。"
+    ),
+    "regression": Both("The answer is the number that the head gives.", "以输出层给出的数值为答案。"),
 }
 
 
@@ -66,7 +73,7 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
             "data_seed": experiment.data.data_seed,
         },
         "task": task,
-        "reading": READINGS[task] if experiment.has_head else READ_BY_WORDS,
+        "reading": asdict(READINGS[task] if experiment.has_head else READ_BY_WORDS),
         "test_rows": len(test),
         "test_sha256": sha256(run.split("test")),
         "systems": systems,

@@ -23,9 +23,9 @@ STAND_IN = (
     "pipeline works,\nand say nothing about a real Qwen.  tiny 只是真实 Qwen 的替身，分数仅说明流程可以跑通。"
 )
 
-METHODS_OF: dict[Task, str] = {
-    "single_label": "Unreadable outputs count as wrong. 95 % intervals: "
-    "Wilson for accuracy, BCa bootstrap for macro F1; p: exact McNemar, Holm-corrected.",
+INTERVALS_AND_TESTS: dict[Task, str] = {
+    "single_label": "95 % intervals: Wilson for accuracy, BCa bootstrap for macro F1; "
+    "p: exact McNemar, Holm-corrected.",
     "multi_label": "Accuracy: the whole set of labels is right. 95 % intervals: "
     "Wilson for accuracy, BCa bootstrap for F1; p: exact McNemar on whole sets, Holm-corrected.",
     "regression": "95 % intervals: BCa bootstrap; p: Wilcoxon's signed-rank test on absolute errors, "
@@ -43,7 +43,7 @@ def render_scores(scores: dict[str, Any]) -> str:
     detail = [_per_label(titles[last], figures)] if "per_class" in figures else []
     text = as_text(overview, *detail)
     notes = [scores["verdict"][language] for language in ("en", "zh") if scores["verdict"][language]]
-    notes.append(f"An output is read as {scores['reading']}. {METHODS_OF[scores['task']]}")
+    notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")
     if scores["experiment"]["model"] == "tiny":
         notes.append(STAND_IN)
     return f"{text}\n" + "\n".join(notes)
