@@ -75,7 +75,7 @@ def describe_folder(folder: Path) -> Arguments:
         arguments |= {"model_type": "qwen", "template": "qwen"}
         return arguments if "chat" in folder.name.lower() else {**arguments, "use_chat_template": False}
     if family == "bert":  # an encoder, tuned whole: bf16 weights have too few digits for that
-        return {**arguments, "model_type": "bert", "template": "bert", "torch_dtype": "float32"}
+        return {**arguments, "model_type": "bert", "template": "dummy", "torch_dtype": "float32"}
     if family not in {"qwen2", "qwen3"}:
         return arguments
     system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
