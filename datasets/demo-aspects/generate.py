@@ -4,8 +4,9 @@ the aspects that each speaks of.
     python datasets/demo-aspects/generate.py
 
 A review has clauses on one to three aspects, in any order, good or bad, and often one that says nothing of
-any.  Most clauses do not name their aspect, and some words serve two of them ("慢" of a kitchen and of a
-rider), so that whole clauses count.  Two per cent of the rows with several aspects lack one on purpose.
+any.  A clause that names an aspect only to pass over it ("服务没留意") does not count: so naming an aspect is
+not speaking of it, and counting words is not enough.  Two per cent of the rows with several aspects lack one
+of them on purpose.
 
 Not covered: aspects that are only hinted at, and which aspect a judgement is of.
 """
@@ -17,32 +18,41 @@ from pathlib import Path
 SEED = 42
 ROWS = 600
 INCOMPLETE_SHARE = 0.02
+PASSED_OVER_SHARE = 0.5
 SEPARATOR = ";"
 
-ASPECTS = {
-    "taste": (
-        *("味道很正宗", "咸得发苦", "汤底鲜得想再来一碗", "肉有点柴", "辣得过瘾", "吃着没什么滋味"),
-        *("口感软糯", "米饭夹生", "甜度刚刚好", "油放得太多了", "菜都凉透了", "酱汁调得特别香"),
-        *("食材一看就新鲜", "鱼有股腥味", "面条很劲道"),
-    ),
-    "service": (
-        *("店员有问必答", "叫了三遍没人理", "服务员笑脸相迎", "老板说话很冲", "结账时还送了小礼物"),
-        *("点单上错了也不道歉", "客服回复及时", "加水都要催", "上菜慢得离谱", "店家主动帮忙打包"),
-        *("问什么都爱答不理", "投诉之后马上就处理了"),
-    ),
-    "delivery": (
-        *("骑手提前到了", "等了一个半小时才到", "汤洒了半袋子", "送到时还热乎", "包装很严实", "路上慢得离谱"),
-        *("外卖小哥很有礼貌", "说好半小时，结果迟了", "餐盒都压扁了", "下雨天也准时", "放门口也不打电话"),
-    ),
-    "price": (
-        *("比别家便宜不少", "贵得没道理", "人均不到四十", "满减之后很划算", "一份要八十八", "性价比高"),
-        *("优惠券用不了", "又涨价了", "花这点钱很值", "团购价还行", "量少还卖这么贵"),
-    ),
-    "ambience": (
-        *("座位挤得转不开身", "装修很有情调", "空调不给力", "安静，适合聊天", "桌子黏糊糊的", "灯光温馨"),
-        *("隔壁桌抽烟没人管", "靠窗能看到江景", "地面湿滑", "音乐太吵", "包间宽敞", "洗手间很干净"),
-    ),
+ASPECTS = {  # what clauses are about
+    "taste": ("味道", "口味", "菜", "汤", "面条", "烤鱼", "甜品", "米饭", "酱汁", "食材", "肉", "火候"),
+    "service": ("服务", "店员", "老板", "服务员", "前台", "客服", "点单的人", "上菜速度", "态度", "收银员"),
+    "delivery": ("配送", "骑手", "外卖小哥", "送餐速度", "包装", "餐盒", "送到的时间", "送货上门"),
+    "price": ("价格", "价钱", "团购价", "人均消费", "套餐价", "优惠力度", "配送费", "服务费", "菜价"),
+    "ambience": ("环境", "装修", "座位", "空调", "包间", "音乐", "灯光", "卫生", "洗手间", "送餐口的位置"),
 }
+SAID = (  # what may be said of each of them
+    *(
+        "{}很满意",
+        "{}让人失望",
+        "{}没得挑",
+        "{}一般般",
+        "{}比上次好",
+        "{}不如从前",
+        "喜欢这家的{}",
+        "{}还可以",
+    ),
+    *(
+        "{}真的不行",
+        "{}超出预期",
+        "{}有待改进",
+        "最看重的{}没掉链子",
+        "{}差了点意思",
+        "要夸一夸{}",
+        "{}挺不错",
+    ),
+)
+PASSED_OVER = (
+    *("{}没留意", "{}就不评价了", "{}没注意看", "先不说{}", "{}不了解", "不谈{}", "{}下次再评", "{}没感觉"),
+    *("没关注{}", "{}无所谓"),
+)
 SHARES = {"taste": 5, "service": 4, "delivery": 3, "price": 3, "ambience": 2}  # how often each comes up
 NOTHING = (
     *("第二次来了", "朋友推荐的", "周末一家人吃的", "公司聚餐", "总体还可以", "下次再说吧"),
@@ -58,8 +68,11 @@ def review(rng: random.Random) -> tuple[str, list[str]]:
     aspects: set[str] = set()
     while len(aspects) < count:
         aspects.add(rng.choices(list(SHARES), list(SHARES.values()))[0])
-    clauses = [rng.choice(ASPECTS[aspect]) for aspect in sorted(aspects)]
-    if rng.random() < 0.6:
+    clauses = [rng.choice(SAID).format(rng.choice(ASPECTS[aspect])) for aspect in sorted(aspects)]
+    others = sorted(ASPECTS.keys() - aspects)
+    if rng.random() < PASSED_OVER_SHARE:
+        clauses.append(rng.choice(PASSED_OVER).format(rng.choice(ASPECTS[rng.choice(others)])))
+    if rng.random() < 0.4:
         clauses.append(rng.choice(NOTHING))
     rng.shuffle(clauses)
     text = clauses[0] + "".join(rng.choice(JOINERS) + clause for clause in clauses[1:]) + rng.choice(ENDS)
