@@ -49,6 +49,11 @@ def with_interval(value: float | None, bounds: list[float] | None) -> str:
     return number(value) if bounds is None else f"{number(value)} ({bounds[0]:.3f} – {bounds[1]:.3f})"
 
 
+def blank(neighbour: str) -> str:
+    """The blank that sets a Latin name off from Chinese text; nothing beside a Chinese character."""
+    return " " * neighbour.isascii()
+
+
 def p_value(p: float) -> str:
     """A p-value with its sign, as it stands in a sentence."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"

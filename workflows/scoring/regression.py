@@ -12,7 +12,7 @@ from scipy.stats import ConstantInputWarning, spearmanr, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from workflows.statistics import bootstrap_interval
-from workflows.wording import Both, p_value
+from workflows.wording import Both, blank, p_value
 
 SIGNIFICANCE = 0.05
 
@@ -78,11 +78,13 @@ def conclude_errors(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
     if pair["holm_p"] >= SIGNIFICANCE:
         return Both(
             f"{rows:,} test rows cannot tell the errors of {b.en} from those of {a.en} ({figures}).",
-            f"{rows:,} 行测试数据不足以区分{b.zh}与{a.zh}的误差（{figures}）。",
+            f"{rows:,} 行测试数据不足以区分{blank(b.zh[0])}{b.zh}{blank(b.zh[-1])}与"
+            f"{blank(a.zh[0])}{a.zh}{blank(a.zh[-1])}的误差（{figures}）。",
         )
     closer = pair["mae_difference"] < 0
     name = f"T{b.en[1:]}" if b.en.startswith("the ") else b.en
     return Both(
         f"{name} is {'closer to' if closer else 'further from'} the gold numbers than {a.en} ({figures}).",
-        f"{b.zh}比{a.zh}{'更接近' if closer else '更偏离'}真实值（{figures}）。",
+        f"{b.zh}{blank(b.zh[-1])}比{blank(a.zh[0])}{a.zh}{blank(a.zh[-1])}"
+        f"{'更接近' if closer else '更偏离'}真实值（{figures}）。",
     )

@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from workflows.statistics import bootstrap_interval
-from workflows.wording import Both, p_value
+from workflows.wording import Both, blank, p_value
 
 SIGNIFICANCE = 0.05
 POWER = 0.80  # of the test whose size `rows_to_tell` gives
@@ -115,9 +115,7 @@ def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
     """What one pair of `compare_systems` allows to say of its systems, called `a` and `b`."""
     difference, (low, high), p = pair["accuracy_difference"], pair["ci95"], pair["holm_p"]
     figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {p_value(p)}"
-    # Chinese sets Latin names off by a blank.
-    before, after = " " * a.zh[0].isascii(), " " * b.zh[-1].isascii()
-    between = " " * b.zh[0].isascii()
+    before, after, between = blank(a.zh[0]), blank(b.zh[-1]), blank(b.zh[0])
     if p < SIGNIFICANCE:
         better = difference > 0
         name = f"T{b.en[1:]}" if b.en.startswith("the ") else b.en  # names of runs stay as they are
