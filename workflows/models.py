@@ -157,6 +157,8 @@ def check_method(experiment: Experiment) -> None:
         raise UserError("--window: only encoders need it, which read 512 tokens; take --method encoder.")
     if experiment.window is not None and experiment.engine == "swift":
         raise UserError("--window: SWIFT's engine reads the beginning alone; leave out --engine swift.")
+    if experiment.has_head and experiment.engine == "vllm":
+        raise UserError("--engine vllm: takes no adapter with a head; leave it out.")
     if experiment.has_head and family == "qwen":
         raise UserError(
             f"--method {experiment.method}: transformers has no classification head for the first Qwen "

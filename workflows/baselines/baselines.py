@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
-from workflows.experiment import Experiment
+from workflows.experiment import Experiment, Task
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
 
 # Characters up to three: Chinese words are mostly two, and no segmenter is needed.
@@ -39,12 +39,13 @@ def run_baselines(run: RunFolder, experiment: Experiment) -> None:
     others = [vectorizer.transform(row["review"] for row in rows) for rows in (val, test)]
     gold = [[row["label"] for row in rows] for rows in (train, val)]
     names = [label.name for label in experiment.labels]
-    baselines = {
+    baselines: dict[Task, Callable[..., Baselines]] = {
         "single_label": single_label_baselines,
         "multi_label": multi_label_baselines,
         "regression": regression_baselines,
-    }[experiment.dataset.task]
-    for system, answers in baselines(features, *others, *gold, len(names)).items():
+    }
+    found = baselines[experiment.dataset.task](features, *others, *gold, len(names))
+    for system, answers in found.items():
         rows = [
             {
                 "id": row["id"],

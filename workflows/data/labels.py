@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from workflows.errors import UserError
-from workflows.experiment import DatasetCard, Layout
+from workflows.experiment import DatasetCard, Layout, Task
 
 Meaning = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
 STRATA = 5  # of numbers, equally full
@@ -46,7 +46,12 @@ def value_reader(
             return None
         return found if math.isfinite(found) and value not in layout.unlabelled else None
 
-    return {"single_label": meaning.get, "multi_label": several, "regression": number}[card.task]
+    readers: dict[Task, Callable[[str], Meaning | None]] = {
+        "single_label": meaning.get,
+        "multi_label": several,
+        "regression": number,
+    }
+    return readers[card.task]
 
 
 def name_meaning(meaning: Meaning, card: DatasetCard) -> str:

@@ -53,12 +53,16 @@ def compare_errors(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     pairs: list[dict[str, Any]] = []
     for a, b in combinations(errors, 2):
         apart = errors[b] - errors[a]
+
+        def mean(at: np.ndarray, apart: np.ndarray = apart) -> float:
+            return float(apart[at].mean())
+
         pairs.append(
             {
                 "a": a,
                 "b": b,
                 "mae_difference": float(apart.mean()),
-                "ci95": bootstrap_interval(lambda at, apart=apart: float(apart[at].mean()), len(apart)),
+                "ci95": bootstrap_interval(mean, len(apart)),
                 "a_closer": int((apart > 0).sum()),
                 "b_closer": int((apart < 0).sum()),
                 "wilcoxon_p": float(wilcoxon(apart).pvalue) if apart.any() else 1.0,
