@@ -32,6 +32,9 @@ OWN = ["--text-column", "文 本", "--label-column", "星"]
         ["--model", MODEL, "--prompt", "zh-continue", "--method", "course-chnsenticorp", "--lang", "en"],
         ["--model", "Qwen/Qwen2.5-7B", "--set", "learning_rate=1e-3", "--set", "system=你好 世界"],
         ["--prompt", "mine.yaml", "--dataset", "jd", "--mix", "waimai=0.5", "--mix", "dianping=1"],
+        ["--method", "head", "--dataset", "demo-aspects"],
+        ["--method", "head", "--prompt", "zh-question"],
+        ["--method", "encoder", "--model", "bert-base-chinese", "--window", "256"],
         ["--best-by", "macro_f1", "--engine", "swift", "--format", "query-response", "--apply", "a.csv"],
     ],
 )

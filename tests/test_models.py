@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
+from workflows.assemble import assemble_experiment
+from workflows.command_line import build_parser
 from workflows.errors import UserError
 from workflows.experiment import MODELS, ROOT, Label, ModelCard, names_of
 from workflows.models import (
     check_environment,
     check_label_words,
+    check_method,
     describe_folder,
     fetch_model,
     load_model_card,
@@ -38,7 +42,10 @@ def test_the_promised_models_have_cards() -> None:
         for kind in ("", "-instruct")
     }
     promised |= {f"qwen3-{size}{kind}" for size in ("0.6b", "1.7b") for kind in ("", "-base")}
-    assert set(names_of(MODELS)) == promised
+    encoders = {"bert-base-chinese", "chinese-roberta-wwm-ext", "structbert-base"}
+    assert set(names_of(MODELS)) == promised | encoders
+    for name in encoders:
+        assert load_model_card(name).arguments["template"] == "dummy"
     for name in promised:
         card = load_model_card(name)
         is_base = (
@@ -114,3 +121,10 @@ def test_label_words_must_fit_in_five_tokens_and_differ() -> None:
 def test_an_engine_that_is_not_installed_is_refused_with_the_way_to_it() -> None:
     with pytest.raises(UserError, match=r"vLLM is not installed here.*pip install vllm"):
         check_environment(load_model_card("tiny"), "vllm")
+
+
+def test_the_first_qwen_has_no_head() -> None:
+    experiment = assemble_experiment(build_parser().parse_args(["run", "--method", "head"]))
+    first = replace(experiment, model=ModelCard("qwen-1.8b", {"model": "x", "model_type": "qwen"}))
+    with pytest.raises(UserError, match=r"--method head: .* first Qwen \(qwen-1.8b\); take --method lora"):
+        check_method(first)

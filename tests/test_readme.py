@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_hub import serve_hub
+from tests.tiny_encoder import build_encoder
 from workflows.experiment import ROOT
 from workflows.run_folder import read_json
 
@@ -80,7 +81,12 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
         (row["text"], "3" if i % 9 == 0 else stars[row["label"]][i % 2]) for i, row in enumerate(demo_rows)
     ]
     _write(project_copy / "stars.csv", "评论,星级", rows)
+    rated = [(row["text"], str(1 + 3 * int(row["label"]) + i % 2)) for i, row in enumerate(demo_rows)]
+    _write(project_copy / "ratings.csv", "comment,rating", rated)
+    bert = build_encoder(project_copy / "bert", [row["text"] for row in demo_rows])
     with serve_hub(project_copy / "hub") as hub:
+        for path in bert.iterdir():
+            hub.put("models", "google-bert/bert-base-chinese", path.name, path.read_bytes())
         for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
             for repository in ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen1.5-0.5B-Chat"):
                 hub.put("models", repository, path.name, path.read_bytes())
@@ -142,11 +148,12 @@ def test_plain_swift_command(finished: dict[str, tuple[int, str]]) -> None:
     assert code == 0, errors
 
 
-def test_the_generator_writes_the_shipped_reviews(project_copy: Path) -> None:
-    shipped = (ROOT / "datasets" / "demo" / "demo.csv").read_bytes()
-    (project_copy / "datasets" / "demo" / "demo.csv").unlink()
-    subprocess.run([sys.executable, "datasets/demo/generate.py"], cwd=project_copy, check=True)
-    assert (project_copy / "datasets" / "demo" / "demo.csv").read_bytes() == shipped
+@pytest.mark.parametrize("name", ["demo", "demo-aspects"])
+def test_the_generator_writes_the_shipped_reviews(project_copy: Path, name: str) -> None:
+    shipped = (ROOT / "datasets" / name / f"{name}.csv").read_bytes()
+    (project_copy / "datasets" / name / f"{name}.csv").unlink()
+    subprocess.run([sys.executable, f"datasets/{name}/generate.py"], cwd=project_copy, check=True)
+    assert (project_copy / "datasets" / name / f"{name}.csv").read_bytes() == shipped
 
 
 def test_the_builder_makes_the_shipped_tokenizer_and_config(project_copy: Path) -> None:

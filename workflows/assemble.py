@@ -13,6 +13,7 @@ from workflows.errors import UserError
 from workflows.experiment import (
     DATASETS,
     MODELS,
+    Arguments,
     DataOptions,
     DatasetCard,
     Experiment,
@@ -21,12 +22,13 @@ from workflows.experiment import (
     Mix,
     ModelCard,
     Prompt,
+    has_head,
     load_dataset_card,
     load_preset,
     load_prompt,
     names_of,
 )
-from workflows.models import check_environment, load_model_card
+from workflows.models import check_environment, check_method, load_model_card
 
 DEFAULT_DATASET = "demo"
 
@@ -38,9 +40,10 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
     dataset = choose_dataset(options)
     model = load_model_card(options.model)
     check_environment(model, options.engine)
-    prompt = load_prompt(options.prompt or default_prompt(model))
+    preset = load_preset(options.method)
+    prompt = load_prompt(options.prompt or default_prompt(model, preset))
     check_prompt(prompt, dataset)
-    return Experiment(
+    experiment = Experiment(
         dataset=dataset,
         model=model,
         method=options.method,
@@ -60,14 +63,18 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
             format=options.format,
             data_seed=options.data_seed,
         ),
-        preset=load_preset(options.method),
+        preset=preset,
         overrides=parse_overrides(options.set),
         seed=options.seed,
         engine=options.engine,
         lang=options.lang,
         best_by=options.best_by,
         mixed=parse_mixes(options.mix, dataset),
+        window=options.window,
     )
+    check_method(experiment)
+    check_task(options, dataset)
+    return experiment
 
 
 def choose_dataset(options: argparse.Namespace) -> DatasetCard:
@@ -204,8 +211,10 @@ def parse_mixes(pairs: list[str], target: DatasetCard) -> tuple[Mix, ...]:
     return tuple(mixes.values())
 
 
-def default_prompt(model: ModelCard) -> str:
-    """A text to continue for base models, a question for chat models."""
+def default_prompt(model: ModelCard, preset: Arguments) -> str:
+    """The review alone for a head, a text to continue for base models, a question for chat models."""
+    if has_head(preset):
+        return "review-only"
     return "zh-continue" if model.is_base else "zh-question"
 
 
@@ -220,6 +229,16 @@ def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
                 f"prompt {prompt.name} has {kind} for {', '.join(given)}, not for label "
                 f"{', '.join(unknown)}; take another with --prompt (python run_swift.py list prompts)."
             )
+
+
+def check_task(options: argparse.Namespace, dataset: DatasetCard) -> None:
+    """Raise UserError for an option that means nothing where rows have several labels, or numbers."""
+    one_label = {"--balance": options.balance, "--apply": options.apply}
+    if dataset.task == "regression":
+        one_label["--best-by macro_f1"] = options.best_by == "macro_f1"
+    for flag, given in one_label.items():
+        if given and dataset.task != "single_label":
+            raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
 
 
 def command_of(experiment: Experiment) -> list[str]:
@@ -242,8 +261,9 @@ def command_of(experiment: Experiment) -> list[str]:
         "data-seed": data.data_seed,
         "model": model,
         "method": experiment.method,
-        "prompt": None if prompt == default_prompt(experiment.model) else prompt,
+        "prompt": None if prompt == default_prompt(experiment.model, experiment.preset) else prompt,
         "best-by": experiment.best_by,
+        "window": experiment.window,
         "engine": experiment.engine,
         "seed": experiment.seed,
         "lang": experiment.lang,

@@ -102,6 +102,13 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
         help="keep the checkpoint that is best by this on validation (default: loss)",
     )
     tuning.add_argument(
+        "--window",
+        metavar="STRIDE",
+        type=count,
+        help="let an encoder read long texts in windows, one every STRIDE tokens, and average what it "
+        "says of them (default: it reads the beginning)",
+    )
+    tuning.add_argument(
         "--engine",
         choices=("fast", "swift", "vllm"),
         default="fast",

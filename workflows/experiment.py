@@ -30,6 +30,8 @@ IN_PROMPT = ("review", "labels", "descriptions", "examples")
 IN_EXAMPLE = ("review", "labels", "label")
 
 Arguments = dict[str, Any]  # SWIFT's argument names and values
+Task = Literal["single_label", "multi_label", "regression"]
+Gold = int | list[int] | float  # a row's label: an index, the indices of several labels, or a number
 Card = TypeVar("Card")
 
 
@@ -49,9 +51,10 @@ class Layout:
 
     text: str
     label: str
-    values: dict[str, tuple[str, ...]]  # label name -> values in the file
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)  # label name -> values in the file
     neutral: tuple[str, ...] = ()  # rejected, unless --neutral gives them a label
     unlabelled: tuple[str, ...] = ()  # rejected
+    separator: str = ";"  # between the values of a row that has several
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class DatasetCard:
     layouts: tuple[Layout, ...]
     local: tuple[dict[str, str], ...] = ()
     sources: tuple[HubSource, ...] = ()
+    task: Task = "single_label"
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ class Experiment:
     lang: Literal["zh", "en"] = "zh"  # that the report opens in
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
     mixed: tuple[Mix, ...] = ()
+    window: int | None = None  # tokens from one window of a long text to the next; None cuts the text
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -170,11 +175,36 @@ class Experiment:
         return tuple(replace(label, words=own.get(label.name, label.words)) for label in self.dataset.labels)
 
     @property
+    def has_head(self) -> bool:
+        """Whether a classification (or regression) head answers, instead of label words being written."""
+        return has_head(self.preset)
+
+    @property
+    def for_encoders(self) -> bool:
+        """Whether the method is for BERT-size encoders."""
+        return self.preset.get("model_type") == "bert"
+
+    @property
     def arguments(self) -> Arguments:
-        """SWIFT's arguments: the preset, then what --best-by means, the model card's, the overrides."""
+        """SWIFT's arguments: the preset, then what --best-by and the data set's task mean, the model
+        card's, the overrides.
+        """
         best_by_macro_f1 = {"metric_for_best_model": "macro_f1", "greater_is_better": True}
         best = best_by_macro_f1 if self.best_by == "macro_f1" else {}
-        return {**self.preset, **best, **self.model.arguments, **self.overrides}
+        head = head_of(self.dataset) if self.has_head else {}
+        return {**self.preset, **best, **head, **self.model.arguments, **self.overrides}
+
+    def named(self, label: Gold) -> str | list[str] | float:
+        """What a data file's `label` stands for: a label's name, several names, or the number itself."""
+        if isinstance(label, float):
+            return label
+        return self.labels[label].name if isinstance(label, int) else [self.labels[i].name for i in label]
+
+    def written(self, label: Gold) -> str:
+        """A data file's `label` in words, as a model would write it."""
+        if isinstance(label, float):
+            return f"{label:.4f}"
+        return "、".join(self.labels[i].words for i in ([label] if isinstance(label, int) else label))
 
     @property
     def pinned(self) -> set[str]:
@@ -185,6 +215,18 @@ class Experiment:
     def name(self) -> str:
         """<data set>-<model>-<method>, as run folders are named."""
         return f"{self.dataset.name}-{self.model.name}-{self.method}"
+
+
+def has_head(preset: Arguments) -> bool:
+    """Whether a preset tunes a head on the model instead of the words that it writes."""
+    return preset.get("task_type") == "seq_cls"
+
+
+def head_of(dataset: DatasetCard) -> Arguments:
+    """How wide the head is and which loss it gets, in SWIFT's names."""
+    if dataset.task == "regression":
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {"num_labels": len(dataset.labels), "problem_type": f"{dataset.task}_classification"}
 
 
 def read_yaml(path: Path) -> Any:

@@ -18,9 +18,11 @@ def render_list(kind: str, data_dir: str | None) -> str:
             table.add_column(heading, overflow="fold")
         for name in names_of(DATASETS):
             card = load_dataset_card(name)
-            labels = ", ".join(f"{label.name} {label.words}" for label in card.labels)
-            sources = [source.place for source in card.sources] or ["shipped with the project"]
+            labels = ", ".join(f"{label.name} {label.words}" for label in card.labels) or "a number"
+            labels = f"several of {labels}" if card.task == "multi_label" else labels
             here = at_hand(card, data_dir)
+            local = "shipped with the project" if here == "embedded" else "a local file"
+            sources = [source.place for source in card.sources] or [local]
             table.add_row(name, card.title, labels, "\n".join(sources), f"yes: {here}" if here else "no")
     else:
         folder = {"models": MODELS, "methods": METHODS, "prompts": PROMPTS}[kind]

@@ -74,6 +74,8 @@ def describe_folder(folder: Path) -> Arguments:
     if family == "qwen":  # the first Qwen: base and chat have the same files, but for their names
         arguments |= {"model_type": "qwen", "template": "qwen"}
         return arguments if "chat" in folder.name.lower() else {**arguments, "use_chat_template": False}
+    if family == "bert":  # an encoder, tuned whole: bf16 weights have too few digits for that
+        return {**arguments, "model_type": "bert", "template": "dummy", "torch_dtype": "float32"}
     if family not in {"qwen2", "qwen3"}:
         return arguments
     system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
@@ -133,6 +135,39 @@ def check_environment(card: ModelCard, engine: str) -> None:
             "here is "
             f"{installed}. Make a second environment and run the same command with first-qwen/bin/python: "
             f"{FIRST_QWEN_INSTALL}"
+        )
+
+
+def check_method(experiment: Experiment) -> None:
+    """Raise UserError where the model or the data set's task is not what the method is for, with the method
+    that is.
+    """
+    model, dataset = experiment.model, experiment.dataset
+    family = model.arguments.get("model_type")  # None where it is known only when the model is here
+    if experiment.for_encoders and family not in (None, "bert"):
+        raise UserError(
+            f"--method {experiment.method}: is for BERT-size encoders, {model.name} is a {family}; "
+            "take --method head."
+        )
+    if family == "bert" and not experiment.for_encoders:
+        raise UserError(
+            f"--method {experiment.method}: {model.name} is a BERT-size encoder; take --method encoder."
+        )
+    if experiment.window is not None and not experiment.for_encoders:
+        raise UserError("--window: only encoders need it, which read 512 tokens; take --method encoder.")
+    if experiment.window is not None and experiment.engine == "swift":
+        raise UserError("--window: SWIFT's engine reads the beginning alone; leave out --engine swift.")
+    if experiment.has_head and experiment.engine == "vllm":
+        raise UserError("--engine vllm: takes no adapter with a head; leave it out.")
+    if experiment.has_head and family == "qwen":
+        raise UserError(
+            f"--method {experiment.method}: transformers has no classification head for the first Qwen "
+            f"({model.name}); take --method lora, or a Qwen1.5 or newer."
+        )
+    if not experiment.has_head and dataset.task != "single_label":
+        raise UserError(
+            f"--method {experiment.method}: answers with one label's words, data set {dataset.name} is "
+            f"{dataset.task}; take --method head."
         )
 
 
@@ -219,6 +254,9 @@ def ready_model(experiment: Experiment) -> Experiment:
     folder = fetch_model(experiment.arguments)
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
-    check_label_words(tokenizer, experiment.labels)
-    return replace(experiment, model=ready)
+    readied = replace(experiment, model=ready)
+    check_method(readied)
+    if not experiment.has_head:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
+        check_label_words(tokenizer, experiment.labels)
+    return readied

@@ -96,13 +96,21 @@ def open_finished(folder: Path) -> RunFolder:
 
 
 def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
-    """Run the stages `names`, in order, leaving out those that are done; record each in stages.json.
+    """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
+    record each in stages.json.
 
-    Raises UserError where a file of an earlier stage is missing.
+    Raises UserError where a file of an earlier stage is missing, or the last of `names` is not for this
+    experiment.
     """
+    if not any(stage.name == names[-1] and stage.is_part_of(experiment) for stage in STAGES):
+        raise UserError(
+            f"{run.path}: {names[-1]} is no stage of method {experiment.method} on "
+            f"{experiment.dataset.task} data."
+        )
     session = Session(screen, BaseModel())
-    for number, stage in enumerate((stage for stage in STAGES if stage.name in names), start=1):
-        title = f"[{number}/{len(names)}] {stage.name}"
+    stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
+    for number, stage in enumerate(stages, start=1):
+        title = f"[{number}/{len(stages)}] {stage.name}"
         for path in stage.needs(run):
             if not path.exists():
                 command = next(

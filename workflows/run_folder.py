@@ -201,7 +201,7 @@ def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
     return [
         *([{"role": "system", "content": row["system"]}] if "system" in row else []),
         {"role": "user", "content": row["query"]},
-        {"role": "assistant", "content": row["response"]},
+        *([{"role": "assistant", "content": row["response"]}] if "response" in row else []),
     ]
 
 

@@ -20,7 +20,7 @@ from workflows.session import Session
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
-SCORES_FORMAT = 3
+SCORES_FORMAT = 4
 REPORT_FORMAT = 1
 
 
@@ -33,6 +33,7 @@ class Stage:
     settings: Callable[[RunFolder, Experiment], Any]  # what else it depends on
     writes: Callable[[RunFolder], list[Path]]
     work: Callable[[RunFolder, Experiment, Session, str], None]
+    is_part_of: Callable[[Experiment], bool] = lambda experiment: True  # whether a run has this stage
 
 
 def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
@@ -47,6 +48,8 @@ def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: s
     )
     for name, split in manifest["splits"].items():
         labels = ", ".join(f"{label} {count:,}" for label, count in split["labels"].items())
+        if split["numbers"] is not None:
+            labels = ", ".join(f"{name} {value:.2f}" for name, value in split["numbers"].items())
         session.screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
     searched = manifest["near_copies"]["searched"]
     if searched != "all rows":
@@ -105,7 +108,7 @@ def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str
     val = read_jsonl(run.split("val"))
 
     def measure(model: Any, template: Any) -> dict[str, float]:
-        return measure_validation(model, template, val, experiment.labels)
+        return measure_validation(model, template, val, experiment)
 
     summary = train(run, experiment, _machine(run, experiment, session), session, inputs, measure)
     best = summary["best_by"]
@@ -193,7 +196,7 @@ def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
 
 
 def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
-    return [*_model_settings(run, experiment), experiment.engine, PREDICTIONS_FORMAT]
+    return [*_model_settings(run, experiment), experiment.engine, experiment.window, PREDICTIONS_FORMAT]
 
 
 STAGES = (
@@ -203,6 +206,7 @@ STAGES = (
         settings=lambda run, experiment: [
             *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
             experiment.arguments.get("split_dataset_ratio"),
+            experiment.has_head,
             _source_hashes(run, experiment),
             _mixed_sources(run, experiment),
             DATA_FORMAT,
@@ -221,7 +225,7 @@ STAGES = (
         "baselines",
         needs=lambda run: [*map(run.split, SPLITS)],
         settings=lambda run, experiment: [PREDICTIONS_FORMAT],
-        writes=lambda run: [run.predictions("majority"), run.predictions("tfidf")],
+        writes=lambda run: [run.predictions("tfidf")],  # the last of them
         work=_baselines,
     ),
     Stage(
@@ -230,6 +234,7 @@ STAGES = (
         settings=lambda run, experiment: [asdict(label) for label in experiment.labels],
         writes=lambda run: [run.audit, run.audit_summary],
         work=_audit,
+        is_part_of=lambda experiment: experiment.dataset.task == "single_label",  # what it judges
     ),
     Stage(
         "zero_shot",
@@ -237,6 +242,7 @@ STAGES = (
         settings=_answer_settings,
         writes=lambda run: [run.predictions("zero_shot")],
         work=_zero_shot,
+        is_part_of=lambda experiment: not experiment.has_head,  # an untrained head knows nothing
     ),
     Stage(
         "train",

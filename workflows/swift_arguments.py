@@ -39,6 +39,9 @@ OWNED = {
     "max_new_tokens": "answers are five tokens long",
     "temperature": "decoding is greedy",
     "num_beams": "decoding is greedy",
+    "task_type": "use --method head",
+    "num_labels": "the data set's labels are counted",
+    "problem_type": "the data set's card has its task",
     "stream": "answers go to a file",
     "resume_from_checkpoint": "the same command goes on by itself",
 }
@@ -47,6 +50,7 @@ SHARED = (
     *("model", "model_type", "model_revision", "use_hf", "max_model_len", "torch_dtype", "attn_impl"),
     *("device_map", "quant_method", "quant_bits", "template", "use_chat_template", "system"),
     *("response_prefix", "enable_thinking", "seed", "data_seed"),
+    *("task_type", "num_labels", "problem_type"),
 )  # fmt: skip
 VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilities needs its own
 Parsed = TypeVar("Parsed", SftArguments, InferArguments)
@@ -122,9 +126,7 @@ def build_infer_arguments(
         "write_batch_size": batch,  # the file grows with each batch: it shows progress and survives a stop
         "result_path": str(result_file),
         "load_args": False,
-        # Of a text longer than the model can read the beginning goes: the question and the answer's
-        # place stay.
-        "truncation_strategy": "left",
+        "truncation_strategy": truncation_of_answers(experiment),
     }
     if experiment.engine == "vllm":
         arguments |= {
@@ -133,8 +135,17 @@ def build_infer_arguments(
             "vllm_gpu_memory_utilization": VLLM_SHARE,
         }
     parsed = parse_swift(InferArguments, arguments)
-    parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
+    if not experiment.has_head:
+        parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
     return parsed
+
+
+def truncation_of_answers(experiment: Experiment) -> str:
+    """Which end of a text goes that is longer than the model can read; every test row is answered.
+
+    The beginning, so that question and answer's place stay; of an encoder the end, as in training.
+    """
+    return "right" if experiment.for_encoders else "left"
 
 
 def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:

@@ -1,12 +1,16 @@
 """The baselines that a tuned model must beat, on a real corpus."""
 
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from tests.conftest import Command
 from workflows.assemble import assemble_experiment
 from workflows.baselines.baselines import run_baselines
 from workflows.command_line import build_parser
 from workflows.data.prepare import prepare
-from workflows.run_folder import RunFolder, read_jsonl
+from workflows.run_folder import RunFolder, read_json, read_jsonl
 from workflows.scoring.score import score
 from workflows.screen import Screen
 
@@ -48,3 +52,28 @@ def test_a_label_that_training_lacks_is_never_predicted(tmp_path: Path) -> None:
     predictions = read_jsonl(run.predictions("tfidf"))
     assert [row["prediction"] for row in predictions][1] == "差"
     assert all(row["probabilities"]["中"] == 0.0 for row in predictions)
+
+
+def test_baselines_of_several_labels_and_of_numbers(
+    command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    """No model is loaded; the constant answers are checked by hand."""
+    several, stars = RunFolder(tmp_path / "several"), RunFolder(tmp_path / "stars")
+    for run, dataset in ((several, ["demo-aspects"]), (stars, ["dianping-stars", "--data-dir", shared_data])):
+        options = ["--dataset", *dataset, "--method", "head", "--run-folder", run.path]
+        assert command("prepare", *options).returncode == 0
+        done = command("score", run.path)
+        assert done.returncode == 0, done.stderr
+    train, test = (read_jsonl(several.split(name)) for name in ("train", "test"))
+    ((common, _),) = Counter(tuple(row["label"]) for row in train).most_common(1)
+    systems = read_json(several.scores)["systems"]
+    assert systems["majority"]["accuracy"] == sum(tuple(row["label"]) == common for row in test) / len(test)
+    assert systems["tfidf"]["micro_f1"] > 0.7 > systems["majority"]["micro_f1"]
+    assert "micro F1" in command("score", several.path).stdout
+    train, test = (read_jsonl(stars.split(name)) for name in ("train", "test"))
+    mean = sum(row["label"] for row in train) / len(train)
+    systems = read_json(stars.scores)["systems"]
+    off = [abs(row["label"] - mean) for row in test]
+    assert systems["mean"]["mae"] == pytest.approx(sum(off) / len(off))
+    assert systems["tfidf"]["mae"] < systems["mean"]["mae"]
+    assert systems["tfidf"]["spearman"] > 0.3

@@ -150,7 +150,7 @@ def test_lines_are_what_json_makes_of_the_rows(
         replace(prompt, system="{labels}？{review}"),
         replace(prompt, user="{review}、{review}"),
     ):
-        write_line = line_writer(own, LABELS, format)
+        write_line = line_writer(own, LABELS, format, [*range(len(LABELS))])
         for label in (0, 1):
             row = write_row(Review("val:12", text, label), own, LABELS, format)
             assert write_line("val:12", text, label) == json.dumps(row, ensure_ascii=False) + "\n"

@@ -6,7 +6,7 @@ import pytest
 
 from workflows.errors import UserError
 from workflows.experiment import Label
-from workflows.inference.infer import join_answers
+from workflows.inference.predictions import join_answers
 
 LABELS = (Label("negative", "负面"), Label("positive", "正面"))
 TEST = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from workflows.scoring.uncertainty import compare_systems, macro_f1_interval, rows_to_tell, verdict
+from workflows.scoring.uncertainty import compare_systems, conclude, macro_f1_interval, rows_to_tell, verdict
 
 
 def _right(only_a: int, only_b: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def test_the_verdict_says_what_the_rows_can_tell(
     cells: tuple[int, int, int, int], english: str, chinese: str
 ) -> None:
     tfidf, tuned = _right(*cells)
-    said = verdict(compare_systems({"tfidf": tfidf, "tuned": tuned}), sum(cells))
+    said = verdict(compare_systems({"tfidf": tfidf, "tuned": tuned}), sum(cells), conclude)
     assert english in said["en"]
     assert chinese in said["zh"]
-    assert verdict(compare_systems({"tfidf": tfidf}), sum(cells)) == {"en": "", "zh": ""}
+    assert verdict(compare_systems({"tfidf": tfidf}), sum(cells), conclude) == {"en": "", "zh": ""}

@@ -74,7 +74,7 @@ def choose_examples(
 
 def _each_label_in_turn(train: list[Review], seed: int) -> list[Review]:
     """All of `train` in random order, with the labels taking turns for as long as each has rows."""
-    by_label: defaultdict[int, list[Review]] = defaultdict(list)
+    by_label: defaultdict[Any, list[Review]] = defaultdict(list)
     for review in random.Random(seed).sample(train, len(train)):
         by_label[review.label].append(review)
     turns = itertools.zip_longest(*(by_label[label] for label in sorted(by_label)))

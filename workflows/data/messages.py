@@ -1,14 +1,17 @@
 """Reviews become rows that SWIFT reads: its messages format, or query and response.
 
-A row: {"id", "messages": [system?, user, assistant], "label": index, "review": text}.  SWIFT itself uses the
-messages; `id` joins a model's output to its gold label, `label` and `review` serve the baselines and the
-scores.  `examples` has the ids of the training rows that a few-shot prompt shows.
+A row: {"id", "messages": [system?, user, assistant?], "label": index, "review": text}.  Where a row may have
+several labels, `label` is the list of their indices; in a regression it is the number.  SWIFT itself uses the
+messages, and `label` where a head is tuned; `id` joins a model's output to its gold label, `label` and
+`review` serve the baselines and the scores.  `examples` has the ids of the training rows that a few-shot
+prompt shows.
 """
 
 import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from workflows.data.labels import Meaning
 from workflows.data.reviews import Review
 from workflows.experiment import PLACEHOLDER, Label, Prompt
 
@@ -21,9 +24,9 @@ def join_label_words(prompt: Prompt, labels: tuple[Label, ...]) -> str:
     words = [label.words for label in labels]
     if prompt.order == "reverse":
         words.reverse()
-    return (
-        prompt.last_joiner.join([prompt.joiner.join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-    )
+    if len(words) < 2:
+        return "".join(words)
+    return prompt.last_joiner.join([prompt.joiner.join(words[:-1]), words[-1]])
 
 
 def write_row(
@@ -32,13 +35,14 @@ def write_row(
     labels: tuple[Label, ...],
     format: Literal["messages", "query-response"],
     examples: tuple[Review, ...] = (),
+    answered: bool = True,
 ) -> dict[str, Any]:
-    """One row of SWIFT's data file, the gold label's words as the answer; `examples` are from
-    `choose_examples`.
+    """One row of SWIFT's data file, the gold label's words as the answer; none where not `answered`, as a
+    head reads `label` itself. `examples` are from `choose_examples`.
     """
     listed = join_label_words(prompt, labels)
     solved = [
-        fill(prompt.example or "", review=each.text, labels=listed, label=labels[each.label].words)
+        fill(prompt.example or "", review=each.text, labels=listed, label=labels[cast(int, each.label)].words)
         for each in examples
     ]
     described = [
@@ -51,7 +55,8 @@ def write_row(
         "examples": "\n".join(solved),
     }
     system = fill(prompt.system, **values) if prompt.system else None
-    query, response = fill(prompt.user, **values), labels[review.label].words
+    query = fill(prompt.user, **values)
+    response = labels[review.label].words if answered and isinstance(review.label, int) else None
     rest: dict[str, Any] = {"label": review.label, "review": review.text}
     if examples:
         rest["examples"] = [each.id for each in examples]
@@ -60,13 +65,13 @@ def write_row(
             "id": review.id,
             **({"system": system} if system else {}),
             "query": query,
-            "response": response,
+            **({"response": response} if response is not None else {}),
             **rest,
         }
     messages = [
         *([{"role": "system", "content": system}] if system else []),
         {"role": "user", "content": query},
-        {"role": "assistant", "content": response},
+        *([{"role": "assistant", "content": response}] if response is not None else []),
     ]
     return {"id": review.id, "messages": messages, **rest}
 
@@ -77,9 +82,13 @@ def fill(template: str, **values: str) -> str:
 
 
 def line_writer(
-    prompt: Prompt, labels: tuple[Label, ...], format: Literal["messages", "query-response"]
+    prompt: Prompt,
+    labels: tuple[Label, ...],
+    format: Literal["messages", "query-response"],
+    meanings: list[Meaning],
+    answered: bool = True,
 ) -> Callable[[str, str, int], str]:
-    """A function of id, text and label that gives the line of SWIFT's data file.
+    """A function of id, text and index into `meanings` that gives the line of SWIFT's data file.
 
     The line is `json.dumps(write_row(...), ensure_ascii=False)`; of it, only what differs between the rows of
     a label is encoded each time.
@@ -87,8 +96,10 @@ def line_writer(
     encode = json.JSONEncoder(ensure_ascii=False).encode
     marks = [encode(mark)[1:-1] for mark in (ID_MARK, REVIEW_MARK)]
     parts: list[tuple[str, list[str]]] = []
-    for label in range(len(labels)):
-        line = encode(write_row(Review(ID_MARK, REVIEW_MARK, label), prompt, labels, format))
+    for meaning in meanings:
+        line = encode(
+            write_row(Review(ID_MARK, REVIEW_MARK, meaning), prompt, labels, format, answered=answered)
+        )
         before_id, after_id = line.split(marks[0])
         parts.append((before_id, after_id.split(marks[1])))
 

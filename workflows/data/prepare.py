@@ -82,7 +82,8 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         raise UserError(
             f"split_dataset_ratio {share}: the validation set's share of the training rows, above 0, below 1."
         )
-    splits = split_rows(source, rows.labels, options, None if share is None else float(share))
+    strata = rows.strata()
+    splits = split_rows(source, strata, options, None if share is None else float(share))
     # After the split, so that rows stay where they are and runs can be compared.
     corrections: list[Correction] = []
     if options.corrections is not None:
@@ -94,7 +95,7 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
     few = sum(map(len, splits.values())) <= NEAR_COPY_ROWS
     if few:
         splits, near_copies = _search_near_copies(rows, splits, "all rows", options.keep_near_copies, screen)
-    whole, splits = splits, sample_splits(splits, rows.labels, options)
+    whole, splits = splits, sample_splits(splits, strata, options)
     if not few:
         splits, near_copies = _search_near_copies(
             rows, splits, "the sample", options.keep_near_copies, screen
@@ -104,7 +105,7 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
     samples = sample_for_drift(*compared, options.data_seed)
     hashes, texts = _write_files(run, rows, splits, np.sort(np.concatenate(samples)), experiment, screen)
     drift = measure_drift(
-        [rows.labels[at] for at in compared],
+        [strata[at] for at in compared],
         [rows.lengths[at] for at in compared],
         [[texts[place] for place in at.tolist()] for at in samples],
     )
@@ -144,6 +145,7 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
             name: {
                 "rows": len(at),
                 "labels": rows.count_labels(at),
+                "numbers": rows.describe_numbers(at),
                 "characters": describe_lengths(rows.lengths[at]),
             }
             for name, at in splits.items()
@@ -218,7 +220,13 @@ def _write_files(
     """Write the rows of the splits and the rejected ones; the files' hashes, and the texts of the rows at
     `wanted`, in passing.
     """
-    write_line = line_writer(experiment.prompt, experiment.labels, experiment.data.format)
+    write_line = line_writer(
+        experiment.prompt,
+        experiment.labels,
+        experiment.data.format,
+        rows.meanings,
+        answered=not experiment.has_head,
+    )
     paths = [*map(run.split, SPLITS), run.rejected]
     goes_to = np.full(len(rows.reasons), LEFT_OUT, dtype=np.int8)  # index into `paths`
     for index, name in enumerate(SPLITS):

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from workflows.data.labels import Meaning, indices_of, name_meaning, stratify, value_reader
 from workflows.data.tables import Table, read_chunks
 from workflows.errors import UserError
 from workflows.experiment import DatasetCard, Layout
@@ -45,7 +46,7 @@ class Review:
 
     id: str
     text: str
-    label: int  # index into the card's labels
+    label: Meaning  # index into the card's labels; several; or a number
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Rows:
     card: DatasetCard
     places: dict[str, range]  # of the rows of each split of the source
     reasons: np.ndarray  # int8, index into REASONS
-    labels: np.ndarray  # int8, index into the card's labels, of kept rows
+    labels: np.ndarray  # int32, index into `meanings`, of kept rows
+    meanings: list[Meaning]  # of one label a row: the labels' indices, in order
     lengths: np.ndarray  # int32, characters of the stripped text
     originals: np.ndarray  # int32, place of the first row with the same text
     opponents: np.ndarray  # int32, place of the last row with the same text and another label than the first
@@ -95,8 +97,28 @@ class Rows:
 
     def count_labels(self, at: np.ndarray) -> dict[str, int]:
         """How many of the rows `at` have each label, in index order."""
-        counts = np.bincount(self.labels[at], minlength=len(self.card.labels)).tolist()
-        return {label.name: count for label, count in zip(self.card.labels, counts, strict=True)}
+        counts = dict.fromkeys((label.name for label in self.card.labels), 0)
+        rows = np.bincount(self.labels[at], minlength=len(self.meanings)).tolist()
+        for meaning, count in zip(self.meanings, rows, strict=True):
+            for index in indices_of(meaning):
+                counts[self.card.labels[index].name] += count
+        return counts
+
+    def describe_numbers(self, at: np.ndarray) -> dict[str, float] | None:
+        """Mean, standard deviation, minimum and maximum of the rows `at` of a regression; else None."""
+        if self.card.task != "regression":
+            return None
+        numbers = np.array(self.meanings, dtype=float)[self.labels[at]]
+        return {
+            "mean": float(numbers.mean()),
+            "sd": float(numbers.std()),
+            "min": float(numbers.min()),
+            "max": float(numbers.max()),
+        }
+
+    def strata(self) -> np.ndarray:
+        """For each row the group of which every split and sample gets its share."""
+        return stratify(self.meanings, self.labels, np.flatnonzero(self.reasons == CODES[KEPT]))
 
     def id(self, place: int) -> str:
         """The id of a review."""
@@ -124,7 +146,10 @@ class Rows:
         if reason == DUPLICATE:
             return f"same text and label as {self.id(first)}"
         if reason == CONFLICT:
-            names = [self.card.labels[self.labels[row]].name for row in (first, self.opponents[place])]
+            names = [
+                name_meaning(self.meanings[self.labels[row]], self.card)
+                for row in (first, self.opponents[place])
+            ]
             return f"{names[0]} in {self.id(first)}, {names[1]} in {self.id(int(self.opponents[place]))}"
         return self.details.get(place, "")
 
@@ -188,12 +213,14 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     Raises UnknownLabels where a label value has no meaning, so that no class is lost silently.
     """
     parts: list[tuple[np.ndarray, ...]] = []
+    one_each = range(len(card.labels)) if card.task == "single_label" else ()
+    meanings: dict[Meaning, int] = {label: label for label in one_each}
     places: dict[str, range] = {}
     unknown: Counter[str] = Counter()
     first_unknown: tuple[Chunk, int] | None = None
     for chunk in read_rows(tables, card, KEEP_ORDER):
         texts = [strip_text(text) for text in chunk.texts]
-        reasons, labels = _judge_labels(chunk, card, neutral)
+        reasons, labels = _judge_labels(chunk, card, neutral, meanings)
         lengths = np.fromiter(map(len, texts), np.int32, len(texts))
         reasons[(reasons == CODES[KEPT]) & ~_are_unicode(texts)] = CODES[NOT_UNICODE]
         reasons[lengths == 0] = CODES[EMPTY_TEXT]
@@ -209,7 +236,7 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     reasons, labels, lengths, digests = (np.concatenate(each) for each in zip(*parts, strict=True))
     parts.clear()
     originals, opponents = _find_copies(digests, labels, np.flatnonzero(reasons == CODES[KEPT]))
-    rows = Rows(tables, card, places, reasons, labels, lengths, originals, opponents)
+    rows = Rows(tables, card, places, reasons, labels, list(meanings), lengths, originals, opponents)
     if first_unknown is not None:
         raise UnknownLabels(_unknown_message(*first_unknown, unknown), rows)
     copies = (originals >= 0) & (originals != np.arange(len(originals)))
@@ -264,20 +291,26 @@ def rejected_rows(rows: Rows) -> Iterator[dict[str, Any]]:
         yield from (rejected_row(rows, chunk, row) for row in np.flatnonzero(reasons != CODES[KEPT]).tolist())
 
 
-def _judge_labels(chunk: Chunk, card: DatasetCard, neutral: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """For each row, by its label alone: index into REASONS, index into the card's labels (-1 for none)."""
+def _judge_labels(
+    chunk: Chunk, card: DatasetCard, neutral: str | None, meanings: dict[Meaning, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each row, by its label alone, index into REASONS and into `meanings` (-1 where it has none), which
+    grows where rows have several labels or numbers.
+    """
     codes, values = pd.factorize(np.array(chunk.labels, dtype=object))
-    meaning = _meaning_of_values(card, chunk.layout, neutral)
-    reasons = [_judge_value(normalise_label(value), chunk.layout, meaning) for value in values]
-    labels = [meaning.get(normalise_label(value), -1) for value in values]
-    return np.array(reasons, dtype=np.int8)[codes], np.array(labels, dtype=np.int8)[codes]
+    read = value_reader(card, chunk.layout, neutral, normalise_label)
+    reasons: list[int] = []
+    labels: list[int] = []
+    for value in map(normalise_label, values):
+        meaning = read(value) if value else None
+        reasons.append(CODES[KEPT] if meaning is not None else _why_not(value, chunk.layout))
+        labels.append(-1 if meaning is None else meanings.setdefault(meaning, len(meanings)))
+    return np.array(reasons, dtype=np.int8)[codes], np.array(labels, dtype=np.int32)[codes]
 
 
-def _judge_value(value: str, layout: Layout, meaning: dict[str, int]) -> int:
+def _why_not(value: str, layout: Layout) -> int:
     if not value:
         return CODES[EMPTY_LABEL]
-    if value in meaning:
-        return CODES[KEPT]
     if value in layout.neutral:
         return CODES[NEUTRAL]
     return CODES[UNLABELLED if value in layout.unlabelled else UNKNOWN_LABEL]
@@ -316,27 +349,16 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
     return originals, opponents
 
 
-def _meaning_of_values(card: DatasetCard, layout: Layout, neutral: str | None) -> dict[str, int]:
-    names = [label.name for label in card.labels]
-    meaning = {
-        normalise_label(value): names.index(name) for name, group in layout.values.items() for value in group
-    }
-    if neutral is not None:
-        if neutral not in names:
-            raise UserError(f"--neutral {neutral}: no such label; the labels are {', '.join(names)}.")
-        if not layout.neutral:
-            raise UserError(
-                f"--neutral: data set {card.name} names no neutral label value in column {layout.label}."
-            )
-        meaning |= {value: names.index(neutral) for value in layout.neutral}
-    return meaning
-
-
 def _unknown_message(chunk: Chunk, row: int, counts: Counter[str]) -> str:
     value = normalise_label(chunk.labels[row])
     values = chunk.layout.values
     mapping = [f"{known}={name}" for name, group in values.items() for known in group]
     listed = ", ".join(f"{other!r} in {count} row(s)" for other, count in counts.most_common(5))
+    if not mapping:
+        return (
+            f"{chunk.path.name}, row {chunk.number + row}: label {value!r} is no number (not known: "
+            f"{listed}). Mend such rows, or name the value in the card's `unlabelled`, which leaves them out."
+        )
     return (
         f"{chunk.path.name}, row {chunk.number + row}: label {value!r} is none of {', '.join(values)} "
         f"(known values: {', '.join(known.split('=')[0] for known in mapping)}; not known: {listed}). "

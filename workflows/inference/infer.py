@@ -8,24 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from peft import PeftModel
-from scipy.special import softmax
-from sklearn.metrics import accuracy_score, f1_score
 from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 
-from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
+from workflows.inference.head import score_rows
 from workflows.inference.plain_scorer import answer_plainly
-from workflows.inference.reading import read_label
+from workflows.inference.predictions import join_answers, join_scores, validation_figures
 from workflows.inference.scorer import Greedy, answer_prompts, label_tokens, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
 from workflows.machine import Machine
 from workflows.models import ready_model
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
 from workflows.session import Session
-from workflows.swift_arguments import build_infer_arguments
+from workflows.swift_arguments import build_infer_arguments, truncation_of_answers
 
 
 def infer(
@@ -51,7 +48,7 @@ def infer(
     remaining = [row for row in test if row["id"] not in done]
     if remaining:
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
-        outputs: dict[str, str] | None = None
+        outputs: dict[str, Any] | None = None
         if experiment.engine != "fast":
             with session.screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
                 outputs = ask_swift(test, arguments, questions, raw, bar)
@@ -64,13 +61,22 @@ def infer(
                 model = merge_adapter(model)
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
-                batches = answer_rows(model, template, remaining, experiment.labels, request, outputs)
+                batches = (
+                    score_rows(model, template, remaining, experiment.window, outputs)
+                    if experiment.has_head
+                    else answer_rows(model, template, remaining, experiment.labels, request, outputs)
+                )
                 for answers in batches:
                     file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
                     file.flush()
                     bar.update(len(answers))
     answers = read_whole_lines(answered)
-    write_jsonl(run.predictions(system), join_answers(test, answers, experiment.labels))
+    write_jsonl(
+        run.predictions(system),
+        join_scores(test, answers, experiment)
+        if experiment.has_head
+        else join_answers(test, answers, experiment.labels),
+    )
     for path in (answered, raw):
         path.unlink(missing_ok=True)
 
@@ -123,54 +129,16 @@ def answer_rows(
         ]
 
 
-def join_answers(test: Rows, answers: Rows, labels: tuple[Label, ...]) -> Rows:
-    """One prediction row a test row, joined by id; RuntimeError where the ids are not the same.
-
-    `probabilities` are the labels' shares of what the model gives to any of them; `label_mass` is that sum.
-    """
-    by_id = {answer["id"]: answer for answer in answers}
-    ids = {row["id"] for row in test}
-    if ids != set(by_id) or len(by_id) < len(answers):
-        missing, strange = sorted(ids - set(by_id)), sorted(set(by_id) - ids)
-        raise RuntimeError(
-            f"{len(answers)} answers for {len(test)} test rows: missing {missing[:5]}, not asked for "
-            f"{strange[:5]}."
-        )
-    names = [label.name for label in labels]
-    predictions = []
-    lost = [id for id, answer in by_id.items() if not np.isfinite(answer["log_probabilities"]).all()]
-    if lost:
-        raise UserError(
-            f"the model gives no probabilities for {len(lost)} of {len(test)} test rows (not a number), "
-            f"{lost[0]} first: its training has diverged. Take a smaller learning_rate or another dtype."
-        )
-    for row in test:
-        output, logs = by_id[row["id"]]["output"], np.array(by_id[row["id"]]["log_probabilities"])
-        predictions.append(
-            {
-                "id": row["id"],
-                "text": row["review"],
-                "gold": names[row["label"]],
-                "output": output,
-                "prediction": read_label(output, labels),
-                "probabilities": dict(zip(names, softmax(logs).tolist(), strict=True)),
-                "label_mass": float(np.exp(logs).sum()),
-            }
-        )
-    return predictions
-
-
-def measure_validation(model: Any, template: Any, rows: Rows, labels: tuple[Label, ...]) -> dict[str, float]:
-    """Accuracy and macro F1 of the model's greedy answers to validation rows, read as test answers are."""
+def measure_validation(model: Any, template: Any, rows: Rows, experiment: Experiment) -> dict[str, float]:
+    """The task's figures of the model's answers to validation rows, read as test answers are."""
     request = RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0)
     template = copy.copy(template)
-    template.truncation_strategy = "left"  # as in the test: every row is answered
-    answers = [answer for batch in answer_rows(model, template, rows, labels, request) for answer in batch]
-    predictions = join_answers(rows, answers, labels)
-    gold = [row["gold"] for row in predictions]
-    predicted = [row["prediction"] or "" for row in predictions]
-    present = sorted(set(gold))
-    return {
-        "accuracy": float(accuracy_score(gold, predicted)),
-        "macro_f1": float(f1_score(gold, predicted, labels=present, average="macro", zero_division=0)),
-    }
+    template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
+    if experiment.has_head:
+        answers = [
+            answer for batch in score_rows(model, template, rows, experiment.window) for answer in batch
+        ]
+        return validation_figures(join_scores(rows, answers, experiment), experiment.dataset.task)
+    batches = answer_rows(model, template, rows, experiment.labels, request)
+    answers = [answer for batch in batches for answer in batch]
+    return validation_figures(join_answers(rows, answers, experiment.labels), experiment.dataset.task)

@@ -125,7 +125,7 @@ def answer_prompts(
             with torch.no_grad():
                 prefix = scorer.read_prefix(beginning)
             lengths = {row: len(prompts[row]) - len(beginning) for row in rows}
-            for batch in _batches(lengths, device.type):
+            for batch in length_batches(lengths, device.type):
                 with torch.no_grad():
                     answers = scorer.answer(batch, [prompts[row] for row in batch], beginning, prefix)
                 yield answers
@@ -150,7 +150,7 @@ def _shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
     return [group for group in groups if group[1]]
 
 
-def _batches(lengths: dict[int, int], device: str) -> Iterator[list[int]]:
+def length_batches(lengths: dict[int, int], device: str) -> Iterator[list[int]]:
     """Rows cut into batches, longest first; `lengths`: tokens to be read of each row.
 
     A batch ends where padding would cost more than another batch does, or where it is full.

@@ -15,7 +15,7 @@ from workflows.run_folder import conversation, write_jsonl
 Rows = list[dict[str, Any]]
 
 
-def ask_swift(test: Rows, arguments: InferArguments, questions: Path, raw: Path, bar: tqdm) -> dict[str, str]:
+def ask_swift(test: Rows, arguments: InferArguments, questions: Path, raw: Path, bar: tqdm) -> dict[str, Any]:
     """Output by id of every row of `test`, from `infer_main`.
 
     `arguments` read `questions`, which is written here, and write `raw`, where outputs of an interrupted
@@ -40,13 +40,14 @@ def _as_question(row: dict[str, Any]) -> dict[str, Any]:
     return {"messages": conversation(row), "label": row["id"]}
 
 
-def read_outputs(raw: Path) -> dict[str, str]:
-    """Output by id, from what SWIFT has written so far."""
-    outputs: dict[str, str] = {}
+def read_outputs(raw: Path) -> dict[str, Any]:
+    """Output by id, from what SWIFT has written so far; of a head: a label's index, several, or a number."""
+    outputs: dict[str, Any] = {}
     for row in read_whole_lines(raw):
-        if row["label"] in outputs:
-            raise RuntimeError(f"{raw}: row {row['label']} was answered twice.")
-        outputs[row["label"]] = row["response"]
+        id = row["label"] if "label" in row else row["labels"]  # where SWIFT puts it for a head
+        if id in outputs:
+            raise RuntimeError(f"{raw}: row {id} was answered twice.")
+        outputs[id] = row["response"]
     return outputs
 
 

@@ -1,6 +1,5 @@
 """What the report of one run says: results first, then what they were made of (data_content.py)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from workflows.experiment import Experiment
@@ -14,8 +13,10 @@ from workflows.reporting.blocks import (
     Section,
 )
 from workflows.reporting.data_content import describe_data, describe_labels, describe_run
+from workflows.reporting.figures import EVALUATED
 from workflows.reporting.files import Files
-from workflows.wording import SPLIT_NAMES, SYSTEMS, Both, Text, in_language, number, with_interval
+from workflows.reporting.results import pairs_blocks, systems_blocks
+from workflows.wording import SPLIT_NAMES, SYSTEMS, Both, Text, label_text, number
 
 SHOWN_MISTAKES = 20
 
@@ -37,7 +38,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
             )
         )
     sections = [
-        Section(Both("Result", "结论"), [*summary, *_systems(files)]),
+        Section(Both("Result", "结论"), [*summary, *systems_blocks(files.scores, SYSTEMS)]),
         Section(
             Both("Repeat it", "如何复现"),
             [
@@ -52,8 +53,8 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
             ],
         ),
         *_training(files),
-        _errors(files),
-        _calibration(files),
+        *_errors(files),
+        *_calibration(files),
         *_mistakes(files),
         describe_data(files),
         *describe_labels(files),
@@ -64,56 +65,6 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
     return Report(title, experiment.dataset.title, sections)
 
 
-def _systems(files: Files) -> list[Block]:
-    count = files.scores["test_rows"]
-    note = Both(
-        f"n = {count:,} test rows, the same for all systems; in brackets 95 % intervals. An output is "
-        "read by "
-        "the first label words in it; unreadable ones count as wrong; strict: the output is the label's "
-        "words "
-        "alone. Brier and ECE: smaller is better.",
-        f"n = {count:,} 行测试数据，各系统相同；括号内为 95 % "
-        "区间。以输出中最先出现的标签词为准，无法识别的输出算错；"
-        "严格准确率：输出只能是标签词本身。Brier 与 ECE 越小越好。",
-    )
-    return [systems_grid(files.scores["systems"], SYSTEMS), Paragraph(note)]
-
-
-def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text]) -> Grid:
-    """The table of systems, each figure with its interval; `systems` as in scores.json."""
-    rows: list[tuple[Text, ...]] = []
-    for system, figures in systems.items():
-        probabilities = figures["probabilities"]
-        per_label = list(probabilities["per_label"].values())
-        # Of two labels each has the AUROC of the other; of more, the table has their mean alone.
-        two = len(figures["confusion"]["gold"]) == 2
-        interval = per_label[0]["auroc_interval"] if two and per_label else None
-        writes = figures["strict_accuracy"] is not None
-        rows.append(
-            (
-                titles[system],
-                with_interval(figures["accuracy"], figures["accuracy_interval"]),
-                with_interval(figures["macro_f1"], figures["macro_f1_interval"]),
-                with_interval(probabilities["auroc"], interval),
-                with_interval(probabilities["brier"], probabilities["brier_interval"]),
-                number(probabilities["ece"]),
-                number(figures["strict_accuracy"]),
-                f"{figures['unparsed']:,}" if writes else "–",
-            )
-        )
-    headings = (
-        Both("system", "系统"),
-        Both("accuracy", "准确率"),
-        Both("macro F1", "宏平均 F1"),
-        "AUROC",
-        "Brier",
-        "ECE",
-        Both("strict accuracy", "严格准确率"),
-        Both("unreadable", "无法识别"),
-    )
-    return Grid(headings, rows)
-
-
 def _training(files: Files) -> list[Section]:
     if files.training is None:
         return []
@@ -122,8 +73,8 @@ def _training(files: Files) -> list[Section]:
         Picture(
             "curves",
             Both(
-                "Training and validation loss; accuracy and macro F1 of the greedy answers on validation.",
-                "训练与验证损失；验证集上贪心作答的准确率与宏平均 F1。",
+                "Training and validation loss; the figures of the answers on validation.",
+                "训练与验证损失；验证集上作答的各项指标。",
             ),
         )
     ]
@@ -131,16 +82,15 @@ def _training(files: Files) -> list[Section]:
     for entry in training["log_history"]:
         if any(key.startswith("eval_") for key in entry):
             evaluations.setdefault(entry["step"], {}).update(entry)
-    keys = ("eval_loss", "eval_accuracy", "eval_macro_f1")
+    figures = {"eval_loss": Both("loss", "损失"), **EVALUATED}
+    keys = [key for key in figures if any(key in entry for entry in evaluations.values())]
     rows: list[tuple[Text, ...]] = [
         (f"{step:,}", *(number(entry.get(key), 4) for key in keys))
         for step, entry in sorted(evaluations.items())
     ]
     headings = (
         Both("step", "步数"),
-        Both("validation loss", "验证损失"),
-        Both("validation accuracy", "验证准确率"),
-        Both("validation macro F1", "验证宏平均 F1"),
+        *(Both(f"validation {figures[key].en}", f"验证{figures[key].zh}") for key in keys),
     )
     best = training["best_by"]
     kept = Both(
@@ -172,16 +122,13 @@ def _training(files: Files) -> list[Section]:
     ]
 
 
-def _errors(files: Files) -> Section:
+def _errors(files: Files) -> list[Section]:
     system, figures = list(files.scores["systems"].items())[-1]
-    confusion = figures["confusion"]
+    if "per_class" not in figures:
+        return []
     rows: list[tuple[Text, ...]] = [
-        (
-            name,
-            f"{figures['per_class'][name]['rows']:,}",
-            *(number(figures["per_class"][name][key]) for key in ("precision", "recall", "f1")),
-        )
-        for name in confusion["gold"]
+        (name, f"{each['rows']:,}", *(number(each[key]) for key in ("precision", "recall", "f1")))
+        for name, each in figures["per_class"].items()
     ]
     headings = (
         Both("label", "标签"),
@@ -193,21 +140,15 @@ def _errors(files: Files) -> Section:
     averages = ", ".join(
         f"{name} F1 {number(figures[f'{name}_f1'])}" for name in ("micro", "macro", "weighted")
     )
-    blocks: list[Block] = [
-        Picture(
-            "confusion",
-            Both("Gold labels (rows) against predictions (columns).", "真实标签（行）与预测（列）。"),
-        ),
-        Paragraph(
-            Both(
-                f"{SYSTEMS[system].en}: {averages}, Matthews {number(figures['matthews'])}",
-                f"{SYSTEMS[system].zh}：{averages}，Matthews 相关系数 {number(figures['matthews'])}",
-            )
-        ),
-        Grid(headings, rows),
-    ]
+    blocks: list[Block] = []
+    if "confusion" in figures:
+        caption = Both("Gold labels (rows) against predictions (columns).", "真实标签（行）与预测（列）。")
+        blocks.append(Picture("confusion", caption))
+        averages += f", Matthews {number(figures['matthews'])}"
+    averages_of = Both(f"{SYSTEMS[system].en}: {averages}", f"{SYSTEMS[system].zh}：{averages}")
+    blocks += [Paragraph(averages_of), Grid(headings, rows)]
     for name, each in files.scores["systems"].items():
-        if each["unparsed_most_frequent"]:
+        if each.get("unparsed_most_frequent"):
             most = "；".join(
                 f"{item['output']!r} × {item['rows']}" for item in each["unparsed_most_frequent"]
             )
@@ -219,10 +160,12 @@ def _errors(files: Files) -> Section:
                     )
                 )
             )
-    return Section(Both("Right and wrong, by label", "各类别的对与错"), blocks)
+    return [Section(Both("Right and wrong, by label", "各类别的对与错"), blocks)]
 
 
-def _calibration(files: Files) -> Section:
+def _calibration(files: Files) -> list[Section]:
+    if files.scores["task"] != "single_label":
+        return []
     rows: list[tuple[Text, ...]] = []
     for system, figures in files.scores["systems"].items():
         probabilities = figures["probabilities"]
@@ -247,6 +190,10 @@ def _calibration(files: Files) -> Section:
         "what it gives to all labels; the column says how much that is of everything it might have written.",
         "标签概率：模型写出该标签全部词元与结束符的概率，在各标签间归一化；“标签所占概率”是归一化之前各标签概率之和。",
     )
+    if not rows:
+        note = Both(
+            "The probabilities are the softmax of the head's outputs.", "概率为分类头输出的 softmax。"
+        )
     caption = Both(
         "Reliability: points on the dotted line are as right as they are sure.",
         "可靠性图：点落在虚线上，说明把握与正确率一致。",
@@ -256,74 +203,59 @@ def _calibration(files: Files) -> Section:
         *([Grid(headings, rows)] if rows else []),
         Paragraph(note),
     ]
-    return Section(Both("How far its probabilities can be trusted", "概率是否可信"), blocks)
+    return [Section(Both("How far its probabilities can be trusted", "概率是否可信"), blocks)]
 
 
 def _mistakes(files: Files) -> list[Section]:
     system = list(files.scores["systems"])[-1]
+    numbers = files.scores["task"] == "regression"
     tfidf = {row["id"]: row["prediction"] for row in files.predictions.get("tfidf", [])}
     wrong = [row for row in files.predictions[system] if row["prediction"] != row["gold"]]
 
-    def sureness(row: dict[str, Any]) -> float:
-        return max(row["probabilities"].values())
+    def size(row: dict[str, Any]) -> float:
+        """How far off, or how sure of a wrong answer."""
+        return abs(row["prediction"] - row["gold"]) if numbers else max(row["probabilities"].values())
 
     rows: list[tuple[Text, ...]] = []
-    for row in sorted(wrong, key=sureness, reverse=True)[:SHOWN_MISTAKES]:
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in row["probabilities"].items())
+    for row in sorted(wrong, key=size, reverse=True)[:SHOWN_MISTAKES]:
         other = tfidf.get(row["id"])
-        hit = Both("right", "对") if other == row["gold"] else Both("wrong", "错")
-        rows.append((row["text"], row["gold"], row["output"] or "", shares, hit if other else "–"))
+        hit: Text = Both("right", "对") if other == row["gold"] else Both("wrong", "错")
+        if numbers:
+            details: tuple[Text, ...] = (label_text(row["prediction"]),)
+            hit = "–" if other is None else label_text(other)
+        else:
+            shares = ", ".join(f"{name} {share:.3f}" for name, share in row["probabilities"].items())
+            details = (row["output"] or "", shares)
+        rows.append((row["text"], label_text(row["gold"]), *details, "–" if other is None else hit))
     headings = (
         Both("review", "评论"),
-        Both("gold", "真实标签"),
-        Both("output", "输出"),
-        Both("probabilities", "概率"),
+        Both("gold", "真实值") if numbers else Both("gold", "真实标签"),
+        *(
+            (Both("prediction", "预测"),)
+            if numbers
+            else (Both("output", "输出"), Both("probabilities", "概率"))
+        ),
         "TF-IDF",
     )
     if not rows:
         return []
-    note = Both(
-        f"The {len(rows)} of {len(wrong):,} wrong rows that the system was surest of ({SYSTEMS[system].en}). "
-        "Look here first for wrong gold labels.",
-        f"{SYSTEMS[system].zh}答错的 {len(wrong):,} 行中最有把握的 {len(rows)} 行，其中常有标注错误。",
-    )
-    title = Both("The most confident mistakes", "最有把握的错误")
+    name = SYSTEMS[system]
+    if numbers:
+        title = Both("The largest errors", "误差最大的行")
+        note = Both(
+            f"The {len(rows)} rows that the system was furthest off in ({name.en}), of {len(wrong):,}.",
+            f"{name.zh}误差最大的 {len(rows)} 行（共 {len(wrong):,} 行）。",
+        )
+    else:
+        title = Both("The most confident mistakes", "最有把握的错误")
+        note = Both(
+            f"The {len(rows)} of {len(wrong):,} wrong rows that the system was surest of ({name.en}). "
+            "Look here first for wrong gold labels.",
+            f"{name.zh}答错的 {len(wrong):,} 行中最有把握的 {len(rows)} 行，其中常有标注错误。",
+        )
     return [Section(title, [Paragraph(note), Grid(headings, rows, texts=(0, 2, 3))], folded=True)]
 
 
 def _comparisons(files: Files) -> Section:
     blocks = pairs_blocks(files.scores["comparisons"], SYSTEMS)
     return Section(Both("Pair by pair", "两两比较"), blocks, folded=True)
-
-
-def pairs_blocks(pairs: list[dict[str, Any]], titles: Mapping[str, Text]) -> list[Block]:
-    """The table of pairwise tests, and what the figures in it are; `pairs` as in scores.json."""
-
-    def both(pair: dict[str, Any], language: str) -> str:
-        return f"{in_language(titles[pair['b']], language)} − {in_language(titles[pair['a']], language)}"
-
-    rows: list[tuple[Text, ...]] = [
-        (
-            Both(both(pair, "en"), both(pair, "zh")),
-            f"{pair['accuracy_difference']:+.3f} ({pair['ci95'][0]:+.3f} … {pair['ci95'][1]:+.3f})",
-            f"{pair['only_b_right']:,} : {pair['only_a_right']:,}",
-            "< 0.001" if pair["holm_p"] < 0.001 else f"{pair['holm_p']:.3f}",
-            "–" if pair["rows_to_tell"] is None else f"{pair['rows_to_tell']:,}",
-        )
-        for pair in pairs
-    ]
-    headings = (
-        Both("pair", "系统对"),
-        Both("difference in accuracy", "准确率之差"),
-        Both("rows only one got right", "仅一方答对的行数"),
-        "p (Holm)",
-        Both("rows that would tell", "可分辨所需行数"),
-    )
-    note = Both(
-        "Exact McNemar tests on the same rows, p corrected after Holm for the number of pairs; interval "
-        "of Agresti "
-        "and Min; rows that would tell: power 0.8 at level 0.05 if the difference is as observed.",
-        "在相同测试行上做精确 McNemar 检验，p 值按 Holm 法校正；区间按 Agresti–Min；"
-        "可分辨所需行数：若差异如所观察，在 0.05 水平上达到 0.8 的功效。",
-    )
-    return [Grid(headings, rows), Paragraph(note)]

@@ -6,7 +6,7 @@ from workflows.experiment import Experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Section
 from workflows.reporting.files import Files
 from workflows.run_folder import SPLITS
-from workflows.wording import SPLIT_NAMES, Both, Text, with_interval
+from workflows.wording import SPLIT_NAMES, Both, Text, number, with_interval
 
 REASONS = {
     "empty text": "正文为空",
@@ -102,6 +102,8 @@ def _near_copies(near: dict[str, Any]) -> Both:
 
 def _balance(files: Files) -> Grid:
     splits = files.manifest["splits"]
+    if files.scores["task"] == "regression":
+        return _numbers(splits)
     names = list(splits["train"]["labels"])
     rows: list[tuple[Text, ...]] = [
         (
@@ -116,6 +118,25 @@ def _balance(files: Files) -> Grid:
         for split in SPLITS
     ]
     return Grid((Both("split", "划分"), Both("rows", "行数"), *names), rows)
+
+
+def _numbers(splits: dict[str, Any]) -> Grid:
+    """What the numbers of a regression are like."""
+    keys = {
+        "mean": Both("mean", "均值"),
+        "sd": Both("standard deviation", "标准差"),
+        "min": Both("smallest", "最小"),
+        "max": Both("largest", "最大"),
+    }
+    rows: list[tuple[Text, ...]] = [
+        (
+            SPLIT_NAMES[split],
+            f"{splits[split]['rows']:,}",
+            *(number(splits[split]["numbers"][key]) for key in keys),
+        )
+        for split in SPLITS
+    ]
+    return Grid((Both("split", "划分"), Both("rows", "行数"), *keys.values()), rows)
 
 
 def _lengths(files: Files) -> list[Block]:

@@ -33,6 +33,13 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 PNG_DPI = 150
 
+EVALUATED = {
+    "eval_accuracy": Both("accuracy", "准确率"),
+    "eval_macro_f1": Both("macro F1", "宏平均 F1"),
+    "eval_mae": Both("MAE", "MAE"),
+    "eval_rmse": Both("RMSE", "RMSE"),
+}
+
 Words = Callable[[Both], str]  # picks the language
 Labels = Callable[[str], str]  # a label's name as it can be drawn
 Draw = Callable[[Words, Labels], Figure]
@@ -93,7 +100,7 @@ def can_draw(text: str, fonts: list[str]) -> bool:
 
 
 def draw_curves(history: list[dict[str, Any]], kept_step: int) -> Draw:
-    """Training and validation loss, and validation accuracy and macro F1, over the steps."""
+    """Training and validation loss, and the task's figures on validation, over the steps."""
 
     def series(key: str) -> tuple[list[int], list[float]]:
         points = {entry["step"]: entry[key] for entry in history if key in entry}
@@ -105,8 +112,11 @@ def draw_curves(history: list[dict[str, Any]], kept_step: int) -> Draw:
         left.plot(*series("loss"), color=BLUE, label=words(Both("training", "训练")))
         left.plot(*series("eval_loss"), "o-", color=ORANGE, label=words(Both("validation", "验证")))
         left.set_title(words(Both("loss", "损失")))
-        right.plot(*series("eval_accuracy"), "s-", color=GREEN, label=words(Both("accuracy", "准确率")))
-        right.plot(*series("eval_macro_f1"), "o--", color=ORANGE, label=words(Both("macro F1", "宏平均 F1")))
+        for (key, title), colour, mark in zip(
+            EVALUATED.items(), COLOURS, ("s-", "o--", "s-", "o--"), strict=False
+        ):
+            if series(key)[0]:
+                right.plot(*series(key), mark, color=colour, label=words(title))
         right.set_title(words(Both("on validation", "验证集")))
         for axes in (left, right):
             axes.axvline(kept_step, color=GREY, linewidth=0.8, linestyle=":")

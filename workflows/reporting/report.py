@@ -45,6 +45,7 @@ def _draw(folder: Path, run: RunFolder, files: Files, experiment: Experiment) ->
     if files.training is not None:
         kept = int(files.training["checkpoint"].split("-")[1])
         save_figure(folder, "curves", draw_curves(files.training["log_history"], kept), labels)
-    save_figure(folder, "confusion", draw_confusions(systems, scores), labels)
-    save_figure(folder, "reliability", draw_reliability(unsure, scores), labels)
+    if files.scores["task"] == "single_label":
+        save_figure(folder, "confusion", draw_confusions(systems, scores), labels)
+        save_figure(folder, "reliability", draw_reliability(unsure, scores), labels)
     save_figure(folder, "lengths", draw_lengths(characters, files.tokens), labels)

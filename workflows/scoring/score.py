@@ -4,6 +4,8 @@ An output in which no label's words stand counts as wrong, and is counted.
 """
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,28 @@ from sklearn.metrics import (
 )
 
 from workflows.errors import UserError
-from workflows.experiment import Experiment
+from workflows.experiment import Experiment, Task
 from workflows.run_folder import RunFolder, read_jsonl, sha256, write_json
+from workflows.scoring.multi_label import measure_sets
 from workflows.scoring.probabilities import measure_probabilities
-from workflows.scoring.uncertainty import compare_systems, macro_f1_interval, verdict
+from workflows.scoring.regression import compare_errors, conclude_errors, measure_numbers
+from workflows.scoring.uncertainty import compare_systems, conclude, macro_f1_interval, verdict
 from workflows.statistics import wilson_interval
-from workflows.wording import SYSTEMS
+from workflows.wording import SYSTEMS, Both
 
 UNREADABLE = "(unreadable)"
+READ_BY_WORDS = Both(
+    "An output is read as the first label words in it; one without any counts as wrong; strict: the output "
+    "is the label's words alone.",
+    "以输出中最先出现的标签词为准，没有标签词的输出算错；严格：输出只能是标签词本身。",
+)
+READINGS: dict[Task, Both] = {  # of what a head says
+    "single_label": Both("The answer is the likeliest label.", "以概率最高的标签为答案。"),
+    "multi_label": Both(
+        "The answer is every label with a probability of 0.5 or more.", "以概率不低于 0.5 的所有标签为答案。"
+    ),
+    "regression": Both("The answer is the number that the head gives.", "以输出层给出的数值为答案。"),
+}
 
 
 def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
@@ -30,11 +46,11 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
 
     Raises UserError where there is nothing to score, or predictions are not of the test rows.
     """
-    names = [label.name for label in experiment.labels]
-    words = {label.name: label.words for label in experiment.labels}
-    test = [(row["id"], row["review"], names[row["label"]]) for row in read_jsonl(run.split("test"))]
+    task = experiment.dataset.task
+    rows = read_jsonl(run.split("test"))
+    test = [(row["id"], row["review"], experiment.named(row["label"])) for row in rows]
     systems: dict[str, dict[str, Any]] = {}
-    right: dict[str, np.ndarray] = {}
+    answers: dict[str, list[dict[str, Any]]] = {}
     for system in SYSTEMS:
         path = run.predictions(system)
         if not path.exists():
@@ -42,11 +58,11 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         rows = read_jsonl(path)
         if [(row["id"], row["text"], row["gold"]) for row in rows] != test:
             raise UserError(f"{path}: not the rows of {run.split('test')}; run `run {run.path}` to renew it.")
-        systems[system] = {**measure(rows, names, words), "sha256": sha256(path)}
-        right[system] = np.array([row["gold"] == row["prediction"] for row in rows])
+        systems[system] = {**measure_system(rows, experiment), "sha256": sha256(path)}
+        answers[system] = rows
     if not systems:
         raise UserError(f"{run.path}: no predictions to score; run `infer` first.")
-    comparisons = compare_systems(right)
+    comparisons = compare_answers(answers, task)
     scores = {
         "experiment": {
             "dataset": experiment.dataset.name,
@@ -56,15 +72,45 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
             "seed": experiment.seed,
             "data_seed": experiment.data.data_seed,
         },
-        "reading": "the first label words found in the output; strict: the output is the label's words alone",
+        "task": task,
+        "reading": asdict(READINGS[task] if experiment.has_head else READ_BY_WORDS),
         "test_rows": len(test),
         "test_sha256": sha256(run.split("test")),
         "systems": systems,
         "comparisons": comparisons,
-        "verdict": verdict(comparisons, len(test)),
+        "verdict": verdict(comparisons, len(test), conclude_pair(task)),
     }
     write_json(run.scores, scores)
     return scores
+
+
+def measure_system(rows: list[dict[str, Any]], experiment: Experiment) -> dict[str, Any]:
+    """The metrics of one system's predictions, by the data set's task."""
+    names = [label.name for label in experiment.labels]
+    if experiment.dataset.task == "regression":
+        return measure_numbers(rows)
+    if experiment.dataset.task == "multi_label":
+        return measure_sets(rows, names)
+    return measure(rows, names, {label.name: label.words for label in experiment.labels})
+
+
+def compare_answers(answers: dict[str, list[dict[str, Any]]], task: Task) -> list[dict[str, Any]]:
+    """Every pair of systems, by their predictions on the same rows."""
+    if task == "regression":
+        return compare_errors(
+            {
+                name: np.array([abs(row["prediction"] - row["gold"]) for row in each])
+                for name, each in answers.items()
+            }
+        )
+    return compare_systems(
+        {name: np.array([row["gold"] == row["prediction"] for row in each]) for name, each in answers.items()}
+    )
+
+
+def conclude_pair(task: Task) -> Callable[[dict[str, Any], Both, Both, int], Both]:
+    """What puts a pair of `compare_answers` into words."""
+    return conclude_errors if task == "regression" else conclude
 
 
 def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str]) -> dict[str, Any]:

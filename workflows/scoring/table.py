@@ -5,14 +5,32 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from workflows.experiment import Task
 from workflows.screen import as_text
-from workflows.wording import SYSTEMS
+from workflows.wording import SYSTEMS, number
 
+FIGURES = {  # in the order of the columns
+    "accuracy": "accuracy 准确率",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "spearman": "Spearman",
+}
 STAND_IN = (
     "tiny is an embedded stand-in for a real Qwen, made so that the whole job runs anywhere: its scores "
     "show that the "
     "pipeline works,\nand say nothing about a real Qwen.  tiny 只是真实 Qwen 的替身，分数仅说明流程可以跑通。"
 )
+
+INTERVALS_AND_TESTS: dict[Task, str] = {
+    "single_label": "95 % intervals: Wilson for accuracy, BCa bootstrap for macro F1; "
+    "p: exact McNemar, Holm-corrected.",
+    "multi_label": "Accuracy: the whole set of labels is right. 95 % intervals: "
+    "Wilson for accuracy, BCa bootstrap for F1; p: exact McNemar on whole sets, Holm-corrected.",
+    "regression": "95 % intervals: BCa bootstrap; p: Wilcoxon's signed-rank test on absolute errors, "
+    "Holm-corrected.",
+}
 
 
 def render_scores(scores: dict[str, Any]) -> str:
@@ -22,25 +40,10 @@ def render_scores(scores: dict[str, Any]) -> str:
     title = f"{scores['experiment']['dataset']}: {rows:,} test rows"
     overview = _overview(title, scores["systems"], titles, rows)
     last, figures = list(scores["systems"].items())[-1]
-    confusion = figures["confusion"]
-    detail = Table(
-        title=f"{titles[last]}: per class, and gold (rows) against predicted (columns)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    detail.add_column("gold 真实标签")
-    for heading in ("rows", "precision", "recall", "F1", *(f"→ {name}" for name in confusion["predicted"])):
-        detail.add_column(heading, justify="right")
-    for name, counts in zip(confusion["gold"], confusion["counts"], strict=True):
-        per_class = figures["per_class"][name]
-        shares = (f"{per_class[key]:.3f}" for key in ("precision", "recall", "f1"))
-        detail.add_row(name, str(per_class["rows"]), *shares, *map(str, counts))
-    text = as_text(overview, detail)
+    detail = [_per_label(titles[last], figures)] if "per_class" in figures else []
+    text = as_text(overview, *detail)
     notes = [scores["verdict"][language] for language in ("en", "zh") if scores["verdict"][language]]
-    notes += [
-        f"An output is read as {scores['reading']}. Unreadable outputs count as wrong. 95 % intervals: "
-        "Wilson for accuracy, BCa bootstrap for macro F1; p: exact McNemar, Holm-corrected."
-    ]
+    notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")
     if scores["experiment"]["model"] == "tiny":
         notes.append(STAND_IN)
     return f"{text}\n" + "\n".join(notes)
@@ -76,29 +79,41 @@ def render_selection(selection: dict[str, Any]) -> str:
 
 
 def _overview(title: str, systems: dict[str, Any], titles: dict[str, str], rows: int) -> Table:
+    """Each figure that the systems have, beside its interval."""
+    first = next(iter(systems.values()))
+    shown = {name: heading for name, heading in FIGURES.items() if f"{name}_interval" in first}
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("system 系统", overflow="fold")
-    for heading in (
-        "accuracy 准确率",
-        "95 % interval",
-        "macro F1",
-        "95 % interval",
-        "strict acc.",
-        "unreadable",
-    ):
+    for heading in shown.values():
+        table.add_column(heading, justify="right")
+        table.add_column("95 % interval", justify="right")
+    writes = "strict_accuracy" in first
+    for heading in ("strict acc.", "unreadable") if writes else ():
         table.add_column(heading, justify="right")
     for system, figures in systems.items():
-        strict = figures["strict_accuracy"]
-        unread = figures["unparsed"]
-        table.add_row(
-            titles[system],
-            f"{figures['accuracy']:.3f}",
-            _interval(figures["accuracy_interval"]),
-            f"{figures['macro_f1']:.3f}",
-            _interval(figures["macro_f1_interval"]),
-            "–" if strict is None else f"{strict:.3f}",
-            "–" if strict is None else f"{unread} ({unread / rows:.1%})",
-        )
+        cells: list[str] = []
+        for name in shown:
+            cells += [number(figures[name]), _interval(figures[f"{name}_interval"])]
+        if writes:
+            strict, unread = figures["strict_accuracy"], figures["unparsed"]
+            cells += [number(strict), "–" if strict is None else f"{unread} ({unread / rows:.1%})"]
+        table.add_row(titles[system], *cells)
+    return table
+
+
+def _per_label(title: str, figures: dict[str, Any]) -> Table:
+    """Precision, recall and F1 of each label; where a row has one label, what was predicted for it too."""
+    confusion = figures.get("confusion")
+    what = ", and gold (rows) against predicted (columns)" if confusion else ""
+    table = Table(title=f"{title}: per class{what}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("gold 真实标签")
+    predicted = confusion["predicted"] if confusion else []
+    for heading in ("rows", "precision", "recall", "F1", *(f"→ {name}" for name in predicted)):
+        table.add_column(heading, justify="right")
+    for index, (name, per_class) in enumerate(figures["per_class"].items()):
+        shares = (f"{per_class[key]:.3f}" for key in ("precision", "recall", "f1"))
+        counts = map(str, confusion["counts"][index]) if confusion else []
+        table.add_row(name, str(per_class["rows"]), *shares, *counts)
     return table
 
 

@@ -5,21 +5,18 @@ interval.
 """
 
 import math
-import warnings
+from collections.abc import Callable
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap, norm
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from workflows.wording import Both
+from workflows.statistics import bootstrap_interval
+from workflows.wording import Both, blank, p_value
 
-SEED = 42
-RESAMPLES = 2000
-BCA_ROWS = 2000  # BCa leaves each row out once: beyond this many the correction is small and the cost is not
-BATCH_CELLS = 4_000_000  # resampled row numbers held in memory at a time
 SIGNIFICANCE = 0.05
 POWER = 0.80  # of the test whose size `rows_to_tell` gives
 
@@ -28,9 +25,6 @@ def macro_f1_interval(gold: np.ndarray, predicted: np.ndarray, label_count: int)
     """95 % bootstrap interval of macro F1 over rows, seeded.
 
     `gold`: label indices of shape (rows,); `predicted`: the same, with `label_count` for unreadable outputs.
-    BCa (Efron 1987); the percentile interval above 2,000 rows, or where BCa is not defined; None where
-    resampling shows no spread at all, as for a system that gets every row right: that is no proof of
-    certainty.
     """
 
     present = np.unique(gold)  # macro averages are over the labels that the test set has
@@ -45,25 +39,7 @@ def macro_f1_interval(gold: np.ndarray, predicted: np.ndarray, label_count: int)
         f1 = np.divide(2 * right, either, out=np.zeros(label_count), where=either > 0)
         return float(f1[present].mean())
 
-    rows = np.arange(len(gold))
-    if len(rows) < 2:
-        return None
-    methods: tuple[Literal["BCa", "percentile"], ...] = ("BCa", "percentile")
-    for method in methods if len(rows) <= BCA_ROWS else methods[1:]:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", DegenerateDataWarning)
-            drawn = bootstrap(
-                (rows,),
-                macro_f1,
-                vectorized=False,
-                n_resamples=RESAMPLES,
-                batch=max(1, BATCH_CELLS // len(rows)),
-                method=method,
-                rng=np.random.default_rng(SEED),
-            ).confidence_interval
-        if drawn.low < drawn.high:  # false for nan
-            return [float(drawn.low), float(drawn.high)]
-    return None
+    return bootstrap_interval(macro_f1, len(gold))
 
 
 def compare_systems(right: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -122,9 +98,11 @@ def rows_to_tell(only_a: int, only_b: int, rows: int, level: float = SIGNIFICANC
     return math.ceil((spread / difference) ** 2)
 
 
-def verdict(comparisons: list[dict[str, Any]], rows: int) -> dict[str, str]:
-    """What may be concluded of the tuned model, in English and Chinese: against zero-shot, and against
-    TF-IDF.
+def verdict(
+    comparisons: list[dict[str, Any]], rows: int, conclude: Callable[[dict[str, Any], Both, Both, int], Both]
+) -> dict[str, str]:
+    """What may be concluded of the tuned model, in English and Chinese: against zero-shot, where there is
+    one, and against TF-IDF; `conclude` says it of one pair.
     """
     names = {"zero_shot": Both("the untuned model", "微调前的模型"), "tfidf": Both("TF-IDF", "词袋 TF-IDF")}
     tuned = Both("the tuned model", "微调后的模型")
@@ -141,10 +119,8 @@ def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int, of: Both = TEST_
     `of` says.
     """
     difference, (low, high), p = pair["accuracy_difference"], pair["ci95"], pair["holm_p"]
-    figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {_shown(p)}"
-    # Chinese sets Latin names off by a blank.
-    before, after = " " * a.zh[0].isascii(), " " * b.zh[-1].isascii()
-    between = " " * b.zh[0].isascii()
+    figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {p_value(p)}"
+    before, after, between = blank(a.zh[0]), blank(b.zh[-1]), blank(b.zh[0])
     if p < SIGNIFICANCE:
         better = difference > 0
         name = f"T{b.en[1:]}" if b.en.startswith("the ") else b.en  # names of runs stay as they are
@@ -165,7 +141,3 @@ def _two_digits_up(count: int) -> int:
     """A count rounded up to two significant digits: it is an estimate."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return -(-count // unit) * unit
-
-
-def _shown(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

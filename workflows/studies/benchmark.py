@@ -21,6 +21,7 @@ from swift.infer_engine import InferRequest, TransformersEngine
 from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
+from workflows.errors import UserError
 from workflows.experiment import Experiment, load_experiment
 from workflows.inference.infer import answer_rows, merge_adapter
 from workflows.inference.scorer import prompt_tokens
@@ -41,13 +42,21 @@ CLOCK = "benchmark_clock"
 Figures = dict[str, Any]
 
 
+def _experiment_in_words(run: RunFolder) -> Experiment:
+    """The run's experiment, its model ready; a UserError where a head answers, which writes no words."""
+    experiment = load_experiment(run.experiment)
+    if experiment.has_head:
+        raise UserError(f"{run.path}: has a head; benchmark a run whose answers are words.")
+    return ready_model(experiment)
+
+
 def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen) -> Figures:
     """Seconds that `rows` test rows take: ours, SWIFT's engine in batches of 16 and one by one, and the bare
     forward pass of the merged model over the same tokens without padding.
 
     Also the rows where SWIFT's outputs (batches of 16) are not ours, with the logits between them.
     """
-    experiment = ready_model(load_experiment(run.experiment))
+    experiment = _experiment_in_words(run)
     machine = find_machine()
     adapter = run.sft / read_json(run.training)["checkpoint"]
     arguments = build_infer_arguments(experiment, machine, run.split("test"), run.path / "none", adapter)
@@ -108,7 +117,7 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
     """Seconds of `steps` training steps after the first, evaluation left out: ours, and SWIFT's with the
     preset as it is; and the time that the arithmetic alone needs at this machine's matrix-product speed.
     """
-    experiment = ready_model(load_experiment(run.experiment))
+    experiment = _experiment_in_words(run)
     machine = find_machine()
     clocks: dict[str, list[float]] = {"ours": [], "swift": []}
     losses: dict[str, list[float]] = {"ours": [], "swift": []}

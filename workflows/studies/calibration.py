@@ -161,7 +161,7 @@ def _measure(
             marks.append(_now())
 
     def measure(model: Any, template: Any) -> dict[str, float]:
-        measured = measure_validation(model, template, val, experiment.labels)
+        measured = measure_validation(model, template, val, experiment)
         marks.append(_now())
         return measured
 

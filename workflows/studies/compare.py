@@ -8,21 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workflows.errors import UserError
 from workflows.experiment import Experiment, load_experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
-from workflows.reporting.content import pairs_blocks, systems_grid
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
 from workflows.reporting.render import render_markdown, render_page
+from workflows.reporting.results import pairs_blocks, systems_grid
 from workflows.run_folder import RunFolder, open_whole, read_json, read_jsonl, write_json
-from workflows.scoring.score import measure
-from workflows.scoring.uncertainty import compare_systems, conclude
-from workflows.wording import SYSTEMS, Both, Text
+from workflows.scoring.score import compare_answers, conclude_pair, measure_system
+from workflows.wording import SYSTEMS, Both, Text, label_text
 
 Rows = list[dict[str, Any]]
-BASELINES = ("majority", "tfidf")
+BASELINES = ("majority", "mean", "tfidf")
 SHOWN_DIFFERENCES = 50
 TOLD_PAIRS = 6  # sentences for so many pairs at most; the table has them all
 
@@ -40,12 +37,16 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
         raise UserError(f"--output {folder}: is a file, or a run; name another folder.")
     names = _names(runs)
     experiments = {name: load_experiment(run.experiment) for name, run in zip(names, runs, strict=True)}
-    label_names = {name: [label.name for label in each.labels] for name, each in experiments.items()}
+    label_names = {
+        name: [each.dataset.task, *(label.name for label in each.labels)]
+        for name, each in experiments.items()
+    }
     first = next(iter(label_names))
     for name, labels in label_names.items():
         if labels != label_names[first]:
             raise UserError(
-                f"{name} has the labels {', '.join(labels)}, {first} {', '.join(label_names[first])}."
+                f"{name} has the task and labels {', '.join(labels)}; "
+                f"{first} has {', '.join(label_names[first])}."
             )
     answers = {name: _answers(run) for name, run in zip(names, runs, strict=True)}
     compared = {name: list(each)[-1] for name, each in answers.items()}
@@ -55,26 +56,26 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
             f"the runs end with answers of different kinds ({listed}); finish them with `run` first."
         )
     rows = _same_rows(answers, common)
-    labels = label_names[first]
     systems: dict[str, Any] = {}
     titles: dict[str, Text] = {}
     seen: set[str] = set()
     for name, by_system in rows.items():
-        words = {label.name: label.words for label in experiments[name].labels}
         for system, predictions in by_system.items():
             content = repr([(row["text"], row["prediction"], row["probabilities"]) for row in predictions])
             if system in BASELINES and content in seen:  # the same baseline on the same data
                 continue
             seen.add(content)
             key = f"{name}/{system}"
-            systems[key] = measure(predictions, labels, words)
+            systems[key] = measure_system(predictions, experiments[name])
             titles[key] = Both(f"{name}: {SYSTEMS[system].en}", f"{name}：{SYSTEMS[system].zh}")
     last = {name: next(reversed(by_system.values())) for name, by_system in rows.items()}
-    pairs = compare_systems(
-        {name: np.array([row["gold"] == row["prediction"] for row in each]) for name, each in last.items()}
-    )
+    task = experiments[first].dataset.task
+    pairs = compare_answers(last, task)
     count = len(last[first])
-    told = [conclude(pair, Both(pair["a"], pair["a"]), Both(pair["b"], pair["b"]), count) for pair in pairs]
+    told = [
+        conclude_pair(task)(pair, Both(pair["a"], pair["a"]), Both(pair["b"], pair["b"]), count)
+        for pair in pairs
+    ]
     histories = {
         name: read_json(run.training)["log_history"]
         for name, run in zip(experiments, runs, strict=True)
@@ -97,7 +98,7 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     write_json(folder / "comparison.json", comparison)
     _write_differences(folder / "differences.csv", differing, list(last))
     if histories:
-        save_figure(folder / "figures", "losses", draw_losses_of_runs(histories), labels)
+        save_figure(folder / "figures", "losses", draw_losses_of_runs(histories), [])
     report = _report(comparison, titles, told[:TOLD_PAIRS], differing, list(last), bool(histories))
     with open_whole(folder / "report.html") as file:
         file.write(render_page(report, folder / "figures", lang))
@@ -126,10 +127,11 @@ def _answers(run: RunFolder) -> dict[str, Rows]:
 
 def _same_rows(answers: dict[str, dict[str, Rows]], common: bool) -> dict[str, dict[str, Rows]]:
     """The predictions on the same rows in the same order, rows being text and gold label."""
-    keys = {
-        name: [(row["text"], row["gold"]) for row in next(iter(each.values()))]
-        for name, each in answers.items()
-    }
+
+    def key(row: dict[str, Any]) -> tuple[str, str]:
+        return row["text"], repr(row["gold"])
+
+    keys = {name: [key(row) for row in next(iter(each.values()))] for name, each in answers.items()}
     first, *others = keys
     if all(keys[name] == keys[first] for name in others):
         return answers
@@ -143,11 +145,11 @@ def _same_rows(answers: dict[str, dict[str, Rows]], common: bool) -> dict[str, d
         )
     if not shared:
         raise UserError("the runs have no test row in common.")
-    order = [key for key in keys[first] if key in shared]
+    order = [each for each in keys[first] if each in shared]
 
     def picked(rows: Rows) -> Rows:
-        by_key = {(row["text"], row["gold"]): row for row in rows}
-        return [by_key[key] for key in order]
+        by_key = {key(row): row for row in rows}
+        return [by_key[each] for each in order]
 
     return {name: {system: picked(rows) for system, rows in each.items()} for name, each in answers.items()}
 
@@ -156,14 +158,16 @@ def _differing(last: dict[str, Rows]) -> list[tuple[str, str, list[str]]]:
     """Text, gold label, and each run's answer, where the runs read different labels."""
     found = []
     for same in zip(*last.values(), strict=True):
-        if len({row["prediction"] for row in same}) > 1:
-            found.append((same[0]["text"], same[0]["gold"], [_shown(row) for row in same]))
+        if len({repr(row["prediction"]) for row in same}) > 1:
+            found.append((same[0]["text"], label_text(same[0]["gold"]), [_shown(row) for row in same]))
     return found
 
 
 def _shown(row: dict[str, Any]) -> str:
-    name = row["prediction"]
-    return f"? {row['output']!r}" if name is None else f"{name} {row['probabilities'][name]:.3f}"
+    read = row["prediction"]
+    if read is None:
+        return f"? {row['output']!r}"
+    return f"{read} {row['probabilities'][read]:.3f}" if isinstance(read, str) else label_text(read)
 
 
 def _differing_settings(experiments: dict[str, Experiment]) -> dict[str, list[str]]:

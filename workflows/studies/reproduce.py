@@ -23,6 +23,7 @@ from workflows.run_folder import (
 )
 from workflows.screen import Screen
 from workflows.stages import STAGES
+from workflows.wording import number
 
 CLOCKS = ("speed", "runtime", "per_second", "memory", "elapsed", "remaining", "time")
 
@@ -62,8 +63,8 @@ def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str,
 
 def _folder(original: RunFolder) -> Path:
     """A folder beside the original: the unfinished repetition where there is one, else a new one."""
-    for number in count(1):
-        folder = original.path.with_name(f"{original.path.name}-again-{number}")
+    for again in count(1):
+        folder = original.path.with_name(f"{original.path.name}-again-{again}")
         if not (folder / "reproduction.json").exists():
             return folder
     raise AssertionError
@@ -85,6 +86,8 @@ def _predictions(*systems: str) -> Callable[[RunFolder, RunFolder], list[str]]:
     def compared(a: RunFolder, b: RunFolder) -> list[str]:
         found = []
         for system in systems:
+            if not a.predictions(system).exists():
+                continue
             before, after = read_jsonl(a.predictions(system)), read_jsonl(b.predictions(system))
             if before == after:
                 continue
@@ -94,9 +97,12 @@ def _predictions(*systems: str) -> Callable[[RunFolder, RunFolder], list[str]]:
             pairs = list(zip(before, after, strict=True))
             labels = sum(x["prediction"] != y["prediction"] for x, y in pairs)
             shares = max(
-                abs(x["probabilities"][name] - y["probabilities"][name])
-                for x, y in pairs
-                for name in x["probabilities"]
+                (
+                    abs(x["probabilities"][name] - y["probabilities"][name])
+                    for x, y in pairs
+                    for name in x["probabilities"] or ()
+                ),
+                default=0.0,
             )
             found.append(
                 f"{system}: {labels} of {len(pairs)} predictions differ; probabilities by {shares:.1e} "
@@ -132,13 +138,17 @@ def _without_clocks(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scores(a: RunFolder, b: RunFolder) -> list[str]:
-    before, after = (read_json(run.scores) for run in (a, b))
-    return [
-        f"{system}: accuracy {before['systems'][system]['accuracy']:.4f}, now {figures['accuracy']:.4f}; "
-        f"macro F1 {before['systems'][system]['macro_f1']:.4f}, now {figures['macro_f1']:.4f}"
-        for system, figures in after["systems"].items()
-        if figures != before["systems"].get(system)
-    ]
+    before, after = (read_json(run.scores)["systems"] for run in (a, b))
+    found = []
+    for system, figures in after.items():
+        changed = [
+            f"{name} {number(before[system][name], 4)}, now {number(value, 4)}"
+            for name, value in figures.items()
+            if isinstance(value, float) and value != before[system][name]
+        ]
+        if figures != before[system]:
+            found.append(f"{system}: {'; '.join(changed) or 'other figures'}")
+    return found
 
 
 def _environments(a: RunFolder, b: RunFolder) -> list[str]:
@@ -162,7 +172,7 @@ def _environments(a: RunFolder, b: RunFolder) -> list[str]:
 COMPARED: dict[str, Callable[[RunFolder, RunFolder], list[str]]] = {
     "prepare": _data,
     "tokens": _same_file(lambda run: run.tokens),
-    "baselines": _predictions("majority", "tfidf"),
+    "baselines": _predictions("majority", "mean", "tfidf"),
     "audit": _same_file(lambda run: run.audit_summary),  # it has the hash of audit.csv, which may be edited
     "zero_shot": _predictions("zero_shot"),
     "train": _training,

@@ -25,8 +25,8 @@ from workflows.machine import find_machine, fit_to_machine, peak_memory, reset_p
 from workflows.models import ready_model
 from workflows.pipeline import OUTPUTS, timed_folder
 from workflows.reporting.blocks import Block, Grid, Paragraph, Report, Section
-from workflows.reporting.content import pairs_blocks, systems_grid
 from workflows.reporting.render import render_markdown
+from workflows.reporting.results import pairs_blocks, systems_grid
 from workflows.run_folder import RunFolder, locked, open_whole, read_json, read_jsonl, write_json, write_jsonl
 from workflows.scoring.score import measure
 from workflows.scoring.uncertainty import SIGNIFICANCE, compare_systems, conclude

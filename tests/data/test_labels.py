@@ -1,0 +1,116 @@
+"""Several labels in one cell, numbers, and how rows with them are split."""
+
+import csv
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Command
+from workflows.data.labels import Meaning, stratify, value_reader
+from workflows.data.reviews import normalise_label
+from workflows.experiment import ROOT, load_dataset_card
+from workflows.run_folder import RunFolder, read_json, read_jsonl
+
+ASPECTS = load_dataset_card("demo-aspects")
+STARS = load_dataset_card("dianping-stars")
+
+
+@pytest.mark.parametrize(
+    ("cell", "meaning"),
+    [
+        ("taste", (0,)),
+        ("price;taste", (0, 3)),
+        (" price ; taste ;", (0, 3)),
+        ("taste;taste", (0,)),
+        ("taste;colour", None),
+        (";", None),
+    ],
+)
+def test_several_labels_in_a_cell(cell: str, meaning: Meaning | None) -> None:
+    assert value_reader(ASPECTS, ASPECTS.layouts[0], None, normalise_label)(cell) == meaning
+
+
+def test_another_separator_is_the_layouts() -> None:
+    layout = replace(ASPECTS.layouts[0], separator="|")
+    assert value_reader(ASPECTS, layout, None, normalise_label)("service|taste") == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cell", "meaning"), [("4", 4.0), ("3.5", 3.5), ("-1", -1.0), ("0", None), ("nan", None), ("five", None)]
+)
+def test_a_number_in_a_cell(cell: str, meaning: float | None) -> None:
+    assert value_reader(STARS, STARS.layouts[0], None, normalise_label)(cell) == meaning
+
+
+def test_strata_are_the_rarest_label_and_ranges_of_numbers() -> None:
+    sets: list[Meaning] = [(0,), (0, 1), (1,)]
+    codes = np.array([0] * 10 + [1] * 3 + [2] * 2)
+    assert stratify(sets, codes, np.arange(15)).tolist() == [0] * 10 + [1] * 5
+    numbers: list[Meaning] = [float(n) for n in range(100)]
+    ranges = stratify(numbers, np.arange(100), np.arange(100))
+    assert Counter(ranges.tolist()) == dict.fromkeys(range(5), 20)
+    assert stratify([0, 1], np.array([1, 0]), np.arange(2)).tolist() == [1, 0]
+
+
+def test_every_split_has_its_share_of_each_aspect(command: Command, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    done = command("prepare", "--dataset", "demo-aspects", "--method", "head", "--run-folder", run.path)
+    assert done.returncode == 0, done.stderr
+    manifest = read_json(run.manifest)
+    with open(ROOT / "datasets/demo-aspects/demo-aspects.csv", encoding="utf-8", newline="") as file:
+        cells = {
+            f"train:{number}": row["aspects"] for number, row in enumerate(csv.DictReader(file), start=1)
+        }
+    names = [label.name for label in ASPECTS.labels]
+    for split in ("train", "val", "test"):
+        rows = read_jsonl(run.split(split))
+        assert [";".join(names[i] for i in row["label"]) for row in rows] == [
+            cells[row["id"]] for row in rows
+        ]
+        counts = Counter(names[i] for row in rows for i in row["label"])
+        assert manifest["splits"][split]["labels"] == counts
+        for name in names:
+            assert counts[name] / len(rows) == pytest.approx(
+                sum(name in cell for cell in cells.values()) / len(cells), abs=0.08
+            )
+
+
+def test_stars_are_numbers_and_every_row_is_accounted_for(
+    command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    options = ["--dataset", "dianping-stars", "--data-dir", shared_data, "--method", "head"]
+    done = command("prepare", *options, "--run-folder", run.path)
+    assert done.returncode == 0, done.stderr
+    manifest = read_json(run.manifest)
+    assert manifest["rows"]["read"] == 3000 == manifest["rows"]["kept"] + manifest["rows"]["rejected"]
+    means = {split: manifest["splits"][split]["numbers"]["mean"] for split in ("train", "val", "test")}
+    rows = read_jsonl(run.split("test"))
+    assert {row["label"] for row in rows} == {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert means["test"] == pytest.approx(np.mean([row["label"] for row in rows]))
+    assert max(means.values()) - min(means.values()) < 0.1
+
+
+def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    options = ["--data-file", file, "--run-folder", tmp_path / "run"]
+    file.write_text("text,aspects\n好吃,taste\n好看,taste;colour\n", encoding="utf-8")
+    done = command("prepare", "--dataset", "demo-aspects", "--method", "head", *options)
+    assert done.returncode == 2
+    assert "rows.csv, row 2: label 'taste;colour' is none of taste, service" in done.stderr
+    shutil.rmtree(tmp_path / "run")
+    file.write_text("comment,rating\n好吃,5\n好看,五\n", encoding="utf-8")
+    done = command("prepare", "--dataset", "dianping-stars", "--method", "head", *options)
+    assert done.returncode == 2
+    assert "rows.csv, row 2: label '五' is no number" in done.stderr
+
+
+def test_labels_are_audited_where_a_row_has_one(command: Command, tmp_path: Path) -> None:
+    done = command("audit", "demo-aspects", "--method", "head", "--run-folder", tmp_path / "run")
+    assert done.returncode == 2
+    assert "audit is no stage of method head on multi_label data" in done.stderr
+    assert not (tmp_path / "run").exists()

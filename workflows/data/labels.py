@@ -1,0 +1,88 @@
+"""What a label column's values mean: one label, several in one cell, or a number; by the data set's task."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from workflows.errors import UserError
+from workflows.experiment import DatasetCard, Layout, Task
+
+Meaning = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
+STRATA = 5  # of numbers, equally full
+
+
+def value_reader(
+    card: DatasetCard, layout: Layout, neutral: str | None, normalise: Callable[[str], str]
+) -> Callable[[str], Meaning | None]:
+    """A function from a normalised, not empty value to its meaning; None for a value that has none.
+
+    `neutral`: the label name that neutral values count as.  Several labels stand in one cell, with the
+    layout's `separator` between them; one that is named twice counts once.
+    """
+    names = [label.name for label in card.labels]
+    meaning = {
+        normalise(value): names.index(name) for name, group in layout.values.items() for value in group
+    }
+    if neutral is not None:
+        if neutral not in names:
+            raise UserError(f"--neutral {neutral}: no such label; the labels are {', '.join(names)}.")
+        if not layout.neutral:
+            raise UserError(
+                f"--neutral: data set {card.name} names no neutral label value in column {layout.label}."
+            )
+        meaning |= {value: names.index(neutral) for value in layout.neutral}
+
+    def several(value: str) -> Meaning | None:
+        parts = [normalise(part) for part in value.split(layout.separator)]
+        known = {meaning[part] for part in parts if part in meaning}
+        return tuple(sorted(known)) if known and all(part in meaning for part in parts if part) else None
+
+    def number(value: str) -> Meaning | None:
+        try:
+            found = float(value)
+        except ValueError:
+            return None
+        return found if math.isfinite(found) and value not in layout.unlabelled else None
+
+    readers: dict[Task, Callable[[str], Meaning | None]] = {
+        "single_label": meaning.get,
+        "multi_label": several,
+        "regression": number,
+    }
+    return readers[card.task]
+
+
+def name_meaning(meaning: Meaning, card: DatasetCard) -> str:
+    """A meaning as a person reads it."""
+    if isinstance(meaning, float):
+        return f"{meaning:g}"
+    return "、".join(card.labels[index].name for index in indices_of(meaning))
+
+
+def indices_of(meaning: Meaning) -> tuple[int, ...]:
+    """The labels that a row has, by index; none where it has a number."""
+    if isinstance(meaning, float):
+        return ()
+    return (meaning,) if isinstance(meaning, int) else meaning
+
+
+def stratify(meanings: list[Meaning], codes: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """For each row the group of which every split gets its share; of the rows that are not `at`, any.
+
+    `codes`: each row's index into `meanings`.  Groups: a row's label; of several the one that fewest rows
+    have; of numbers STRATA ranges.
+    """
+    if all(isinstance(meaning, int) for meaning in meanings):
+        return codes
+    rows = np.bincount(codes[at], minlength=len(meanings)).tolist()
+    if all(isinstance(meaning, float) for meaning in meanings):
+        numbers = np.array(meanings)
+        edges = np.quantile(numbers[codes[at]], np.arange(1, STRATA) / STRATA)
+        return np.searchsorted(np.unique(edges), numbers, side="right")[codes]
+    counts: Counter[int] = Counter()
+    for meaning, count in zip(meanings, rows, strict=True):
+        counts.update(dict.fromkeys(indices_of(meaning), count))
+    rarest = [min(indices_of(meaning), key=lambda label: (counts[label], label)) for meaning in meanings]
+    return np.array(rarest)[codes]
