@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from workflows.data.reviews import labels_flag, normalise_label
@@ -11,6 +11,7 @@ from workflows.data.tables import open_table, read_chunks
 from workflows.errors import UserError
 from workflows.experiment import (
     DATASETS,
+    METHODS,
     MODELS,
     DataOptions,
     DatasetCard,
@@ -23,8 +24,9 @@ from workflows.experiment import (
     load_preset,
     load_prompt,
     names_of,
+    set_recipe,
 )
-from workflows.models import check_environment, load_model_card
+from workflows.models import check_environment, check_quantisation, load_model_card
 
 DEFAULT_DATASET = "demo"
 
@@ -38,7 +40,9 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
     check_environment(model, options.engine)
     prompt = load_prompt(options.prompt or default_prompt(model))
     check_prompt(prompt, dataset)
-    return Experiment(
+    preset, recipe = load_preset(options.method)
+    overrides, settings = parse_overrides(options.set)
+    experiment = Experiment(
         dataset=dataset,
         model=model,
         method=options.method,
@@ -58,13 +62,16 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
             format=options.format,
             data_seed=options.data_seed,
         ),
-        preset=load_preset(options.method),
-        overrides=parse_overrides(options.set),
+        preset=preset,
+        overrides=overrides,
         seed=options.seed,
         engine=options.engine,
         lang=options.lang,
         best_by=options.best_by,
+        recipe=set_recipe(recipe, settings, options.method),
     )
+    check_quantisation(experiment)
+    return experiment
 
 
 def choose_dataset(options: argparse.Namespace) -> DatasetCard:
@@ -166,15 +173,22 @@ def parse_labels(text: str) -> tuple[tuple[Label, ...], dict[str, tuple[str, ...
     )
 
 
-def parse_overrides(pairs: list[str]) -> dict[str, str]:
-    """--set NAME=VALUE pairs as a dict; their names are checked where SWIFT is imported."""
+def parse_overrides(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """--set NAME=VALUE pairs: SWIFT's, whose names are checked where SWIFT is imported, and the recipe's
+    (recipe.NAME=VALUE).
+    """
     overrides: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
             raise UserError(f"--set {pair}: write NAME=VALUE, such as --set learning_rate=2e-4.")
-        overrides[name.strip().replace("-", "_")] = value.strip()
-    return overrides
+        name = name.strip().replace("-", "_")
+        if name.startswith("recipe."):
+            settings[name.removeprefix("recipe.")] = value.strip()
+        else:
+            overrides[name] = value.strip()
+    return overrides, settings
 
 
 def default_prompt(model: ModelCard) -> str:
@@ -227,8 +241,15 @@ def command_of(experiment: Experiment) -> list[str]:
         if value is not None and value != usual.get(name):
             line += [f"--{name}", str(value)]
     line += ["--balance"] * data.balance + ["--keep-near-copies"] * data.keep_near_copies
-    for name, value in experiment.overrides.items():
-        line += ["--set", f"{name}={value}"]
+    settings = [f"{name}={value}" for name, value in experiment.overrides.items()]
+    if experiment.recipe is not None:
+        preset = load_preset(experiment.method)[1] if experiment.method in names_of(METHODS) else None
+        usual_settings = {} if preset is None else asdict(preset)
+        for name, value in asdict(experiment.recipe).items():
+            if value != usual_settings.get(name):
+                settings.append(f"recipe.{name}={value}")
+    for setting in settings:
+        line += ["--set", setting]
     return line
 
 

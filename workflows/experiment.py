@@ -3,14 +3,15 @@ value.
 
 Cards are YAML: `datasets/*.yaml` for data sets, `sft_args/models/*.yaml` for models, `sft_args/*.yaml` for
 presets, `workflows/data/prompts/*.yaml` for prompts.  Model cards and presets hold SWIFT's own argument names
-and nothing else, so `swift sft FILE` takes them too.  An `Experiment` holds all of them resolved: the YAML
-that it is stored as repeats the run even when a card has changed since.
+and nothing else, so `swift sft FILE` takes them too; only a preset whose method SWIFT does not have holds one
+key more, `recipe`.  An `Experiment` holds all of them resolved: the YAML that it is stored as repeats the run
+even when a card has changed since.
 """
 
 import difflib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import dacite
 import yaml
@@ -126,6 +127,21 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class LabelLoss:
+    """Recipe: answer cross-entropy + alpha x classification loss + beta x KL to the frozen base model."""
+
+    kind: Literal["label-loss"]
+    alpha: float = 0.0
+    beta: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+Recipe = LabelLoss
+FROM_RUN: set[str] = set()  # the kinds of recipe that start from another run
+MATERIAL: set[str] = set()  # the kinds of recipe that make training rows of their own
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything needed to repeat a run."""
 
@@ -140,6 +156,9 @@ class Experiment:
     engine: Literal["fast", "swift", "vllm"] = "fast"  # what writes the answers
     lang: Literal["zh", "en"] = "zh"  # that the report opens in
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
+    recipe: Recipe | None = None  # what the method does that SWIFT's arguments cannot say
+    from_run: str | None = None  # the folder of the run that the method starts from
+    unlabelled: str | None = None  # a table of reviews without labels
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -174,7 +193,7 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
 
 
-def from_mapping(card: type[Card], content: dict[str, Any], where: Path) -> Card:
+def from_mapping(card: type[Card], content: dict[str, Any], where: Path | str) -> Card:
     """A frozen card from parsed YAML; a UserError names the key that is missing, unknown or of the wrong
     type.
     """
@@ -225,9 +244,34 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_preset(name: str) -> Arguments:
-    """The SWIFT arguments of the preset `sft_args/<name>.yaml`."""
-    return read_mapping(card_path(METHODS, name, "method"))
+def load_preset(name: str) -> tuple[Arguments, Recipe | None]:
+    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one."""
+    path = card_path(METHODS, name, "method")
+    preset = read_mapping(path)
+    recipe = preset.pop("recipe", None)
+    return preset, None if recipe is None else _recipe(recipe, f"{path}: recipe")
+
+
+def set_recipe(recipe: Recipe | None, settings: dict[str, str], method: str) -> Recipe | None:
+    """The recipe with `settings` of --set recipe.NAME=VALUE; a UserError for a name or value that it has
+    not.
+    """
+    for name, text in settings.items():
+        known = [] if recipe is None else [field.name for field in fields(recipe) if field.name != "kind"]
+        if recipe is None or name not in known:
+            has = f"its recipe has {', '.join(known)}" if known else "it has no recipe settings"
+            raise UserError(f"--set recipe.{name}: not a setting of method {method}; {has}.")
+        changed = {**asdict(recipe), name: yaml.safe_load(text)}
+        recipe = _recipe(changed, f"--set recipe.{name}={text}")
+    return recipe
+
+
+def _recipe(content: dict[str, Any], where: str) -> Recipe:
+    kinds = {get_args(kind.__annotations__["kind"])[0]: kind for kind in get_args(Recipe)}
+    card = kinds.get(content.get("kind"))
+    if card is None:
+        raise UserError(f"{where}: kind {content.get('kind')!r} is none of {', '.join(kinds)}.")
+    return from_mapping(card, content, where)
 
 
 def load_prompt(name: str) -> Prompt:

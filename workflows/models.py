@@ -136,6 +136,24 @@ def check_environment(card: ModelCard, engine: str) -> None:
         )
 
 
+def check_quantisation(experiment: Experiment) -> None:
+    """Raise UserError where the model is to be loaded in few bits by bitsandbytes and this machine cannot."""
+    if experiment.arguments.get("quant_method") != "bnb":
+        return
+    lacking = []
+    if importlib.util.find_spec("bitsandbytes") is None:
+        lacking.append("bitsandbytes (pip install bitsandbytes)")
+    import torch
+
+    if not torch.cuda.is_available():
+        lacking.append("an NVIDIA GPU")
+    if lacking:
+        raise UserError(
+            f"method {experiment.method} loads the model in 4 bits, which needs {' and '.join(lacking)}; "
+            "without them take --method lora."
+        )
+
+
 def runs_own_code(folder: Path) -> bool:
     """Whether the model is of the first Qwen architecture, the one whose repository's Python code may
     run here.
@@ -205,6 +223,12 @@ def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
             )
 
 
+def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[list[int]]:
+    """Each label's whole answer: the tokens of its words, then the mark that ends an answer in training."""
+    end = template.template_meta.stop_token_id
+    return [[*template.tokenizer.encode(label.words, add_special_tokens=False), end] for label in labels]
+
+
 def ready_model(experiment: Experiment) -> Experiment:
     """The experiment with its model as a local folder, after every check that can be made before loading it.
 
@@ -214,6 +238,7 @@ def ready_model(experiment: Experiment) -> Experiment:
     from transformers import AutoTokenizer
 
     check_environment(experiment.model, experiment.engine)
+    check_quantisation(experiment)
     folder = fetch_model(experiment.arguments)
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})

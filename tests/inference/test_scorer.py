@@ -16,9 +16,9 @@ from workflows.experiment import Label
 from workflows.inference import scorer
 from workflows.inference.infer import answer_rows, has_own_cache
 from workflows.inference.plain_scorer import answer_plainly
-from workflows.inference.scorer import Answer, Greedy, answer_prompts, label_tokens, prompt_tokens
+from workflows.inference.scorer import Answer, Greedy, answer_prompts, prompt_tokens
 from workflows.machine import Machine
-from workflows.models import ready_model
+from workflows.models import label_tokens, ready_model
 from workflows.swift_arguments import build_infer_arguments
 
 EXPERIMENT = assemble_experiment(build_parser().parse_args(["run"]))

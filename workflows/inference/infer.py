@@ -19,10 +19,10 @@ from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.reading import read_label
-from workflows.inference.scorer import Greedy, answer_prompts, label_tokens, prompt_tokens
+from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
 from workflows.machine import Machine
-from workflows.models import ready_model
+from workflows.models import label_tokens, ready_model
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
 from workflows.session import Session
 from workflows.swift_arguments import build_infer_arguments

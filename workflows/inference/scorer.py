@@ -23,7 +23,7 @@ from swift.infer_engine.utils import prepare_generation_config
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from workflows.errors import UserError
-from workflows.experiment import MAX_NEW_TOKENS, Label
+from workflows.experiment import MAX_NEW_TOKENS
 from workflows.run_folder import question
 
 # Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache, of
@@ -90,12 +90,6 @@ class Greedy:
         return cls(frozenset(end_tokens), config.repetition_penalty or 1.0)
 
 
-def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[Tokens]:
-    """Each label's whole answer: the tokens of its words, then the mark that ends an answer in training."""
-    end = template.template_meta.stop_token_id
-    return [[*template.tokenizer.encode(label.words, add_special_tokens=False), end] for label in labels]
-
-
 def prompt_tokens(template: Any, row: dict[str, Any]) -> Tokens:
     """What the model reads before it answers a row of a data file, as SWIFT's inference encodes it."""
     with template.generate_context():
@@ -114,7 +108,7 @@ def answer_prompts(
     """The answers to `prompts`, batch by batch, the longest prompts first.
 
     `model`: a causal language model, with or without a LoRA adapter; it is left in the mode it was in.
-    `labels`: from `label_tokens`.
+    `labels`: from `models.label_tokens`.
     """
     device = next(model.parameters()).device
     training = model.training
