@@ -9,6 +9,7 @@ even when a card has changed since.
 """
 
 import difflib
+import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -17,6 +18,7 @@ import dacite
 import yaml
 
 from workflows.errors import UserError
+from workflows.recipes import MATERIAL, Reasoning, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = ROOT / "datasets"
@@ -25,6 +27,8 @@ METHODS = ROOT / "sft_args"
 PROMPTS = ROOT / "workflows" / "data" / "prompts"
 
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
+
+TYPE_HOOKS = {float: lambda value: float(value) if type(value) is int else value}  # YAML's 1 is a 1.0 too
 
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Card = TypeVar("Card")
@@ -127,21 +131,6 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class LabelLoss:
-    """Recipe: answer cross-entropy + alpha x classification loss + beta x KL to the frozen base model."""
-
-    kind: Literal["label-loss"]
-    alpha: float = 0.0
-    beta: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
-
-
-Recipe = LabelLoss
-FROM_RUN: set[str] = set()  # the kinds of recipe that start from another run
-MATERIAL: set[str] = set()  # the kinds of recipe that make training rows of their own
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Everything needed to repeat a run."""
 
@@ -174,9 +163,25 @@ class Experiment:
         return {**self.preset, **best, **self.model.arguments, **self.overrides}
 
     @property
+    def recipe_settings(self) -> Arguments:
+        """The recipe's settings, by the names that --set has for them."""
+        settings = {} if self.recipe is None else asdict(self.recipe)
+        return {f"recipe.{name}": value for name, value in settings.items() if name != "kind"}
+
+    @property
     def pinned(self) -> set[str]:
         """The argument names that the machine may not change: the model card's and the overrides'."""
         return {*self.model.arguments, *self.overrides}
+
+    @property
+    def ends_after_label(self) -> bool:
+        """Whether a tuned answer is the label's words alone, or goes on after them."""
+        return not isinstance(self.recipe, Reasoning)
+
+    @property
+    def makes_material(self) -> bool:
+        """Whether training reads rows that the stage `material` makes."""
+        return self.recipe is not None and self.recipe.kind in MATERIAL
 
     @property
     def name(self) -> str:
@@ -198,7 +203,9 @@ def from_mapping(card: type[Card], content: dict[str, Any], where: Path | str) -
     type.
     """
     try:
-        return dacite.from_dict(card, content, config=dacite.Config(cast=[tuple], strict=True))
+        return dacite.from_dict(
+            card, content, config=dacite.Config(cast=[tuple], strict=True, type_hooks=TYPE_HOOKS)
+        )
     except dacite.DaciteError as error:
         raise UserError(f"{where}: {error}.") from error
 
@@ -261,9 +268,18 @@ def set_recipe(recipe: Recipe | None, settings: dict[str, str], method: str) -> 
         if recipe is None or name not in known:
             has = f"its recipe has {', '.join(known)}" if known else "it has no recipe settings"
             raise UserError(f"--set recipe.{name}: not a setting of method {method}; {has}.")
-        changed = {**asdict(recipe), name: yaml.safe_load(text)}
+        is_text = isinstance(getattr(recipe, name), str)
+        changed = {**asdict(recipe), name: text if is_text else _value(text)}
         recipe = _recipe(changed, f"--set recipe.{name}={text}")
     return recipe
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or null of the command line; what is none of these stays text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _recipe(content: dict[str, Any], where: str) -> Recipe:

@@ -45,17 +45,36 @@ def infer(
     """
     test = read_jsonl(run.split("test"))
     answered = run.path / "predictions" / f".{system}-{inputs}.jsonl"
+    predictions = ask(experiment, machine, session, system, test, adapter, answered)
+    write_jsonl(run.predictions(system), predictions)
+    answered.unlink()
+
+
+def ask(
+    experiment: Experiment,
+    machine: Machine,
+    session: Session,
+    title: str,
+    rows: Rows,
+    adapter: Path | None,
+    answered: Path,
+) -> Rows:
+    """What the model says to rows of a data file, as rows of predictions/*.jsonl.
+
+    `adapter`: as in `infer`; `answered`: a file that keeps the answers of an interrupted call, and is left to
+    the caller to remove. Raises as `infer` does.
+    """
     raw, questions = answered.with_suffix(".swift.jsonl"), answered.with_suffix(".questions.jsonl")
     answered.parent.mkdir(parents=True, exist_ok=True)
     done = {row["id"] for row in read_whole_lines(answered)}
-    remaining = [row for row in test if row["id"] not in done]
+    remaining = [row for row in rows if row["id"] not in done]
     if remaining:
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, str] | None = None
         if experiment.engine != "fast":
-            with session.screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
-                outputs = ask_swift(test, arguments, questions, raw, bar)
-        with session.screen.progress(f"{system}: answering", total=len(test)) as bar:
+            with session.screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
+                outputs = ask_swift(rows, arguments, questions, raw, bar)
+        with session.screen.progress(f"{title}: answering", total=len(rows)) as bar:
             bar.update(len(done))
             with session.base.lent():
                 model, template = prepare_model_template(arguments)
@@ -64,15 +83,21 @@ def infer(
                 model = merge_adapter(model)
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
-                batches = answer_rows(model, template, remaining, experiment.labels, request, outputs)
+                batches = answer_rows(
+                    model,
+                    template,
+                    remaining,
+                    experiment.labels,
+                    request,
+                    outputs,
+                    experiment.ends_after_label,
+                )
                 for answers in batches:
                     file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
                     file.flush()
                     bar.update(len(answers))
-    answers = read_whole_lines(answered)
-    write_jsonl(run.predictions(system), join_answers(test, answers, experiment.labels))
-    for path in (answered, raw):
-        path.unlink(missing_ok=True)
+    raw.unlink(missing_ok=True)
+    return join_answers(rows, read_whole_lines(answered), experiment.labels)
 
 
 def has_own_cache(model: Any) -> bool:
@@ -98,20 +123,22 @@ def answer_rows(
     labels: tuple[Label, ...],
     request: RequestConfig,
     outputs: dict[str, str] | None = None,
+    ended: bool = True,
 ) -> Iterator[Rows]:
     """{"id", "output", "log_probabilities"} of rows of a data file, batch by batch.
 
     `outputs`: output by id, where SWIFT was asked already; None lets the fast scorer answer, or SWIFT's
-    engine where the model's code is not of transformers.
+    engine where the model's code is not of transformers.  `ended`: as `answer_prompts` has it.
     """
     answers_of_labels = label_tokens(template, labels)
     if outputs is not None or has_own_cache(model):
-        yield from answer_plainly(model, template, rows, answers_of_labels, request, outputs)
+        scored = answers_of_labels if ended else [tokens[:-1] for tokens in answers_of_labels]
+        yield from answer_plainly(model, template, rows, scored, request, outputs)
         return
     prompts = [prompt_tokens(template, row) for row in rows]
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
-    for answers in answer_prompts(model, prompts, answers_of_labels, greedy):
+    for answers in answer_prompts(model, prompts, answers_of_labels, greedy, ended):
         yield [
             {
                 "id": rows[answer.row]["id"],

@@ -58,7 +58,7 @@ class Answer:
 
     row: int
     tokens: Tokens  # greedy, at most MAX_NEW_TOKENS, the end mark included where it came
-    log_probabilities: list[float]  # of each label's whole answer, its end mark included; (labels,)
+    log_probabilities: list[float]  # of each label's whole answer, (labels,); with its end mark where `ended`
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,19 @@ def body_and_head(model: Any) -> tuple[Any, Any]:
 
 
 def answer_prompts(
-    model: Any, prompts: list[Tokens], labels: list[Tokens], greedy: Greedy
+    model: Any, prompts: list[Tokens], labels: list[Tokens], greedy: Greedy, ended: bool = True
 ) -> Iterator[list[Answer]]:
     """The answers to `prompts`, batch by batch, the longest prompts first.
 
     `model`: a causal language model, with or without a LoRA adapter; it is left in the mode it was in.
-    `labels`: from `models.label_tokens`.
+    `labels`: from `models.label_tokens`; `ended`: whether a label's probability is that of its words and end
+    mark, or of the words alone, whatever follows them.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
-        scorer = _Scorer(model, labels, greedy, device)
+        scorer = _Scorer(model, labels, greedy, device, ended)
         for beginning, rows in _shared_beginnings(prompts):
             with torch.no_grad():
                 prefix = scorer.read_prefix(beginning)
@@ -167,7 +168,10 @@ def _batches(lengths: dict[int, int], device: str) -> Iterator[list[int]]:
 class _Scorer:
     """One model with its labels; `answer` does a batch."""
 
-    def __init__(self, model: Any, labels: list[Tokens], greedy: Greedy, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, labels: list[Tokens], greedy: Greedy, device: torch.device, ended: bool
+    ) -> None:
+        self.ended = ended
         self.body, self.head = body_and_head(model)
         self.labels, self.greedy, self.device = labels, greedy, device
         self.penalty = (
@@ -277,7 +281,8 @@ class _Scorer:
         scores = torch.zeros(len(prompts), count, dtype=torch.double)
         choices: list[dict[tuple[int, ...], int]] = [{} for _ in prompts]
         for (row, index, length), log, token in zip(places, logs[:, 0].tolist(), chosen, strict=True):
-            scores[row, index] += log
+            if self.ended or length < len(words[index]):
+                scores[row, index] += log
             choices[row][tuple(words[index][:length])] = token
         return scores, choices
 
