@@ -31,6 +31,15 @@ OWN = ["--text-column", "文 本", "--label-column", "星"]
         ["--dataset", "chnsenticorp", "--data-file", "x.csv", "--split", "course", "--data-seed", "1"],
         ["--model", MODEL, "--prompt", "zh-continue", "--method", "course-chnsenticorp", "--lang", "en"],
         ["--model", "Qwen/Qwen2.5-7B", "--set", "learning_rate=1e-3", "--set", "system=你好 世界"],
+        ["--method", "label-loss", "--set", "recipe.beta=0.25", "--set", "recipe.class_weights=balanced"],
+        [
+            "--method",
+            "cot",
+            "--set",
+            "recipe.samples=9",
+            "--set",
+            "recipe.prompt=评论: {review} 为何{label}？",
+        ],
         ["--best-by", "macro_f1", "--engine", "swift", "--format", "query-response", "--apply", "a.csv"],
     ],
 )

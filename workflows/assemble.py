@@ -1,9 +1,10 @@
 """From the command line's options to an `Experiment`: every name looked up, every contradiction refused."""
 
 import argparse
+import json
 import re
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from workflows.data.reviews import labels_flag, normalise_label
@@ -21,14 +22,18 @@ from workflows.experiment import (
     ModelCard,
     Prompt,
     load_dataset_card,
+    load_experiment,
     load_preset,
     load_prompt,
     names_of,
     set_recipe,
 )
 from workflows.models import check_environment, check_quantisation, load_model_card
+from workflows.recipes import FROM_RUN, SAME_MODEL, Recipe
+from workflows.run_folder import RunFolder, finished_stages
 
 DEFAULT_DATASET = "demo"
+DEFAULT_MODEL = "tiny"
 
 
 def assemble_experiment(options: argparse.Namespace) -> Experiment:
@@ -36,11 +41,15 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
     together.
     """
     dataset = choose_dataset(options)
-    model = load_model_card(options.model)
-    check_environment(model, options.engine)
-    prompt = load_prompt(options.prompt or default_prompt(model))
-    check_prompt(prompt, dataset)
     preset, recipe = load_preset(options.method)
+    source = open_source(options, recipe)
+    if source is not None and recipe is not None and recipe.kind in SAME_MODEL:
+        model, prompt = source.model, source.prompt
+    else:
+        model = load_model_card(options.model or DEFAULT_MODEL)
+        prompt = load_prompt(options.prompt or default_prompt(model))
+    check_environment(model, options.engine)
+    check_prompt(prompt, dataset)
     overrides, settings = parse_overrides(options.set)
     experiment = Experiment(
         dataset=dataset,
@@ -69,9 +78,75 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         lang=options.lang,
         best_by=options.best_by,
         recipe=set_recipe(recipe, settings, options.method),
+        from_run=_absolute(options.from_run),
+        unlabelled=_absolute(options.unlabelled),
     )
     check_quantisation(experiment)
+    if not experiment.ends_after_label:
+        check_beginnings(experiment.labels, experiment.method)
+    if source is not None:
+        check_labels(experiment, source)
     return experiment
+
+
+def open_source(options: argparse.Namespace, recipe: Recipe | None) -> Experiment | None:
+    """The experiment of the run that --from-run names, or None where the method needs none.
+
+    Raises UserError where the option and the method do not go together, or the run is not finished.
+    """
+    kind = None if recipe is None else recipe.kind
+    if (options.unlabelled is not None) != (kind == "pseudo-label"):
+        need = (
+            "needs reviews without labels: --unlabelled FILE."
+            if kind == "pseudo-label"
+            else "takes no --unlabelled."
+        )
+        raise UserError(f"method {options.method} {need}")
+    if kind not in FROM_RUN:
+        if options.from_run is not None:
+            raise UserError(f"--from-run: method {options.method} starts from no other run; leave it out.")
+        return None
+    if options.from_run is None:
+        raise UserError(f"method {options.method} starts from a finished run: name it with --from-run RUN.")
+    run = RunFolder(Path(options.from_run).expanduser().resolve())
+    source = load_experiment(run.experiment)
+    if "tuned" not in finished_stages(run):
+        raise UserError(
+            f"--from-run {options.from_run}: is not finished; finish it first: "
+            f"python run_swift.py run {options.from_run}"
+        )
+    for flag in ("model", "prompt") if kind in SAME_MODEL else ():
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag}: --from-run gives the {flag}; leave it out.")
+    return source
+
+
+def check_labels(experiment: Experiment, source: Experiment) -> None:
+    """Raise UserError unless the run that a method starts from has the same labels, by name.
+
+    A method that goes on with its model needs the same words too.
+    """
+    same_words = experiment.model == source.model and experiment.prompt == source.prompt
+    own, other = (
+        [(label.name, label.words) if same_words else (label.name,) for label in each.labels]
+        for each in (experiment, source)
+    )
+    if set(own) != set(other):
+        listed = (", ".join(" ".join(label) for label in labels) for labels in (other, own))
+        raise UserError(
+            "--from-run: its labels are {}, here they are {}; they must be the same.".format(*listed)
+        )
+
+
+def check_beginnings(labels: tuple[Label, ...], method: str) -> None:
+    """Raise UserError where one label's words begin another's: without an end mark they look alike."""
+    for label in labels:
+        for other in labels:
+            if label != other and other.words.startswith(label.words):
+                raise UserError(
+                    f"method {method}: label words {other.words!r} begin with {label.words!r}, and an answer "
+                    "that goes on after its label cannot tell them apart: take other words."
+                )
 
 
 def choose_dataset(options: argparse.Namespace) -> DatasetCard:
@@ -216,6 +291,7 @@ def command_of(experiment: Experiment) -> list[str]:
     by_name = load_model_card(experiment.model.name) if experiment.model.name in names_of(MODELS) else None
     model = experiment.model.name if by_name == experiment.model else arguments["model"]
     prompt = experiment.prompt.name
+    from_source = experiment.recipe is not None and experiment.recipe.kind in SAME_MODEL
     flags = {
         "val-file": data.val_file,
         "test-file": data.test_file,
@@ -227,27 +303,28 @@ def command_of(experiment: Experiment) -> list[str]:
         "test-samples": data.test_samples,
         "format": data.format,
         "data-seed": data.data_seed,
-        "model": model,
+        "model": None if from_source else model,
         "method": experiment.method,
-        "prompt": None if prompt == default_prompt(experiment.model) else prompt,
+        "from-run": experiment.from_run,
+        "unlabelled": experiment.unlabelled,
+        "prompt": None if from_source or prompt == default_prompt(experiment.model) else prompt,
         "best-by": experiment.best_by,
         "engine": experiment.engine,
         "seed": experiment.seed,
         "lang": experiment.lang,
     }
     usual = {"split": "standard", "format": "messages", "data-seed": 42, "seed": 42, "engine": "fast"}
-    usual |= {"best-by": "loss", "lang": "zh", "model": "tiny", "method": "lora"}
+    usual |= {"best-by": "loss", "lang": "zh", "model": DEFAULT_MODEL, "method": "lora"}
     for name, value in flags.items():
         if value is not None and value != usual.get(name):
             line += [f"--{name}", str(value)]
     line += ["--balance"] * data.balance + ["--keep-near-copies"] * data.keep_near_copies
     settings = [f"{name}={value}" for name, value in experiment.overrides.items()]
-    if experiment.recipe is not None:
-        preset = load_preset(experiment.method)[1] if experiment.method in names_of(METHODS) else None
-        usual_settings = {} if preset is None else asdict(preset)
-        for name, value in asdict(experiment.recipe).items():
-            if value != usual_settings.get(name):
-                settings.append(f"recipe.{name}={value}")
+    preset = load_preset(experiment.method)[1] if experiment.method in names_of(METHODS) else None
+    usual_settings = replace(experiment, recipe=preset).recipe_settings
+    for name, value in experiment.recipe_settings.items():
+        if value != usual_settings.get(name):
+            settings.append(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
     for setting in settings:
         line += ["--set", setting]
     return line

@@ -37,7 +37,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
         with screen.quiet(Path(os.devnull)):
             from workflows.swift_arguments import check_overrides
 
-            check_overrides(experiment.overrides)
+            check_overrides(experiment.overrides, experiment.recipe)
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)
@@ -101,8 +101,9 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
     Raises UserError where a file of an earlier stage is missing.
     """
     session = Session(screen, BaseModel())
-    for number, stage in enumerate((stage for stage in STAGES if stage.name in names), start=1):
-        title = f"[{number}/{len(names)}] {stage.name}"
+    stages = [stage for stage in STAGES if stage.name in names and stage.wanted(experiment)]
+    for number, stage in enumerate(stages, start=1):
+        title = f"[{number}/{len(stages)}] {stage.name}"
         for path in stage.needs(run):
             if not path.exists():
                 command = next(
