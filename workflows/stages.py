@@ -123,7 +123,9 @@ def _material(run: RunFolder, experiment: Experiment, session: Session, inputs: 
 
     def unlabelled() -> tuple[Rows, Rows]:
         splits = {name: read_jsonl(run.split(name)) for name in SPLITS}
-        reviews, rejected = read_unlabelled(Path(str(experiment.unlabelled)), experiment.dataset, splits)
+        reviews, rejected = read_unlabelled(
+            Path(str(experiment.unlabelled)), experiment.dataset, splits, session.screen
+        )
         return [
             rewrite({"id": each.id, "review": each.text, "label": 0}, experiment) for each in reviews
         ], rejected

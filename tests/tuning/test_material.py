@@ -9,6 +9,7 @@ from workflows.errors import UserError
 from workflows.experiment import Label, load_dataset_card
 from workflows.recipes import Reasoning
 from workflows.run_folder import RunFolder, write_jsonl
+from workflows.screen import Screen
 from workflows.tuning.material import refuse_seen_rows, with_rejected
 from workflows.tuning.pseudo_labels import judge_pseudo_labels
 from workflows.tuning.reasoning import choose_rows, questions, with_reasonings
@@ -106,7 +107,7 @@ def test_unlabelled_reviews_that_stand_in_a_split_stay_out(
     lines = [*news, news[0], texts[0], texts[3], texts[7], near, "  "]
     file = tmp_path / "more.csv"
     file.write_text("text\n" + "\n".join(f'"{line}"' for line in lines), encoding="utf-8")
-    kept, rejected = read_unlabelled(file, load_dataset_card("demo"), splits)
+    kept, rejected = read_unlabelled(file, load_dataset_card("demo"), splits, Screen())
     assert [review.text for review in kept] == news
     assert {row["id"]: row["reason"] for row in rejected} == {
         "unlabelled:11": "duplicate",
@@ -117,7 +118,7 @@ def test_unlabelled_reviews_that_stand_in_a_split_stay_out(
         "unlabelled:16": "empty text",
     }
     with pytest.raises(UserError, match=r"column sentence is wanted, the file has 'text'"):
-        read_unlabelled(file, load_dataset_card("jd"), splits)
+        read_unlabelled(file, load_dataset_card("jd"), splits, Screen())
 
 
 def test_a_source_that_was_trained_on_the_test_rows_is_refused(tmp_path: Path) -> None:

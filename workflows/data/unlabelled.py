@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from workflows.data.near_copies import find_near_copies
-from workflows.data.reviews import INVISIBLE, Review
+from workflows.data.reviews import Review, strip_text
 from workflows.data.tables import read_table
 from workflows.errors import UserError
 from workflows.experiment import DatasetCard
 from workflows.run_folder import SPLITS
+from workflows.screen import Screen
 
 Rows = list[dict[str, Any]]
 
 
-def read_unlabelled(path: Path, card: DatasetCard, splits: dict[str, Rows]) -> tuple[list[Review], Rows]:
+def read_unlabelled(
+    path: Path, card: DatasetCard, splits: dict[str, Rows], screen: Screen
+) -> tuple[list[Review], Rows]:
     """The usable reviews of a table (ids unlabelled:<row>, label 0), and the rejected rows with reasons.
 
     The text column is the first of the data set's that the file has.  `splits`: the run's rows by split.
     Raises UserError where the file cannot be read, or has no such column.
     """
-    frame = read_table(path).frame
+    frame = read_table(path)
     columns = [layout.text for layout in card.layouts]
     column = next((name for name in columns if name in frame.columns), None)
     if column is None:
@@ -38,7 +41,7 @@ def read_unlabelled(path: Path, card: DatasetCard, splits: dict[str, Rows]) -> t
         rejected.append({"id": id, "review": text, "reason": reason})
 
     for number, raw in enumerate(frame[column], start=1):
-        id, text = f"unlabelled:{number}", raw.strip().strip(INVISIBLE).strip()
+        id, text = f"unlabelled:{number}", strip_text(raw)
         if not text:
             reject(id, text, "empty text")
         elif text.encode("utf-8", "replace").decode("utf-8") != text:
@@ -49,9 +52,10 @@ def read_unlabelled(path: Path, card: DatasetCard, splits: dict[str, Rows]) -> t
         else:
             places[text] = "unlabelled"
             kept.append(Review(id, text, 0))
-    held_out = [Review(row["id"], row["review"], 0) for split in ("val", "test") for row in splits[split]]
-    copies = find_near_copies(kept, held_out)
-    for review in kept:
-        if review.id in copies:
-            reject(review.id, review.text, "near copy of a validation or test row")
-    return [review for review in kept if review.id not in copies], rejected
+    held_out = [row["review"] for split in ("val", "test") for row in splits[split]]
+    with screen.progress("unlabelled: looking for near copies", total=len(kept)) as bar:
+        copies = find_near_copies([review.text for review in kept], [], held_out, bar).train_in_test
+    for position in copies:
+        review = kept[position]
+        reject(review.id, review.text, "near copy of a validation or test row")
+    return [review for position, review in enumerate(kept) if position not in copies], rejected
