@@ -269,6 +269,9 @@ def set_recipe(recipe: Recipe | None, settings: dict[str, str], method: str) -> 
             has = f"its recipe has {', '.join(known)}" if known else "it has no recipe settings"
             raise UserError(f"--set recipe.{name}: not a setting of method {method}; {has}.")
         is_text = isinstance(getattr(recipe, name), str)
+        choices = get_args(type(recipe).__annotations__[name])
+        if is_text and choices and text not in choices:
+            raise UserError(f"--set recipe.{name}={text}: is none of {', '.join(choices)}.")
         changed = {**asdict(recipe), name: text if is_text else _value(text)}
         recipe = _recipe(changed, f"--set recipe.{name}={text}")
     return recipe
