@@ -17,10 +17,21 @@ from workflows.command_line import build_parser
 from workflows.errors import UserError
 
 STAGES_OF = {
-    "run": ("prepare", "tokens", "baselines", "audit", "zero_shot", "train", "tuned", "score", "report"),
+    "run": (
+        "prepare",
+        "tokens",
+        "baselines",
+        "audit",
+        "zero_shot",
+        "material",
+        "train",
+        "tuned",
+        "score",
+        "report",
+    ),
     "prepare": ("prepare",),
     "audit": ("prepare", "audit"),
-    "train": ("tokens", "train"),
+    "train": ("tokens", "material", "train"),
     "infer": ("zero_shot", "tuned"),
     "score": ("baselines", "score"),
     "report": ("report",),

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from workflows.assemble import assemble_experiment, command_of
+from workflows.assemble import assemble_experiment
 from workflows.command_line import build_parser
+from workflows.command_of import command_of
 from workflows.experiment import ROOT
 
 MODEL = str(ROOT / "workflows" / "tiny" / "model")
@@ -35,6 +36,15 @@ OWN = ["--text-column", "文 本", "--label-column", "星"]
         ["--method", "head", "--dataset", "demo-aspects"],
         ["--method", "head", "--prompt", "zh-question"],
         ["--method", "encoder", "--model", "bert-base-chinese", "--window", "256"],
+        ["--method", "label-loss", "--set", "recipe.beta=0.25", "--set", "recipe.class_weights=balanced"],
+        [
+            "--method",
+            "cot",
+            "--set",
+            "recipe.samples=9",
+            "--set",
+            "recipe.prompt=评论: {review} 为何{label}？",
+        ],
         ["--best-by", "macro_f1", "--engine", "swift", "--format", "query-response", "--apply", "a.csv"],
     ],
 )

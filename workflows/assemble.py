@@ -11,8 +11,6 @@ from workflows.data.reviews import labels_flag, normalise_label
 from workflows.data.tables import open_table, read_chunks
 from workflows.errors import UserError
 from workflows.experiment import (
-    DATASETS,
-    MODELS,
     Arguments,
     DataOptions,
     DatasetCard,
@@ -24,13 +22,17 @@ from workflows.experiment import (
     Prompt,
     has_head,
     load_dataset_card,
+    load_experiment,
     load_preset,
     load_prompt,
-    names_of,
+    set_recipe,
 )
-from workflows.models import check_environment, check_method, load_model_card
+from workflows.models import check_environment, check_method, check_quantisation, load_model_card
+from workflows.recipes import FROM_RUN, SAME_MODEL, Recipe
+from workflows.run_folder import RunFolder, finished_stages
 
 DEFAULT_DATASET = "demo"
+DEFAULT_MODEL = "tiny"
 
 
 def assemble_experiment(options: argparse.Namespace) -> Experiment:
@@ -38,11 +40,16 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
     together.
     """
     dataset = choose_dataset(options)
-    model = load_model_card(options.model)
+    preset, recipe = load_preset(options.method)
+    source = open_source(options, recipe)
+    if source is not None and recipe is not None and recipe.kind in SAME_MODEL:
+        model, prompt = source.model, source.prompt
+    else:
+        model = load_model_card(options.model or DEFAULT_MODEL)
+        prompt = load_prompt(options.prompt or default_prompt(model, preset))
     check_environment(model, options.engine)
-    preset = load_preset(options.method)
-    prompt = load_prompt(options.prompt or default_prompt(model, preset))
     check_prompt(prompt, dataset)
+    overrides, settings = parse_overrides(options.set)
     experiment = Experiment(
         dataset=dataset,
         model=model,
@@ -64,17 +71,85 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
             data_seed=options.data_seed,
         ),
         preset=preset,
-        overrides=parse_overrides(options.set),
+        overrides=overrides,
         seed=options.seed,
         engine=options.engine,
         lang=options.lang,
         best_by=options.best_by,
         mixed=parse_mixes(options.mix, dataset),
         window=options.window,
+        recipe=set_recipe(recipe, settings, options.method),
+        from_run=_absolute(options.from_run),
+        unlabelled=_absolute(options.unlabelled),
     )
     check_method(experiment)
     check_task(options, dataset)
+    check_quantisation(experiment)
+    if not experiment.ends_after_label:
+        check_beginnings(experiment.labels, experiment.method)
+    if source is not None:
+        check_labels(experiment, source)
     return experiment
+
+
+def open_source(options: argparse.Namespace, recipe: Recipe | None) -> Experiment | None:
+    """The experiment of the run that --from-run names, or None where the method needs none.
+
+    Raises UserError where the option and the method do not go together, or the run is not finished.
+    """
+    kind = None if recipe is None else recipe.kind
+    if (options.unlabelled is not None) != (kind == "pseudo-label"):
+        need = (
+            "needs reviews without labels: --unlabelled FILE."
+            if kind == "pseudo-label"
+            else "takes no --unlabelled."
+        )
+        raise UserError(f"method {options.method} {need}")
+    if kind not in FROM_RUN:
+        if options.from_run is not None:
+            raise UserError(f"--from-run: method {options.method} starts from no other run; leave it out.")
+        return None
+    if options.from_run is None:
+        raise UserError(f"method {options.method} starts from a finished run: name it with --from-run RUN.")
+    run = RunFolder(Path(options.from_run).expanduser().resolve())
+    source = load_experiment(run.experiment)
+    if "tuned" not in finished_stages(run):
+        raise UserError(
+            f"--from-run {options.from_run}: is not finished; finish it first: "
+            f"python run_swift.py run {options.from_run}"
+        )
+    for flag in ("model", "prompt") if kind in SAME_MODEL else ():
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag}: --from-run gives the {flag}; leave it out.")
+    return source
+
+
+def check_labels(experiment: Experiment, source: Experiment) -> None:
+    """Raise UserError unless the run that a method starts from has the same labels, by name.
+
+    A method that goes on with its model needs the same words too.
+    """
+    same_words = experiment.model == source.model and experiment.prompt == source.prompt
+    own, other = (
+        [(label.name, label.words) if same_words else (label.name,) for label in each.labels]
+        for each in (experiment, source)
+    )
+    if set(own) != set(other):
+        listed = (", ".join(" ".join(label) for label in labels) for labels in (other, own))
+        raise UserError(
+            "--from-run: its labels are {}, here they are {}; they must be the same.".format(*listed)
+        )
+
+
+def check_beginnings(labels: tuple[Label, ...], method: str) -> None:
+    """Raise UserError where one label's words begin another's: without an end mark they look alike."""
+    for label in labels:
+        for other in labels:
+            if label != other and other.words.startswith(label.words):
+                raise UserError(
+                    f"method {method}: label words {other.words!r} begin with {label.words!r}, and an answer "
+                    "that goes on after its label cannot tell them apart: take other words."
+                )
 
 
 def choose_dataset(options: argparse.Namespace) -> DatasetCard:
@@ -176,15 +251,22 @@ def parse_labels(text: str) -> tuple[tuple[Label, ...], dict[str, tuple[str, ...
     )
 
 
-def parse_overrides(pairs: list[str]) -> dict[str, str]:
-    """--set NAME=VALUE pairs as a dict; their names are checked where SWIFT is imported."""
+def parse_overrides(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """--set NAME=VALUE pairs: SWIFT's, whose names are checked where SWIFT is imported, and the recipe's
+    (recipe.NAME=VALUE).
+    """
     overrides: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
             raise UserError(f"--set {pair}: write NAME=VALUE, such as --set learning_rate=2e-4.")
-        overrides[name.strip().replace("-", "_")] = value.strip()
-    return overrides
+        name = name.strip().replace("-", "_")
+        if name.startswith("recipe."):
+            settings[name.removeprefix("recipe.")] = value.strip()
+        else:
+            overrides[name] = value.strip()
+    return overrides, settings
 
 
 def parse_mixes(pairs: list[str], target: DatasetCard) -> tuple[Mix, ...]:
@@ -233,80 +315,12 @@ def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
 
 def check_task(options: argparse.Namespace, dataset: DatasetCard) -> None:
     """Raise UserError for an option that means nothing where rows have several labels, or numbers."""
-    one_label = {"--balance": options.balance, "--apply": options.apply}
+    one_label = {"--balance": options.balance, "--apply": options.apply, "--mix": options.mix}
     if dataset.task == "regression":
         one_label["--best-by macro_f1"] = options.best_by == "macro_f1"
     for flag, given in one_label.items():
         if given and dataset.task != "single_label":
             raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
-
-
-def command_of(experiment: Experiment) -> list[str]:
-    """The command line that starts the same experiment anew."""
-    line = ["python", "run_swift.py", "run", *_dataset_flags(experiment.dataset, experiment.data)]
-    arguments, data = experiment.model.arguments, experiment.data
-    by_name = load_model_card(experiment.model.name) if experiment.model.name in names_of(MODELS) else None
-    model = experiment.model.name if by_name == experiment.model else arguments["model"]
-    prompt = experiment.prompt.file or experiment.prompt.name
-    flags = {
-        "val-file": data.val_file,
-        "test-file": data.test_file,
-        "data-dir": data.data_dir,
-        "neutral": data.neutral,
-        "apply": data.corrections,
-        "split": data.split,
-        "train-samples": data.train_samples,
-        "test-samples": data.test_samples,
-        "format": data.format,
-        "data-seed": data.data_seed,
-        "model": model,
-        "method": experiment.method,
-        "prompt": None if prompt == default_prompt(experiment.model, experiment.preset) else prompt,
-        "best-by": experiment.best_by,
-        "window": experiment.window,
-        "engine": experiment.engine,
-        "seed": experiment.seed,
-        "lang": experiment.lang,
-    }
-    usual = {"split": "standard", "format": "messages", "data-seed": 42, "seed": 42, "engine": "fast"}
-    usual |= {"best-by": "loss", "lang": "zh", "model": "tiny", "method": "lora"}
-    for name, value in flags.items():
-        if value is not None and value != usual.get(name):
-            line += [f"--{name}", str(value)]
-    line += ["--balance"] * data.balance + ["--keep-near-copies"] * data.keep_near_copies
-    for mix in experiment.mixed:
-        line += ["--mix", f"{mix.dataset.name}={mix.ratio}"]
-    for name, value in experiment.overrides.items():
-        line += ["--set", f"{name}={value}"]
-    return line
-
-
-def _dataset_flags(card: DatasetCard, data: DataOptions) -> list[str]:
-    flags = ["--data-file", data.data_file] if data.data_file is not None else []
-    by_name = load_dataset_card(card.name) if card.name in names_of(DATASETS) else None
-    if by_name is None or by_name.title != card.title:  # a card made of a file, whatever the file's name
-        return [*flags, *_column_flags(card.layouts[0]), _labels_flag(card)]
-    named = [] if card.name == DEFAULT_DATASET and not flags else ["--dataset", card.name]
-    if card == by_name:
-        return [*named, *flags]
-    same_columns = [(each.text, each.label) for each in card.layouts] == [
-        (each.text, each.label) for each in by_name.layouts
-    ]
-    same_meaning = card.labels == by_name.labels and card.layouts[0].values in [
-        each.values for each in by_name.layouts if each.unlabelled == card.layouts[0].unlabelled
-    ]
-    columns = [] if same_columns else _column_flags(card.layouts[0])
-    return [*named, *flags, *columns, *([] if same_meaning else [_labels_flag(card)])]
-
-
-def _column_flags(layout: Layout) -> list[str]:
-    return ["--text-column", layout.text, "--label-column", layout.label]
-
-
-def _labels_flag(card: DatasetCard) -> str:
-    layout = card.layouts[0]
-    pairs = [f"{value}={label.name}" for label in card.labels for value in layout.values[label.name]]
-    return f"--labels={','.join([*pairs, *(f'{value}=' for value in layout.unlabelled)])}"
 
 
 def _absolute(path: str | None) -> str | None:

@@ -83,7 +83,6 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
     tuning.add_argument(
         "--model",
         metavar="NAME",
-        default="tiny",
         help="a model by name, a folder, or a hub id (default: tiny, embedded)",
     )
     tuning.add_argument(
@@ -93,7 +92,17 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
         "--prompt", metavar="NAME", help="a prompt by name, or a YAML file (default: by the kind of model)"
     )
     tuning.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="any SWIFT argument; may be repeated"
+        "--from-run",
+        metavar="RUN",
+        help="the finished run that the method starts from (dpo, distill, pseudo-label)",
+    )
+    tuning.add_argument("--unlabelled", metavar="FILE", help="reviews without labels (pseudo-label)")
+    tuning.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="any SWIFT argument, or recipe.NAME; may be repeated",
     )
     tuning.add_argument(
         "--best-by",

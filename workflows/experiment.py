@@ -3,20 +3,23 @@ value.
 
 Cards are YAML: `datasets/*.yaml` for data sets, `sft_args/models/*.yaml` for models, `sft_args/*.yaml` for
 presets, `workflows/data/prompts/*.yaml` for prompts.  Model cards and presets hold SWIFT's own argument names
-and nothing else, so `swift sft FILE` takes them too.  An `Experiment` holds all of them resolved: the YAML
-that it is stored as repeats the run even when a card has changed since.
+and nothing else, so `swift sft FILE` takes them too; only a preset whose method SWIFT does not have holds one
+key more, `recipe`.  An `Experiment` holds all of them resolved: the YAML that it is stored as repeats the run
+even when a card has changed since.
 """
 
 import difflib
+import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import dacite
 import yaml
 
 from workflows.errors import UserError
+from workflows.recipes import MATERIAL, Reasoning, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = ROOT / "datasets"
@@ -28,6 +31,8 @@ MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label w
 PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text
 IN_PROMPT = ("review", "labels", "descriptions", "examples")
 IN_EXAMPLE = ("review", "labels", "label")
+
+TYPE_HOOKS = {float: lambda value: float(value) if type(value) is int else value}  # YAML's 1 is a 1.0 too
 
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Task = Literal["single_label", "multi_label", "regression"]
@@ -167,6 +172,9 @@ class Experiment:
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
     mixed: tuple[Mix, ...] = ()
     window: int | None = None  # tokens from one window of a long text to the next; None cuts the text
+    recipe: Recipe | None = None  # what the method does that SWIFT's arguments cannot say
+    from_run: str | None = None  # the folder of the run that the method starts from
+    unlabelled: str | None = None  # a table of reviews without labels
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -207,9 +215,25 @@ class Experiment:
         return "、".join(self.labels[i].words for i in ([label] if isinstance(label, int) else label))
 
     @property
+    def recipe_settings(self) -> Arguments:
+        """The recipe's settings, by the names that --set has for them."""
+        settings = {} if self.recipe is None else asdict(self.recipe)
+        return {f"recipe.{name}": value for name, value in settings.items() if name != "kind"}
+
+    @property
     def pinned(self) -> set[str]:
         """The argument names that the machine may not change: the model card's and the overrides'."""
         return {*self.model.arguments, *self.overrides}
+
+    @property
+    def ends_after_label(self) -> bool:
+        """Whether a tuned answer is the label's words alone, or goes on after them."""
+        return not isinstance(self.recipe, Reasoning)
+
+    @property
+    def makes_material(self) -> bool:
+        """Whether training reads rows that the stage `material` makes."""
+        return self.recipe is not None and self.recipe.kind in MATERIAL
 
     @property
     def name(self) -> str:
@@ -238,12 +262,14 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
 
 
-def from_mapping(card: type[Card], content: dict[str, Any], where: Path) -> Card:
+def from_mapping(card: type[Card], content: dict[str, Any], where: Path | str) -> Card:
     """A frozen card from parsed YAML; a UserError names the key that is missing, unknown or of the wrong
     type.
     """
     try:
-        return dacite.from_dict(card, content, config=dacite.Config(cast=[tuple], strict=True))
+        return dacite.from_dict(
+            card, content, config=dacite.Config(cast=[tuple], strict=True, type_hooks=TYPE_HOOKS)
+        )
     except dacite.DaciteError as error:
         raise UserError(f"{where}: {error}.") from error
 
@@ -289,9 +315,46 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_preset(name: str) -> Arguments:
-    """The SWIFT arguments of the preset `sft_args/<name>.yaml`."""
-    return read_mapping(card_path(METHODS, name, "method"))
+def load_preset(name: str) -> tuple[Arguments, Recipe | None]:
+    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one."""
+    path = card_path(METHODS, name, "method")
+    preset = read_mapping(path)
+    recipe = preset.pop("recipe", None)
+    return preset, None if recipe is None else _recipe(recipe, f"{path}: recipe")
+
+
+def set_recipe(recipe: Recipe | None, settings: dict[str, str], method: str) -> Recipe | None:
+    """The recipe with `settings` of --set recipe.NAME=VALUE; a UserError for a name or value that it has
+    not.
+    """
+    for name, text in settings.items():
+        known = [] if recipe is None else [field.name for field in fields(recipe) if field.name != "kind"]
+        if recipe is None or name not in known:
+            has = f"its recipe has {', '.join(known)}" if known else "it has no recipe settings"
+            raise UserError(f"--set recipe.{name}: not a setting of method {method}; {has}.")
+        is_text = isinstance(getattr(recipe, name), str)
+        choices = get_args(type(recipe).__annotations__[name])
+        if is_text and choices and text not in choices:
+            raise UserError(f"--set recipe.{name}={text}: is none of {', '.join(choices)}.")
+        changed = {**asdict(recipe), name: text if is_text else _value(text)}
+        recipe = _recipe(changed, f"--set recipe.{name}={text}")
+    return recipe
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or null of the command line; what is none of these stays text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _recipe(content: dict[str, Any], where: str) -> Recipe:
+    kinds = {get_args(kind.__annotations__["kind"])[0]: kind for kind in get_args(Recipe)}
+    card = kinds.get(content.get("kind"))
+    if card is None:
+        raise UserError(f"{where}: kind {content.get('kind')!r} is none of {', '.join(kinds)}.")
+    return from_mapping(card, content, where)
 
 
 def load_prompt(name: str) -> Prompt:

@@ -157,6 +157,11 @@ def check_method(experiment: Experiment) -> None:
         raise UserError("--window: only encoders need it, which read 512 tokens; take --method encoder.")
     if experiment.window is not None and experiment.engine == "swift":
         raise UserError("--window: SWIFT's engine reads the beginning alone; leave out --engine swift.")
+    if experiment.has_head and experiment.prompt.shots:
+        raise UserError(
+            f"--method {experiment.method}: a head learns from all training rows; prompt "
+            f"{experiment.prompt.name}, which shows some, is for methods that write their answers."
+        )
     if experiment.has_head and experiment.engine == "vllm":
         raise UserError("--engine vllm: takes no adapter with a head; leave it out.")
     if experiment.has_head and family == "qwen":
@@ -168,6 +173,24 @@ def check_method(experiment: Experiment) -> None:
         raise UserError(
             f"--method {experiment.method}: answers with one label's words, data set {dataset.name} is "
             f"{dataset.task}; take --method head."
+        )
+
+
+def check_quantisation(experiment: Experiment) -> None:
+    """Raise UserError where the model is to be loaded in few bits by bitsandbytes and this machine cannot."""
+    if experiment.arguments.get("quant_method") != "bnb":
+        return
+    lacking = []
+    if importlib.util.find_spec("bitsandbytes") is None:
+        lacking.append("bitsandbytes (pip install bitsandbytes)")
+    import torch
+
+    if not torch.cuda.is_available():
+        lacking.append("an NVIDIA GPU")
+    if lacking:
+        raise UserError(
+            f"method {experiment.method} loads the model in 4 bits, which needs {' and '.join(lacking)}; "
+            "without them take --method lora."
         )
 
 
@@ -242,6 +265,12 @@ def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
             )
 
 
+def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[list[int]]:
+    """Each label's whole answer: the tokens of its words, then the mark that ends an answer in training."""
+    end = template.template_meta.stop_token_id
+    return [[*template.tokenizer.encode(label.words, add_special_tokens=False), end] for label in labels]
+
+
 def ready_model(experiment: Experiment) -> Experiment:
     """The experiment with its model as a local folder, after every check that can be made before loading it.
 
@@ -251,6 +280,7 @@ def ready_model(experiment: Experiment) -> Experiment:
     from transformers import AutoTokenizer
 
     check_environment(experiment.model, experiment.engine)
+    check_quantisation(experiment)
     folder = fetch_model(experiment.arguments)
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})

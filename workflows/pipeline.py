@@ -37,7 +37,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
         with screen.quiet(Path(os.devnull)):
             from workflows.swift_arguments import check_overrides
 
-            check_overrides(experiment.overrides)
+            check_overrides(experiment.overrides, experiment.recipe)
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)

@@ -78,6 +78,26 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
+    def material(self) -> Path:
+        """The training rows that a method made of train.jsonl; they are used in its place."""
+        return self.path / "data" / "material.jsonl"
+
+    @property
+    def material_val(self) -> Path:
+        """The validation rows, where a method needs more of them than val.jsonl has."""
+        return self.path / "data" / "material_val.jsonl"
+
+    @property
+    def material_summary(self) -> Path:
+        """How the material was made: counts, settings, where it comes from."""
+        return self.path / "data" / "material.json"
+
+    @property
+    def material_rejected(self) -> Path:
+        """What did not become material, with reasons."""
+        return self.path / "data" / "material_rejected.jsonl"
+
+    @property
     def sft(self) -> Path:
         """SWIFT's own output: checkpoints, args.json, logging.jsonl."""
         return self.path / "sft"
@@ -208,6 +228,11 @@ def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
 def question(row: dict[str, Any]) -> list[dict[str, str]]:
     """The turns of a row of a data file without the answer: what the model is asked."""
     return [turn for turn in conversation(row) if turn["role"] != "assistant"]
+
+
+def checkpoint_of(run: RunFolder) -> Path:
+    """The folder of the checkpoint that a run's training kept: an adapter, or (full tuning) a whole model."""
+    return run.sft / read_json(run.training)["checkpoint"]
 
 
 def sha256(path: Path) -> str:

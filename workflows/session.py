@@ -50,10 +50,12 @@ class BaseModel:
             base_args.get_model_processor = load
 
     def take_back(self, tuned: Any) -> None:
-        """Take a LoRA adapter off the model; forget it where tuning changed the weights themselves."""
+        """Take a LoRA adapter off the model; forget it where tuning changed other weights too."""
         from peft import PeftModel
 
-        if not isinstance(tuned, PeftModel):
+        # A layer trained whole (modules_to_save, biases) would stay: peft gives back the trained one.
+        trained = [name for name, weight in tuned.named_parameters() if weight.requires_grad]
+        if not isinstance(tuned, PeftModel) or not all("lora_" in name for name in trained):
             self.forget()
         elif tuned.get_base_model() is self.model:
             self.model = tuned.unload()

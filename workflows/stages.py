@@ -1,6 +1,6 @@
 """The stages of a run, in order: each reads files of the run folder and writes others.
 
-    prepare -> tokens -> baselines -> audit -> zero_shot -> train -> tuned -> score -> report
+    prepare -> tokens -> baselines -> audit -> zero_shot -> material -> train -> tuned -> score -> report
 
 Stages import what they need when they start: preparing and scoring load neither torch nor SWIFT.
 """
@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.machine import Machine, describe_environment, find_machine, fit_to_machine
-from workflows.run_folder import SPLITS, RunFolder, read_json, read_jsonl, sha256, write_json
+from workflows.run_folder import SPLITS, RunFolder, checkpoint_of, read_json, read_jsonl, sha256, write_json
 from workflows.screen import shown
 from workflows.session import Session
 
+Rows = list[dict[str, Any]]
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
@@ -101,6 +103,55 @@ def _zero_shot(run: RunFolder, experiment: Experiment, session: Session, inputs:
     infer(run, experiment, _machine(run, experiment, session), session, "zero_shot", None, inputs)
 
 
+def _material(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
+    from workflows.data.messages import write_row
+    from workflows.data.reviews import Review
+    from workflows.data.unlabelled import read_unlabelled
+    from workflows.inference.infer import ask
+    from workflows.inference.write import write_texts
+    from workflows.tuning.material import Tools, make_material
+    from workflows.tuning.tokens import count_material_tokens
+
+    machine = _machine(run, experiment, session)
+    partial: list[Path] = []  # what a stop leaves, and the same command takes up
+
+    def keep(name: str) -> Path:
+        partial.append(run.path / "data" / f".{name}-{inputs}.jsonl")
+        return partial[-1]
+
+    def ask_rows(name: str, asked: Experiment, rows: Rows, checkpoint: Path | None) -> Rows:
+        return ask(asked, machine, session, name, rows, checkpoint, keep(name))
+
+    def write(prompts: Rows, max_new_tokens: int) -> dict[str, str]:
+        return write_texts(
+            experiment, machine, session, "reasonings", prompts, max_new_tokens, keep("reasonings")
+        )
+
+    def rewrite(row: dict[str, Any], other: Experiment) -> dict[str, Any]:
+        name = experiment.labels[row["label"]].name
+        label = [label.name for label in other.labels].index(name)
+        return write_row(Review(row["id"], row["review"], label), other.prompt, other.labels, "messages")
+
+    def unlabelled() -> tuple[Rows, Rows]:
+        splits = {name: read_jsonl(run.split(name)) for name in SPLITS}
+        reviews, rejected = read_unlabelled(
+            Path(str(experiment.unlabelled)), experiment.dataset, splits, session.screen
+        )
+        return [
+            rewrite({"id": each.id, "review": each.text, "label": 0}, experiment) for each in reviews
+        ], rejected
+
+    def count_tokens(rows: Rows) -> Any:
+        return count_material_tokens(run, experiment, machine, session.screen, rows)
+
+    summary = make_material(run, experiment, Tools(ask_rows, write, rewrite, unlabelled, count_tokens))
+    for path in partial:
+        path.unlink(missing_ok=True)
+    counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in summary["rows"].items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["rejected"].items())
+    session.screen.say(f"  rows: {counts}" + (f"; rejected: {reasons}" if reasons else ""))
+
+
 def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
     from workflows.inference.infer import measure_validation
     from workflows.tuning.train import train
@@ -125,7 +176,7 @@ def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str
 def _tuned(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
     from workflows.inference.infer import infer
 
-    adapter = run.sft / read_json(run.training)["checkpoint"]
+    adapter = checkpoint_of(run)
     infer(run, experiment, _machine(run, experiment, session), session, "tuned", adapter, inputs)
 
 
@@ -136,7 +187,7 @@ def _score(run: RunFolder, experiment: Experiment, session: Session, inputs: str
 
 
 def _report(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.assemble import command_of
+    from workflows.command_of import command_of
     from workflows.reporting.report import report
 
     reproduce = ["python", "run_swift.py", "reproduce", shown(run.path)]
@@ -195,8 +246,37 @@ def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
     ]
 
 
+def _recipe_settings(experiment: Experiment) -> list[Any]:
+    return [] if experiment.recipe is None else [asdict(experiment.recipe)]
+
+
+def _training_settings(run: RunFolder, experiment: Experiment) -> Any:
+    made = [sha256(path) for path in (run.material, run.material_val) if path.exists()]
+    return [*_model_settings(run, experiment), *_recipe_settings(experiment), *made]
+
+
+def _material_settings(run: RunFolder, experiment: Experiment) -> Any:
+    from workflows.tuning.material import describe_sources
+
+    try:
+        sources = describe_sources(experiment)
+    except UserError:  # gone since: what was made of it stays
+        if not run.material_summary.exists():
+            raise
+        made = read_json(run.material_summary)
+        sources = {name: made[name] for name in ("from_run", "unlabelled") if name in made}
+    return [*_model_settings(run, experiment), *_recipe_settings(experiment), sources]
+
+
 def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
-    return [*_model_settings(run, experiment), experiment.engine, experiment.window, PREDICTIONS_FORMAT]
+    ends = [] if experiment.ends_after_label else ["answers go on after the label"]
+    return [
+        *_model_settings(run, experiment),
+        experiment.engine,
+        experiment.window,
+        PREDICTIONS_FORMAT,
+        *ends,
+    ]
 
 
 STAGES = (
@@ -245,9 +325,17 @@ STAGES = (
         is_part_of=lambda experiment: not experiment.has_head,  # an untrained head knows nothing
     ),
     Stage(
+        "material",
+        needs=lambda run: [run.split("train"), run.split("val"), run.split("test")],
+        settings=_material_settings,
+        writes=lambda run: [run.material, run.material_rejected, run.material_summary],
+        work=_material,
+        is_part_of=lambda experiment: experiment.makes_material,
+    ),
+    Stage(
         "train",
         needs=lambda run: [run.split("train"), run.split("val"), run.tokens],
-        settings=_model_settings,
+        settings=_training_settings,
         writes=lambda run: [run.training],
         work=_train,
     ),

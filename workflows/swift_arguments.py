@@ -14,14 +14,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swift import InferArguments, SftArguments
+from swift import InferArguments, RLHFArguments, SftArguments
 from swift.utils import parse_args
 from transformers import HfArgumentParser
 
 from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Arguments, Experiment
 from workflows.machine import Machine, fit_to_machine
-from workflows.run_folder import RunFolder
+from workflows.recipes import Preference, Recipe
+from workflows.run_folder import RunFolder, checkpoint_of
 
 SFT_NAMES = {field.name for field in fields(SftArguments)}
 INFER_NAMES = {field.name for field in fields(InferArguments)}
@@ -53,10 +54,10 @@ SHARED = (
     *("task_type", "num_labels", "problem_type"),
 )  # fmt: skip
 VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilities needs its own
-Parsed = TypeVar("Parsed", SftArguments, InferArguments)
+Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments)
 
 
-def check_overrides(overrides: dict[str, str]) -> None:
+def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> None:
     """Check --set before anything is run, by SWIFT's parsers.
 
     Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run
@@ -65,11 +66,17 @@ def check_overrides(overrides: dict[str, str]) -> None:
     for name, value in overrides.items():
         if name in OWNED:
             raise UserError(f"--set {name}: the run sets this itself; {OWNED[name]}.")
-        if name not in SFT_NAMES | INFER_NAMES:
+        training = _training_kind(recipe)
+        known = {field.name for field in fields(training)}
+        if name not in known | INFER_NAMES:
             raise UserError(f"--set {name}: SWIFT has no such argument. {_nearest(name)}")
-        kind = SftArguments if name in SFT_NAMES else InferArguments
+        kind = training if name in known else InferArguments
         with _complaints_as_user_errors():
             HfArgumentParser([kind]).parse_known_args(command_line_of(kind, {name: value}))
+
+
+def _training_kind(recipe: Recipe | None) -> type[SftArguments]:
+    return RLHFArguments if isinstance(recipe, Preference) else SftArguments
 
 
 def _nearest(name: str) -> str:
@@ -88,20 +95,31 @@ def build_sft_arguments(
 ) -> SftArguments:
     """The SftArguments of this run: LoRA or what the preset says, on the run's own data files.
 
-    Raises UserError where SWIFT refuses a value.
+    For DPO they are RLHFArguments, which start from the adapter of the run that the experiment names.
+    Raises UserError where SWIFT refuses a value, or there is no adapter.
     """
     merged = merged_arguments(experiment, machine)
+    material = experiment.makes_material
     # What SWIFT does not know stays in, to be refused.
     arguments = {name: value for name, value in merged.items() if name not in INFER_NAMES - SFT_NAMES}
     arguments |= {
-        "dataset": [str(run.split("train"))],
-        "val_dataset": [str(run.split("val"))],
+        "dataset": [str(run.material if material else run.split("train"))],
+        "val_dataset": [
+            str(run.material_val if material and run.material_val.exists() else run.split("val"))
+        ],
         "output_dir": str(run.sft),
         "add_version": False,
         "resume_from_checkpoint": str(resume_from) if resume_from else None,
     }
     arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
-    return parse_swift(SftArguments, arguments)
+    if isinstance(experiment.recipe, Preference) and experiment.from_run is not None:
+        adapter = checkpoint_of(RunFolder(Path(experiment.from_run)))
+        if not (adapter / "adapter_config.json").exists():
+            raise UserError(
+                f"{experiment.from_run}: is fully tuned; method {experiment.method} needs an adapter."
+            )
+        arguments |= {"ref_adapters": [str(adapter)], "adapters": None if resume_from else [str(adapter)]}
+    return parse_swift(_training_kind(experiment.recipe), arguments)
 
 
 def build_infer_arguments(

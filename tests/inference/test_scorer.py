@@ -16,9 +16,9 @@ from workflows.experiment import Label
 from workflows.inference import scorer
 from workflows.inference.infer import answer_rows, has_own_cache
 from workflows.inference.plain_scorer import answer_plainly
-from workflows.inference.scorer import Answer, Greedy, answer_prompts, label_tokens, prompt_tokens
+from workflows.inference.scorer import Answer, Greedy, answer_prompts, prompt_tokens
 from workflows.machine import Machine
-from workflows.models import ready_model
+from workflows.models import label_tokens, ready_model
 from workflows.swift_arguments import build_infer_arguments
 
 EXPERIMENT = assemble_experiment(build_parser().parse_args(["run"]))
@@ -64,6 +64,38 @@ def test_label_probabilities_are_those_of_a_direct_forward_pass(
             places = range(len(prompt) - 1, len(prompt) + len(label) - 1)
             direct = sum(float(logits[place, token]) for place, token in zip(places, label, strict=True))
             assert log == pytest.approx(direct, abs=1e-3)
+
+
+def test_where_answers_go_on_a_label_has_the_probability_of_its_words(
+    loaded: tuple[Any, Any], prompts: list[list[int]], demo_rows: list[dict[str, str]]
+) -> None:
+    model, template = loaded
+    labels = label_tokens(template, LABELS)
+    greedy = Greedy(frozenset([labels[0][-1]]))
+    whole = _answers(model, prompts, labels, greedy)
+    batches = answer_prompts(model, prompts, labels, greedy, ended=False)
+    words = sorted((answer for batch in batches for answer in batch), key=lambda answer: answer.row)
+    assert [answer.tokens for answer in words] == [answer.tokens for answer in whole]
+    for answer, prompt in list(zip(words, prompts, strict=True))[:5]:
+        for label, log in zip(labels, answer.log_probabilities, strict=True):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + label])).logits[0].log_softmax(-1)
+            places = range(len(prompt) - 1, len(prompt) + len(label) - 2)
+            direct = sum(float(logits[place, token]) for place, token in zip(places, label[:-1], strict=True))
+            assert log == pytest.approx(direct, abs=1e-3)
+    reviews = [Review(f"train:{i}", row["text"], i % 2) for i, row in enumerate(demo_rows[:8])]
+    rows = [write_row(review, EXPERIMENT.prompt, EXPERIMENT.labels, "messages") for review in reviews]
+    request = RequestConfig(max_tokens=5, temperature=0)
+    outputs = {row["id"]: "" for row in rows}
+    fast, plain = (
+        {answer["id"]: answer for batch in batches for answer in batch}
+        for batches in (
+            answer_rows(model, template, rows, LABELS, request, None, ended=False),
+            answer_rows(model, template, rows, LABELS, request, outputs, ended=False),
+        )
+    )
+    for id, scored in plain.items():
+        assert scored["log_probabilities"] == pytest.approx(fast[id]["log_probabilities"], abs=1e-3)
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])

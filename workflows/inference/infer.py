@@ -16,10 +16,10 @@ from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
 from workflows.inference.head import score_rows
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.predictions import join_answers, join_scores, validation_figures
-from workflows.inference.scorer import Greedy, answer_prompts, label_tokens, prompt_tokens
+from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
 from workflows.machine import Machine
-from workflows.models import ready_model
+from workflows.models import label_tokens, ready_model
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
 from workflows.session import Session
 from workflows.swift_arguments import build_infer_arguments, truncation_of_answers
@@ -42,17 +42,36 @@ def infer(
     """
     test = read_jsonl(run.split("test"))
     answered = run.path / "predictions" / f".{system}-{inputs}.jsonl"
+    predictions = ask(experiment, machine, session, system, test, adapter, answered)
+    write_jsonl(run.predictions(system), predictions)
+    answered.unlink()
+
+
+def ask(
+    experiment: Experiment,
+    machine: Machine,
+    session: Session,
+    title: str,
+    rows: Rows,
+    adapter: Path | None,
+    answered: Path,
+) -> Rows:
+    """What the model says to rows of a data file, as rows of predictions/*.jsonl.
+
+    `adapter`: as in `infer`; `answered`: a file that keeps the answers of an interrupted call, and is left to
+    the caller to remove. Raises as `infer` does.
+    """
     raw, questions = answered.with_suffix(".swift.jsonl"), answered.with_suffix(".questions.jsonl")
     answered.parent.mkdir(parents=True, exist_ok=True)
     done = {row["id"] for row in read_whole_lines(answered)}
-    remaining = [row for row in test if row["id"] not in done]
+    remaining = [row for row in rows if row["id"] not in done]
     if remaining:
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, Any] | None = None
         if experiment.engine != "fast":
-            with session.screen.progress(f"{system}: asking SWIFT", total=len(test)) as bar:
-                outputs = ask_swift(test, arguments, questions, raw, bar)
-        with session.screen.progress(f"{system}: answering", total=len(test)) as bar:
+            with session.screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
+                outputs = ask_swift(rows, arguments, questions, raw, bar)
+        with session.screen.progress(f"{title}: answering", total=len(rows)) as bar:
             bar.update(len(done))
             with session.base.lent():
                 model, template = prepare_model_template(arguments)
@@ -64,21 +83,25 @@ def infer(
                 batches = (
                     score_rows(model, template, remaining, experiment.window, outputs)
                     if experiment.has_head
-                    else answer_rows(model, template, remaining, experiment.labels, request, outputs)
+                    else answer_rows(
+                        model,
+                        template,
+                        remaining,
+                        experiment.labels,
+                        request,
+                        outputs,
+                        experiment.ends_after_label,
+                    )
                 )
                 for answers in batches:
                     file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
                     file.flush()
                     bar.update(len(answers))
+    raw.unlink(missing_ok=True)
     answers = read_whole_lines(answered)
-    write_jsonl(
-        run.predictions(system),
-        join_scores(test, answers, experiment)
-        if experiment.has_head
-        else join_answers(test, answers, experiment.labels),
-    )
-    for path in (answered, raw):
-        path.unlink(missing_ok=True)
+    if experiment.has_head:
+        return join_scores(rows, answers, experiment)
+    return join_answers(rows, answers, experiment.labels)
 
 
 def has_own_cache(model: Any) -> bool:
@@ -104,20 +127,22 @@ def answer_rows(
     labels: tuple[Label, ...],
     request: RequestConfig,
     outputs: dict[str, str] | None = None,
+    ended: bool = True,
 ) -> Iterator[Rows]:
     """{"id", "output", "log_probabilities"} of rows of a data file, batch by batch.
 
     `outputs`: output by id, where SWIFT was asked already; None lets the fast scorer answer, or SWIFT's
-    engine where the model's code is not of transformers.
+    engine where the model's code is not of transformers.  `ended`: as `answer_prompts` has it.
     """
     answers_of_labels = label_tokens(template, labels)
     if outputs is not None or has_own_cache(model):
-        yield from answer_plainly(model, template, rows, answers_of_labels, request, outputs)
+        scored = answers_of_labels if ended else [tokens[:-1] for tokens in answers_of_labels]
+        yield from answer_plainly(model, template, rows, scored, request, outputs)
         return
     prompts = [prompt_tokens(template, row) for row in rows]
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
-    for answers in answer_prompts(model, prompts, answers_of_labels, greedy):
+    for answers in answer_prompts(model, prompts, answers_of_labels, greedy, ended):
         yield [
             {
                 "id": rows[answer.row]["id"],

@@ -25,8 +25,8 @@ def answer_plainly(
 ) -> Iterator[list[dict[str, Any]]]:
     """{"id", "output", "log_probabilities"} of rows of a data file, in batches, in their order.
 
-    `labels`: each label's whole answer, end mark included; `outputs`: output by id, where SWIFT was asked
-    already.
+    `labels`: each label's tokens, with the end mark where that is to count; `outputs`: output by id, where
+    SWIFT was asked already.
     """
     engine = TransformersEngine(model, template=template, max_batch_size=BATCH)
     for start in range(0, len(rows), BATCH):

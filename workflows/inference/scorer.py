@@ -23,7 +23,7 @@ from swift.infer_engine.utils import prepare_generation_config
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from workflows.errors import UserError
-from workflows.experiment import MAX_NEW_TOKENS, Label
+from workflows.experiment import MAX_NEW_TOKENS
 from workflows.run_folder import question
 
 # Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache, of
@@ -58,7 +58,7 @@ class Answer:
 
     row: int
     tokens: Tokens  # greedy, at most MAX_NEW_TOKENS, the end mark included where it came
-    log_probabilities: list[float]  # of each label's whole answer, its end mark included; (labels,)
+    log_probabilities: list[float]  # of each label's whole answer, (labels,); with its end mark where `ended`
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,6 @@ class Greedy:
         return cls(frozenset(end_tokens), config.repetition_penalty or 1.0)
 
 
-def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[Tokens]:
-    """Each label's whole answer: the tokens of its words, then the mark that ends an answer in training."""
-    end = template.template_meta.stop_token_id
-    return [[*template.tokenizer.encode(label.words, add_special_tokens=False), end] for label in labels]
-
-
 def prompt_tokens(template: Any, row: dict[str, Any]) -> Tokens:
     """What the model reads before it answers a row of a data file, as SWIFT's inference encodes it."""
     with template.generate_context():
@@ -109,18 +103,19 @@ def body_and_head(model: Any) -> tuple[Any, Any]:
 
 
 def answer_prompts(
-    model: Any, prompts: list[Tokens], labels: list[Tokens], greedy: Greedy
+    model: Any, prompts: list[Tokens], labels: list[Tokens], greedy: Greedy, ended: bool = True
 ) -> Iterator[list[Answer]]:
     """The answers to `prompts`, batch by batch, the longest prompts first.
 
     `model`: a causal language model, with or without a LoRA adapter; it is left in the mode it was in.
-    `labels`: from `label_tokens`.
+    `labels`: from `models.label_tokens`; `ended`: whether a label's probability is that of its words and end
+    mark, or of the words alone, whatever follows them.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
-        scorer = _Scorer(model, labels, greedy, device)
+        scorer = _Scorer(model, labels, greedy, device, ended)
         for beginning, rows in _shared_beginnings(prompts):
             with torch.no_grad():
                 prefix = scorer.read_prefix(beginning)
@@ -173,7 +168,10 @@ def length_batches(lengths: dict[int, int], device: str) -> Iterator[list[int]]:
 class _Scorer:
     """One model with its labels; `answer` does a batch."""
 
-    def __init__(self, model: Any, labels: list[Tokens], greedy: Greedy, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, labels: list[Tokens], greedy: Greedy, device: torch.device, ended: bool
+    ) -> None:
+        self.ended = ended
         self.body, self.head = body_and_head(model)
         self.labels, self.greedy, self.device = labels, greedy, device
         self.penalty = (
@@ -283,7 +281,8 @@ class _Scorer:
         scores = torch.zeros(len(prompts), count, dtype=torch.double)
         choices: list[dict[tuple[int, ...], int]] = [{} for _ in prompts]
         for (row, index, length), log, token in zip(places, logs[:, 0].tolist(), chosen, strict=True):
-            scores[row, index] += log
+            if self.ended or length < len(words[index]):
+                scores[row, index] += log
             choices[row][tuple(words[index][:length])] = token
         return scores, choices
 

@@ -256,6 +256,7 @@ def describe_run(files: Files, experiment: Experiment) -> Section:
         "test set SHA-256": files.scores["test_sha256"],
     }
     facts |= {f"{name} (SWIFT)": str(value) for name, value in experiment.arguments.items()}
+    facts |= {name: str(value) for name, value in experiment.recipe_settings.items()}
     listed: list[tuple[Text, ...]] = list(facts.items())
     blocks.append(Grid((Both("setting", "设置"), Both("value", "值")), listed, texts=(0, 1)))
     return Section(Both("Time, memory, versions, settings", "用时、内存、版本与设置"), blocks, folded=True)

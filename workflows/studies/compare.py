@@ -181,6 +181,7 @@ def _differing_settings(experiments: dict[str, Experiment]) -> dict[str, list[st
             "seed": each.seed,
             **{f"data: {name}": value for name, value in asdict(each.data).items()},
             **each.arguments,
+            **each.recipe_settings,
         }
         for each in experiments.values()
     ]

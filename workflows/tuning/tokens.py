@@ -29,6 +29,35 @@ def row_lengths(template: Any, rows: list[dict[str, Any]], bar: tqdm) -> list[in
     return lengths
 
 
+def count_material_tokens(
+    run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What tokens.json says of a split, of training rows that a method made."""
+    template = build_sft_arguments(run, ready_model(experiment), machine).get_template()
+    max_length, template.max_length = template.max_length, None
+    template.set_mode("train")
+    return _describe(_measure(template, rows, "material", screen), max_length)
+
+
+def _measure(template: Any, rows: list[dict[str, Any]], name: str, screen: Screen) -> dict[str, int]:
+    """The length of each row, by id."""
+    lengths: dict[str, int] = {}
+    with screen.progress(f"{name}: counting tokens", total=len(rows)) as bar:
+        for row in rows:
+            lengths[row["id"]] = len(template.encode({"messages": conversation(row)})["input_ids"])
+            bar.update()
+    return lengths
+
+
+def _describe(lengths: dict[str, int], max_length: int | None) -> dict[str, Any]:
+    over = [id for id, length in lengths.items() if max_length is not None and length > max_length]
+    return {
+        "rows": len(lengths),
+        **describe_lengths(list(lengths.values())),
+        "over_max_length": {"rows": len(over), "ids": over},
+    }
+
+
 def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen) -> dict[str, Any]:
     """Read train, val and test; write data/tokens.json and return its content.
 
@@ -43,15 +72,9 @@ def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, scree
     every: dict[str, list[int]] = {}
     for name in SPLITS:
         rows = read_jsonl(run.split(name))
-        with screen.progress(f"{name}: counting tokens", total=len(rows)) as bar:
-            lengths = dict(zip((row["id"] for row in rows), row_lengths(template, rows, bar), strict=True))
-        over = [id for id, length in lengths.items() if max_length is not None and length > max_length]
+        lengths = _measure(template, rows, name, screen)
         every[name] = list(lengths.values())
-        splits[name] = {
-            "rows": len(rows),
-            **describe_lengths(every[name]),
-            "over_max_length": {"rows": len(over), "ids": over},
-        }
+        splits[name] = _describe(lengths, max_length)
     edges = np.histogram_bin_edges([length for lengths in every.values() for length in lengths], bins=BINS)
     for name in SPLITS:
         splits[name]["histogram"] = np.histogram(every[name], edges)[0].tolist()

@@ -5,23 +5,26 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from swift import sft_main
+from swift import rlhf_main, sft_main
+from swift.template import MaxLengthError
 
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.machine import Machine
-from workflows.models import ready_model
-from workflows.run_folder import SPLITS, RunFolder, read_json, write_json
+from workflows.models import label_tokens, ready_model
+from workflows.recipes import Distillation, LabelLoss, Preference
+from workflows.run_folder import SPLITS, RunFolder, conversation, read_json, read_jsonl, write_json
 from workflows.session import Session
 from workflows.swift_arguments import build_sft_arguments
 from workflows.tuning.callbacks import RUN_WATCH, Measure, register_watch
+from workflows.tuning.label_loss import Terms, balanced_weights, register_label_loss
 
 
 def train(
     run: RunFolder, experiment: Experiment, machine: Machine, session: Session, inputs: str, measure: Measure
 ) -> dict[str, Any]:
-    """Tune the model on train.jsonl, watch val.jsonl; write sft/ and training.json, return the latter's
-    content.
+    """Tune the model on train.jsonl, or what the method made of it, watch val.jsonl; write sft/ and
+    training.json, return the latter's content.
 
     `inputs` is the fingerprint of what goes in: an interrupted training with the same inputs goes on from its
     last checkpoint, one with other inputs starts anew. `measure` gives the task's figures on validation at
@@ -36,9 +39,15 @@ def train(
         arguments = build_sft_arguments(run, ready, machine, resume_from)
         watched = register_watch(bar, measure)
         arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
+        template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
+        terms = _loss_terms(run, experiment, template, smoothing)
+        if terms is not None:
+            labels = label_tokens(template, ready.labels)
+            arguments.training_args.loss_type = register_label_loss(labels, terms)
         try:
             with session.base.lent():
-                result = sft_main(arguments)
+                main = rlhf_main if isinstance(experiment.recipe, Preference) else sft_main
+                result = main(arguments)
         except (ValueError, TypeError) as error:
             if watched.rows:  # training had begun: no matter of arguments any more
                 raise
@@ -53,6 +62,8 @@ def train(
     session.base.take_back(watched.model)
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]
+    if experiment.makes_material:
+        tokens["train"] = read_json(run.material_summary)["tokens"]
     summary = {
         "checkpoint": Path(best).name,
         "best_by": {"metric": arguments.training_args.metric_for_best_model, "value": result["best_metric"]},
@@ -63,6 +74,43 @@ def train(
     }
     write_json(run.training, summary)
     return summary
+
+
+def _loss_terms(run: RunFolder, experiment: Experiment, template: Any, smoothing: float) -> Terms | None:
+    """What the loss is made of beyond SWIFT's own; None where that will do."""
+    recipe = experiment.recipe
+    if isinstance(recipe, LabelLoss):
+        weights: tuple[float, ...] = ()
+        if recipe.class_weights == "balanced":
+            rows = read_jsonl(run.split("train"))
+            weights = balanced_weights([row["label"] for row in rows], len(experiment.labels))
+        return Terms(smoothing, recipe.alpha, recipe.beta, weights)
+    if isinstance(recipe, Distillation):
+        return Terms(
+            smoothing,
+            teacher=_teacher_table(read_jsonl(run.material), experiment, template),
+            teacher_weight=recipe.teacher_weight,
+            temperature=recipe.temperature,
+        )
+    if isinstance(recipe, Preference):  # SWIFT's DPO has a loss of its own
+        return None
+    # SWIFT's smoothing takes the mean of each micro-batch, and gradient accumulation adds them up.
+    return Terms(smoothing) if smoothing else None
+
+
+def _teacher_table(
+    rows: list[dict[str, Any]], experiment: Experiment, template: Any
+) -> dict[tuple[int, ...], list[float]]:
+    """The teacher's label probabilities by what SWIFT makes of a row: it passes no column of ours on."""
+    template.set_mode("train")
+    table = {}
+    for row in rows:
+        try:
+            encoded = template.encode({"messages": conversation(row)})
+        except MaxLengthError:  # SWIFT leaves the row out too
+            continue
+        table[tuple(encoded["input_ids"])] = [row["teacher"][label.name] for label in experiment.labels]
+    return table
 
 
 def _row_counts(tokens: dict[str, Any], used: int) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""Longer texts are written for every prompt, and those of an interrupted call are kept."""
+
+import json
+from pathlib import Path
+
+from workflows.assemble import assemble_experiment
+from workflows.command_line import build_parser
+from workflows.inference.write import write_texts
+from workflows.machine import Machine
+from workflows.screen import Screen
+from workflows.session import BaseModel, Session
+
+
+def test_only_the_missing_texts_are_written(demo_rows: list[dict[str, str]], tmp_path: Path) -> None:
+    experiment = assemble_experiment(build_parser().parse_args(["run"]))
+    prompts = [
+        {"id": str(i), "messages": [{"role": "user", "content": row["text"]}]}
+        for i, row in enumerate(demo_rows[:5])
+    ]
+    written = tmp_path / "data" / "written.jsonl"
+    written.parent.mkdir()
+    kept = [json.dumps({"id": str(i), "text": f"理由{i}"}) + "\n" for i in range(3)]
+    written.write_text("".join(kept) + '{"id": "3", "te', encoding="utf-8")  # stopped within a line
+    session, machine = Session(Screen(), BaseModel()), Machine("cpu", "", "float32", "")
+    texts = write_texts(experiment, machine, session, "reasonings", prompts, 12, written)
+    assert set(texts) == set("01234")
+    assert [texts[str(i)] for i in range(3)] == ["理由0", "理由1", "理由2"]
+    assert texts["3"]
+    assert len(written.read_text(encoding="utf-8").splitlines()) == 5
+    # Nothing is left to be written: no model is loaded.
+    session.base.forget()
+    assert write_texts(experiment, machine, session, "reasonings", prompts, 12, written) == texts
+    assert session.base.model is None

@@ -1,0 +1,61 @@
+"""Reviews without labels, for pseudo-labels: read, cleaned, and kept apart from every split of the run.
+
+Not covered: near copies among the unlabelled reviews themselves, or of training rows; exact copies go.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from workflows.data.near_copies import find_near_copies
+from workflows.data.reviews import Review, strip_text
+from workflows.data.tables import read_table
+from workflows.errors import UserError
+from workflows.experiment import DatasetCard
+from workflows.run_folder import SPLITS
+from workflows.screen import Screen
+
+Rows = list[dict[str, Any]]
+
+
+def read_unlabelled(
+    path: Path, card: DatasetCard, splits: dict[str, Rows], screen: Screen
+) -> tuple[list[Review], Rows]:
+    """The usable reviews of a table (ids unlabelled:<row>, label 0), and the rejected rows with reasons.
+
+    The text column is the first of the data set's that the file has.  `splits`: the run's rows by split.
+    Raises UserError where the file cannot be read, or has no such column.
+    """
+    frame = read_table(path)
+    columns = [layout.text for layout in card.layouts]
+    column = next((name for name in columns if name in frame.columns), None)
+    if column is None:
+        raise UserError(
+            f"--unlabelled {path}: column {' or '.join(columns)} is wanted, the file has "
+            f"{', '.join(map(repr, frame.columns))}. Name it with --text-column and --label-column."
+        )
+    places = {row["review"]: split for split in SPLITS for row in splits[split]}
+    kept: list[Review] = []
+    rejected: Rows = []
+
+    def reject(id: str, text: str, reason: str) -> None:
+        rejected.append({"id": id, "review": text, "reason": reason})
+
+    for number, raw in enumerate(frame[column], start=1):
+        id, text = f"unlabelled:{number}", strip_text(raw)
+        if not text:
+            reject(id, text, "empty text")
+        elif text.encode("utf-8", "replace").decode("utf-8") != text:
+            reject(id, text.encode("utf-8", "replace").decode("utf-8"), "not valid Unicode")
+        elif text in places:
+            place = places[text]
+            reject(id, text, "duplicate" if place in ("train", "unlabelled") else f"stands in {place}")
+        else:
+            places[text] = "unlabelled"
+            kept.append(Review(id, text, 0))
+    held_out = [row["review"] for split in ("val", "test") for row in splits[split]]
+    with screen.progress("unlabelled: looking for near copies", total=len(kept)) as bar:
+        copies = find_near_copies([review.text for review in kept], [], held_out, bar).train_in_test
+    for position in copies:
+        review = kept[position]
+        reject(review.id, review.text, "near copy of a validation or test row")
+    return [review for position, review in enumerate(kept) if position not in copies], rejected
