@@ -70,7 +70,7 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
     [
         (["run", "--dataset", "chnsenticorq"], "Did you mean chnsenticorp?"),
         (["run", "--model", "qwen99"], "neither a known name, nor a folder, nor a hub id"),
-        (["run", "--method", "lorra"], "Did you mean lora?"),
+        (["run", "--method", "lorra"], "Did you mean lora"),
         (["run", "--prompt", "zh"], "prompt 'zh' is not known"),
         (["run", "--set", "learning_rate"], "write NAME=VALUE"),
         (["run", "--set", "learning_rat=1"], "Nearest: learning_rate"),
