@@ -30,7 +30,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, 
 @pytest.fixture(scope="module")
 def run(command: Command, encoder: Path) -> RunFolder:
     """A run in windows."""
-    options = ["--train-samples", 48, "--test-samples", 24, "--set", "max_steps=4", "--window", STRIDE]
+    options = ["--train-samples", 48, "--test-samples", 24, "--set", "max_steps=3", "--window", STRIDE]
+    options += ["--set", "eval_steps=3", "--set", "save_steps=3"]
     options += ["--set", f"max_length={CAN_READ}", "--run-folder", encoder.parent / "run"]
     done = command("run", "--model", encoder, "--method", "encoder", *options)
     assert done.returncode == 0, done.stderr
