@@ -21,7 +21,7 @@ from workflows.models import ready_model
 from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
 from workflows.swift_arguments import build_infer_arguments
 
-SHORT = ("--train-samples", 48, "--test-samples", 24, "--set", "max_steps=3")
+SHORT: tuple[object, ...] = ("--train-samples", 48, "--test-samples", 24, "--set", "max_steps=3")
 SHORT += ("--set", "eval_steps=3", "--set", "save_steps=3")  # else each step is evaluated and saved
 # Neither SWIFT nor this project: what anyone would load the files with.
 LOAD = """

@@ -2,8 +2,8 @@
 
 python run_swift.py export outputs/RUN
 
-Not covered: quantised weights, which a merged adapter would be rounded away in, and models whose code is in
-their own repository.
+Not covered: classification heads, quantised weights, which a merged adapter would be rounded away in, and
+models whose code is in their own repository.
 """
 
 import gc
@@ -52,6 +52,11 @@ def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: 
     A folder that holds this very model already is left as it is.  Raises UserError where the folder is in
     use, the model cannot be had or merged, or too many answers differ; nothing is left of it then.
     """
+    if experiment.has_head:
+        raise UserError(
+            f"export: covers models that write their answers; {run.path} has a head, which its checkpoint "
+            "holds together with the adapter."
+        )
     folder = (output or run.path / "export").expanduser().resolve()
     checkpoint = run.sft / read_json(run.training)["checkpoint"]
     if not checkpoint.is_dir():

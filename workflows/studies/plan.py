@@ -4,7 +4,7 @@ python run_swift.py plan --dataset jd --model qwen2.5-0.5b-instruct
 
 The data are prepared for it, and the stages that need no model are run, in a temporary folder.  For this
 machine a short calibration (calibration.py) gives time and memory; other machines are estimated (devices.py).
-Not covered: the time that a download takes.
+Not covered: the time that a download takes; heads, and methods that make training rows.
 """
 
 import math
@@ -35,6 +35,11 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
     `folder`: a run folder whose data are used where they are those of this experiment. Everything is written
     to a temporary folder, which is gone afterwards. Raises UserError as a run would.
     """
+    if experiment.has_head or experiment.makes_material:
+        raise UserError(
+            f"plan: does not cover method {experiment.method}; it does those that write answers and train on "
+            "the data as they are, such as lora."
+        )
     with tempfile.TemporaryDirectory(prefix="plan-") as temporary:
         run = RunFolder(Path(temporary) / "run")
         with screen.quiet(run.log("plan")):
