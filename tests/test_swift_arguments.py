@@ -4,6 +4,7 @@ line.
 
 import argparse
 import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from swift import InferArguments, SftArguments
 from workflows.assemble import assemble_experiment
 from workflows.command_line import build_parser
 from workflows.errors import UserError
-from workflows.experiment import METHODS, MODELS, Experiment, load_preset, names_of, read_yaml
+from workflows.experiment import METHODS, MODELS, ROOT, Experiment, load_preset, names_of, read_yaml
 from workflows.machine import Machine, fit_to_machine
+from workflows.memory import fit_to_memory
 from workflows.models import ready_model
-from workflows.run_folder import RunFolder, write_jsonl
+from workflows.run_folder import RunFolder, write_json, write_jsonl
 from workflows.swift_arguments import (
     SFT_NAMES,
     build_infer_arguments,
@@ -157,6 +159,37 @@ def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
     )
     cpu = fit_to_machine(preset, set(), replace(CPU, torch_dtype="bfloat16"))
     assert (cpu["use_cpu"], cpu["bf16"], cpu["gradient_checkpointing"]) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("memory", "options", "expected"),
+    [
+        (24e9, (), (8, 1, False)),  # the preset's checkpointing is for who has less
+        (24e9, ("--set", "gradient_accumulation_steps=2"), (8, 2, False)),  # what --set says stays
+        (24e9, ("--method", "jd-qwen-1.8b"), (16, 1, False)),  # 1 x 16 there, the same batch at once
+        (1.3e9, (), (2, 4, False)),
+        (1.15e9, (), (1, 8, True)),
+    ],
+)
+def test_rows_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
+    run: RunFolder,
+    tmp_path: Path,
+    memory: float,
+    options: tuple[str, ...],
+    expected: tuple[int, int, bool],
+) -> None:
+    folder = tmp_path / "tiny-chat"  # a folder's name pins nothing, as the card of `tiny` does
+    shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder)
+    here = ("--set", "use_cpu=true", "--set", "torch_dtype=float32")  # the machine that is meant has a GPU
+    ready = ready_model(_experiment("--model", str(folder), *here, *options))
+    if "jd-qwen-1.8b" in options:  # the first Qwen's module
+        ready = replace(ready, preset={**ready.preset, "target_modules": "all-linear"})
+    write_json(run.tokens, {"splits": {"train": {"max": 4000}, "val": {"max": 20}}})
+    fitted = fit_to_memory(run, ready, replace(A10, memory=int(memory)))
+    arguments = build_sft_arguments(run, fitted, CPU)
+    own = arguments.training_args
+    found = (own.per_device_train_batch_size, own.gradient_accumulation_steps, own.gradient_checkpointing)
+    assert found == expected
 
 
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:

@@ -1,6 +1,7 @@
 """What this machine is, and which of SWIFT's arguments follow from it."""
 
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
@@ -21,6 +22,7 @@ class Machine:
     name: str
     torch_dtype: str  # bfloat16, float16 or float32
     reason: str
+    memory: int | None = None  # bytes: the GPU's own, else this machine's
 
 
 def find_machine() -> Machine:
@@ -36,13 +38,16 @@ def find_machine() -> Machine:
         major, minor = torch.cuda.get_device_capability()
         bf16 = major >= 8
         why = f"compute capability {major}.{minor} {'has' if bf16 else 'has no'} bf16"
-        return Machine("cuda", torch.cuda.get_device_name(), "bfloat16" if bf16 else "float16", why)
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Machine("cuda", torch.cuda.get_device_name(), "bfloat16" if bf16 else "float16", why, memory)
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.backends.mps.is_available():
-        return Machine("mps", platform.processor() or "Apple GPU", "float32", "mixed precision is off on mps")
+        name = platform.processor() or "Apple GPU"
+        return Machine("mps", name, "float32", "mixed precision is off on mps", ram)
     flags = _cpu_flags()
     bf16 = bool(flags & {"avx512_bf16", "amx_bf16"})
     why = f"this CPU {'has' if bf16 else 'has no'} bf16 instructions"
-    return Machine("cpu", _cpu_name(), "bfloat16" if bf16 else "float32", why)
+    return Machine("cpu", _cpu_name(), "bfloat16" if bf16 else "float32", why, ram)
 
 
 def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> Arguments:

@@ -8,8 +8,9 @@ import pytest
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
 from workflows.experiment import ROOT
+from workflows.memory import Load, memory, read_sizes
 from workflows.run_folder import RunFolder, read_json
-from workflows.studies.devices import DEVICES, Load, make_fit, memory, read_sizes
+from workflows.studies.devices import DEVICES, make_fit
 
 QWEN_1_5B = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -93,7 +94,7 @@ def test_a_gpu_that_is_too_small_leads_to_changes_that_fit_at_the_same_effective
     changes, fits = make_fit(t4, sizes, WIDE, p99=300)
     assert fits
     values = dict(change.removeprefix("--set ").split("=") for change in changes)
-    assert values["gradient_checkpointing"] == "true"
+    assert "gradient_checkpointing" not in values  # it costs more time than fewer rows at a time
     assert int(values["per_device_train_batch_size"]) * int(values["gradient_accumulation_steps"]) == 64
     assert "quant_bits" not in values  # what costs least goes first
 

@@ -26,13 +26,14 @@ from workflows.experiment import Experiment, load_experiment
 from workflows.inference.infer import answer_rows, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.machine import find_machine
+from workflows.memory import fit_to_memory
 from workflows.mends import choose_attention
 from workflows.models import ready_model
 from workflows.run_folder import RunFolder, question, read_json, read_jsonl
 from workflows.screen import Screen
 from workflows.session import BaseModel
 from workflows.statistics import ratio
-from workflows.swift_arguments import build_infer_arguments, build_sft_arguments, merged_arguments
+from workflows.swift_arguments import build_infer_arguments, build_sft_arguments
 from workflows.tuning.callbacks import RUN_WATCH, register_watch
 
 PLAIN_SHARE = 4  # SWIFT one row at a time is timed on every fourth row
@@ -179,8 +180,9 @@ def _train(
 
     callbacks_map[CLOCK] = Clock
     with tempfile.TemporaryDirectory() as folder:
-        fitted = build_sft_arguments(run, experiment, machine)
-        preset = merged_arguments(experiment, machine)
+        fitted = build_sft_arguments(
+            run, experiment if plain else fit_to_memory(run, experiment, machine), machine
+        )
         own = fitted.training_args
         own.output_dir = fitted.output_dir = folder
         own.max_steps, own.logging_steps = steps + WARM_UP_STEPS, 1
@@ -190,7 +192,6 @@ def _train(
             own.gradient_checkpointing = bool(experiment.preset.get("gradient_checkpointing", True))
             own.callbacks = [*(own.callbacks or []), CLOCK]
         else:
-            own.gradient_checkpointing = bool(preset.get("gradient_checkpointing", True))
             register_watch(bar, lambda model, template: {})
             own.callbacks = [*(own.callbacks or []), RUN_WATCH, CLOCK]
         with contextlib.nullcontext() if plain else BaseModel().lent():

@@ -8,7 +8,6 @@ Not covered: the time that a download takes; heads, and methods that make traini
 """
 
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -26,6 +25,11 @@ from workflows.run_folder import RunFolder, finished_stages, read_json, read_jso
 from workflows.screen import Screen, as_text
 
 SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
+# What a run changes by itself where memory is short (memory.py).
+LEARNS_THE_SAME = {
+    *("per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("per_device_eval_batch_size", "gradient_checkpointing"),
+}
 SCORER_ROWS = 64  # that share a batch of the scorer, about
 
 
@@ -52,9 +56,10 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     from workflows.baselines.audit import audit
     from workflows.baselines.baselines import run_baselines
     from workflows.machine import Machine, find_machine
+    from workflows.memory import load_of, memory, read_sizes
     from workflows.models import fetch_model, ready_model
     from workflows.studies.calibration import calibrate
-    from workflows.studies.devices import DEVICES, Device, load_of, make_fit, memory, read_sizes, seconds_on
+    from workflows.studies.devices import DEVICES, Device, make_fit, seconds_on
     from workflows.swift_arguments import build_sft_arguments, check_overrides, merged_arguments
 
     imported = time.monotonic() - start
@@ -99,11 +104,13 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
 
     sizes, work = read_sizes(described), _work(arguments.training_args, schedule, splits)
     name = f"this machine: {machine.name}"
-    here = Device(name, machine.device, _memory_of(machine.device), machine.torch_dtype, "calibration")
+    here = Device(name, machine.device, machine.memory, machine.torch_dtype, "calibration")
     machines = []
     for device in (here, *DEVICES):
         merged = merged_arguments(ready, Machine(device.kind, device.name, device.torch_dtype, ""))
         load = load_of(arguments, merged, max(lengths), min(splits["val"]["max"], limit))
+        if "gradient_checkpointing" not in ready.pinned:  # a run turns it on where memory asks for it
+            load = replace(load, checkpointing=False)
         need = memory(sizes, load)
         # What the calibration found more than the formula, or less, stays when settings are changed.
         beside = max(peaks.values()) - need if device is here else 0.0
@@ -169,9 +176,14 @@ def render_plan(result: dict[str, Any]) -> str:
         f"{result['evaluations']} evaluations",
     ]
     for each in result["machines"]:
-        if each["changes"]:
-            end = "" if each["fits_with_changes"] else "; still too large: take a smaller model"
-            lines.append(f"{each['name']}: add {' '.join(each['changes'])}{end}")
+        own = [change for change in each["changes"] if change.split()[1].split("=")[0] in LEARNS_THE_SAME]
+        asked = [change for change in each["changes"] if change not in own]
+        if own:
+            lines.append(f"{each['name']}: a run changes by itself, to fit: {' '.join(own)}")
+        if asked:
+            lines.append(f"{each['name']}: add {' '.join(asked)}")
+        if not each["fits_with_changes"]:
+            lines.append(f"{each['name']}: still too large, take a smaller model")
     return "\n".join([as_text(data), lines[0], as_text(machines), *lines[1:]])
 
 
@@ -254,12 +266,3 @@ def _work(own: Any, schedule: dict[str, Any], splits: dict[str, Any]) -> Any:
         read_tokens=round(2 * schedule["evaluations"] * val + 2 * test),
         read_batches=schedule["evaluations"] * an_evaluation + 2 * math.ceil(test_rows / SCORER_ROWS),
     )
-
-
-def _memory_of(device: str) -> float:
-    """Bytes of memory of the GPU, or else of this machine."""
-    if device == "cuda":
-        import torch
-
-        return float(torch.cuda.get_device_properties(0).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -11,6 +11,7 @@ from swift.template import MaxLengthError
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.machine import Machine
+from workflows.memory import fit_to_memory
 from workflows.models import label_tokens, ready_model
 from workflows.recipes import Distillation, LabelLoss, Preference
 from workflows.run_folder import SPLITS, RunFolder, conversation, read_json, read_jsonl, write_json
@@ -35,7 +36,11 @@ def train(
     if resume_from:
         session.screen.say(f"  going on from {resume_from.name}")
     with session.screen.progress("training", total=1) as bar:
-        ready = ready_model(experiment)
+        ready = fit_to_memory(run, ready_model(experiment), machine)
+        changes = {name: value for name, value in ready.overrides.items() if name not in experiment.overrides}
+        if set(changes) - {"gradient_checkpointing"} or changes.get("gradient_checkpointing") == "true":
+            listed = ", ".join(f"{name}={value}" for name, value in changes.items())
+            session.screen.say(f"  to fit into {machine.name}'s memory, with the same result: {listed}")
         arguments = build_sft_arguments(run, ready, machine, resume_from)
         watched = register_watch(bar, measure)
         arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
