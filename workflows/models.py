@@ -29,6 +29,7 @@ from workflows.experiment import (
 # The first Qwen's own modeling code calls `self.generate`, which PreTrainedModel carries up to
 # transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "<4.50"
+ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 FIRST_QWEN_INSTALL = (
     'python -m venv first-qwen && first-qwen/bin/pip install -r requirements.txt "transformers<4.50"'
 )
@@ -155,6 +156,11 @@ def check_method(experiment: Experiment) -> None:
         )
     if experiment.window is not None and not experiment.for_encoders:
         raise UserError("--window: only encoders need it, which read 512 tokens; take --method encoder.")
+    if experiment.window is not None and experiment.window > ENCODER_TOKENS - 2:
+        raise UserError(
+            f"--window {experiment.window}: an encoder reads {ENCODER_TOKENS - 2} tokens of text at a time; "
+            "take a smaller one, or some would never be read."
+        )
     if experiment.window is not None and experiment.engine == "swift":
         raise UserError("--window: SWIFT's engine reads the beginning alone; leave out --engine swift.")
     if experiment.has_head and experiment.prompt.shots:

@@ -99,6 +99,10 @@ def test_a_method_that_does_not_fit_is_one_line(command: Command, encoder: Path)
         (("--method", "encoder"), "is for BERT-size encoders, tiny is a qwen2; take --method head"),
         (("--dataset", "demo-aspects"), "demo-aspects is multi_label; take --method head"),
         (("--method", "head", "--window", "9"), "take --method encoder"),
+        (
+            ("--window", "600", "--method", "encoder", "--model", encoder),
+            "reads 510 tokens of text at a time",
+        ),
         (("--window", "9", "--engine", "swift", "--method", "encoder", "--model", encoder), "leave out"),
         (("--method", "head", "--dataset", "demo-aspects", "--balance"), "--balance: means nothing"),
         (
