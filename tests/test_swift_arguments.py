@@ -151,6 +151,8 @@ def test_vllm_is_given_the_adapter_and_room_for_its_rank(run: RunFolder, tmp_pat
 def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
     preset, _ = load_preset("lora")
     assert fit_to_machine(preset, set(), A10)["torch_dtype"] == "bfloat16"
+    assert "attn_impl" not in fit_to_machine(preset, set(), A10)
+    assert fit_to_machine(preset, set(), replace(A10, flash_attention=True))["attn_impl"] == "flash_attn"
     t4 = fit_to_machine(preset, set(), T4)
     assert (t4["torch_dtype"], t4["fp16"], t4["bf16"]) == ("float16", True, False)
     assert "use_cpu" not in t4
@@ -190,6 +192,15 @@ def test_rows_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     own = arguments.training_args
     found = (own.per_device_train_batch_size, own.gradient_accumulation_steps, own.gradient_checkpointing)
     assert found == expected
+
+
+def test_rows_are_not_padded_where_flash_attention_is_and_the_loss_is_swifts(run: RunFolder) -> None:
+    on_cpu = ("--set", "use_cpu=true", "--set", "torch_dtype=float32")  # the machine that is meant has a GPU
+    flash = replace(A10, flash_attention=True)
+    for method, expected in (("lora", True), ("label-loss", False), ("head", False)):
+        ready = ready_model(_experiment("--method", method, *on_cpu))
+        arguments = build_sft_arguments(run, ready, flash)
+        assert (arguments.padding_free, arguments.attn_impl) == (expected, "flash_attn")
 
 
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:

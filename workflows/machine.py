@@ -1,6 +1,7 @@
 """What this machine is, and which of SWIFT's arguments follow from it."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
@@ -23,6 +24,7 @@ class Machine:
     torch_dtype: str  # bfloat16, float16 or float32
     reason: str
     memory: int | None = None  # bytes: the GPU's own, else this machine's
+    flash_attention: bool = False  # whether the package is here, and the GPU new enough for it
 
 
 def find_machine() -> Machine:
@@ -39,7 +41,9 @@ def find_machine() -> Machine:
         bf16 = major >= 8
         why = f"compute capability {major}.{minor} {'has' if bf16 else 'has no'} bf16"
         memory = torch.cuda.get_device_properties(0).total_memory
-        return Machine("cuda", torch.cuda.get_device_name(), "bfloat16" if bf16 else "float16", why, memory)
+        flash = bf16 and importlib.util.find_spec("flash_attn") is not None
+        dtype = "bfloat16" if bf16 else "float16"
+        return Machine("cuda", torch.cuda.get_device_name(), dtype, why, memory, flash)
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.backends.mps.is_available():
         name = platform.processor() or "Apple GPU"
@@ -65,6 +69,8 @@ def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> 
     # SWIFT takes fp32 weights for fp16 mixed precision unless told otherwise.
     put("bf16", dtype == "bfloat16")
     put("fp16", dtype == "float16")
+    if machine.flash_attention:
+        put("attn_impl", "flash_attn")
     if machine.device == "cpu":
         put("use_cpu", True)  # else transformers refuses bf16 without a GPU
         put("gradient_checkpointing", False)  # saves GPU memory; here it would only cost time

@@ -112,6 +112,10 @@ def build_sft_arguments(
         "resume_from_checkpoint": str(resume_from) if resume_from else None,
     }
     arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
+    # The rows of a batch in one, without padding: flash attention keeps them apart. Heads, and the losses of
+    # recipes, read rows.
+    if machine.flash_attention and experiment.recipe is None and not experiment.has_head:
+        arguments.setdefault("padding_free", True)
     if isinstance(experiment.recipe, Preference) and experiment.from_run is not None:
         adapter = checkpoint_of(RunFolder(Path(experiment.from_run)))
         if not (adapter / "adapter_config.json").exists():

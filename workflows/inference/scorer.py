@@ -112,7 +112,10 @@ def answer_prompts(
     mark, or of the words alone, whatever follows them.
     """
     device = next(model.parameters()).device
-    training = model.training
+    training, config = model.training, body_and_head(model)[0].config
+    attention = config._attn_implementation
+    if attention not in ("eager", "sdpa"):  # padding stands within the rows here, which flash attention lacks
+        config._attn_implementation = "sdpa"
     model.eval()
     try:
         scorer = _Scorer(model, labels, greedy, device, ended)
@@ -125,6 +128,7 @@ def answer_prompts(
                     answers = scorer.answer(batch, [prompts[row] for row in batch], beginning, prefix)
                 yield answers
     finally:
+        config._attn_implementation = attention
         model.train(training)
 
 
