@@ -24,7 +24,7 @@ from workflows.data.reviews import (
     UnknownLabels,
     first_place,
     judge,
-    read_rows,
+    read_again,
     read_texts,
     rejected_row,
     rejected_rows,
@@ -235,7 +235,7 @@ def _write_files(
     texts: dict[int, str] = {}
     with ExitStack() as stack, screen.progress("writing rows", len(goes_to)) as bar:
         files: list[HashedFile] = [stack.enter_context(open_hashed(path)) for path in paths]
-        for chunk in read_rows(rows.tables, rows.card, sorted(rows.tables)):
+        for chunk in read_again(rows, sorted(rows.tables)):
             start, count = first_place(rows, chunk), len(chunk.texts)
             here, labels = goes_to[start : start + count], rows.labels[start : start + count].tolist()
             for index in range(len(SPLITS)):

@@ -69,6 +69,7 @@ class Rows:
     """
 
     tables: dict[str, Table]
+    layouts: dict[str, Layout]
     card: DatasetCard
     places: dict[str, range]  # of the rows of each split of the source
     reasons: np.ndarray  # int8, index into REASONS
@@ -193,12 +194,18 @@ def strip_text(text: str) -> str:
     return text.strip().strip(INVISIBLE).strip()
 
 
-def read_rows(tables: dict[str, Table], card: DatasetCard, order: Iterable[str]) -> Iterator[Chunk]:
-    """The rows of the splits in `order`, as their files have them."""
+def read_rows(
+    tables: dict[str, Table], layouts: dict[str, Layout], card: DatasetCard, order: Iterable[str]
+) -> Iterator[Chunk]:
+    """The rows of the splits in `order`, as their files have them.
+
+    `layouts`: of the files that were read before; those of the others are added to it.
+    """
     for split in (split for split in order if split in tables):
-        table, layout, number = tables[split], None, 1
-        for frame in read_chunks(table):
+        table, layout, number = tables[split], layouts.get(split), 1
+        for frame in read_chunks(table, None if layout is None else [layout.text, layout.label]):
             layout = layout or choose_layout(card, table.path, list(frame.columns))
+            layouts[split] = layout
             # A key may be missing in all rows of a chunk of JSONL.
             wanted = frame.reindex(columns=[layout.text, layout.label], fill_value="")
             texts, labels = wanted[layout.text].tolist(), wanted[layout.label].tolist()
@@ -215,16 +222,18 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     parts: list[tuple[np.ndarray, ...]] = []
     one_each = range(len(card.labels)) if card.task == "single_label" else ()
     meanings: dict[Meaning, int] = {label: label for label in one_each}
+    layouts: dict[str, Layout] = {}
     places: dict[str, range] = {}
     unknown: Counter[str] = Counter()
     first_unknown: tuple[Chunk, int] | None = None
-    for chunk in read_rows(tables, card, KEEP_ORDER):
+    for chunk in read_rows(tables, layouts, card, KEEP_ORDER):
         texts = [strip_text(text) for text in chunk.texts]
         reasons, labels = _judge_labels(chunk, card, neutral, meanings)
         lengths = np.fromiter(map(len, texts), np.int32, len(texts))
-        reasons[(reasons == CODES[KEPT]) & ~_are_unicode(texts)] = CODES[NOT_UNICODE]
+        encoded, valid = _encode(texts)
+        reasons[(reasons == CODES[KEPT]) & ~valid] = CODES[NOT_UNICODE]
         reasons[lengths == 0] = CODES[EMPTY_TEXT]
-        parts.append((reasons, labels, lengths, _digest(texts)))
+        parts.append((reasons, labels, lengths, _digest(encoded)))
         for row in np.flatnonzero(reasons == CODES[UNKNOWN_LABEL]).tolist():
             first_unknown = first_unknown or (chunk, row)
             value = normalise_label(chunk.labels[row])
@@ -236,7 +245,7 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     reasons, labels, lengths, digests = (np.concatenate(each) for each in zip(*parts, strict=True))
     parts.clear()
     originals, opponents = _find_copies(digests, labels, np.flatnonzero(reasons == CODES[KEPT]))
-    rows = Rows(tables, card, places, reasons, labels, list(meanings), lengths, originals, opponents)
+    rows = Rows(tables, layouts, card, places, reasons, labels, list(meanings), lengths, originals, opponents)
     if first_unknown is not None:
         raise UnknownLabels(_unknown_message(*first_unknown, unknown), rows)
     copies = (originals >= 0) & (originals != np.arange(len(originals)))
@@ -245,10 +254,15 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     return rows
 
 
+def read_again(rows: Rows, order: Iterable[str]) -> Iterator[Chunk]:
+    """The rows of the splits in `order` once more."""
+    return read_rows(rows.tables, rows.layouts, rows.card, order)
+
+
 def read_texts(rows: Rows, places: np.ndarray, bar: tqdm) -> dict[int, str]:
     """The stripped texts of the rows at `places` (sorted); one more reading of the files."""
     texts: dict[int, str] = {}
-    for chunk in read_rows(rows.tables, rows.card, KEEP_ORDER):
+    for chunk in read_again(rows, KEEP_ORDER):
         texts |= texts_within(rows, chunk, places)
         bar.update(len(chunk.texts))
     return texts
@@ -285,7 +299,7 @@ def rejected_row(rows: Rows, chunk: Chunk, row: int) -> dict[str, Any]:
 
 def rejected_rows(rows: Rows) -> Iterator[dict[str, Any]]:
     """All lines of rejected.jsonl, by split and row; one more reading of the files."""
-    for chunk in read_rows(rows.tables, rows.card, sorted(rows.tables)):
+    for chunk in read_again(rows, sorted(rows.tables)):
         start = first_place(rows, chunk)
         reasons = rows.reasons[start : start + len(chunk.texts)]
         yield from (rejected_row(rows, chunk, row) for row in np.flatnonzero(reasons != CODES[KEPT]).tolist())
@@ -316,18 +330,21 @@ def _why_not(value: str, layout: Layout) -> int:
     return CODES[UNLABELLED if value in layout.unlabelled else UNKNOWN_LABEL]
 
 
-def _are_unicode(texts: list[str]) -> np.ndarray:
-    """Which texts UTF-8 can hold: those without half of a surrogate pair, which a JSON escape can bring."""
+def _encode(texts: list[str]) -> tuple[list[bytes], np.ndarray]:
+    """The texts in UTF-8, and which of them it can hold: those without half of a surrogate pair, which a JSON
+    escape can bring.
+    """
     try:
-        "".join(texts).encode("utf-8")
+        return [text.encode("utf-8") for text in texts], np.ones(len(texts), dtype=bool)
     except UnicodeEncodeError:
-        return np.array([text == text.encode("utf-8", "replace").decode("utf-8") for text in texts])
-    return np.ones(len(texts), dtype=bool)
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        same = [text == data.decode("utf-8") for text, data in zip(texts, encoded, strict=True)]
+        return encoded, np.array(same)
 
 
-def _digest(texts: list[str]) -> np.ndarray:
+def _digest(texts: list[bytes]) -> np.ndarray:
     """(texts, 2) numbers that are the same for the same texts alone."""
-    digests = [blake2b(text.encode("utf-8", "replace"), digest_size=DIGEST_BYTES).digest() for text in texts]
+    digests = [blake2b(text, digest_size=DIGEST_BYTES).digest() for text in texts]
     return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
 
 
@@ -340,7 +357,8 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
         return originals, opponents
     # Equal texts come together, in the order of their places.
     order = at[np.lexsort((digests[at, 0], digests[at, 1]))].astype(np.int32)
-    is_first = np.r_[True, (digests[order[1:]] != digests[order[:-1]]).any(axis=1)]
+    ordered = digests[order]
+    is_first = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
     starts = np.flatnonzero(is_first)
     group = np.cumsum(is_first, dtype=np.int32) - 1
     originals[order] = order[starts][group]
