@@ -14,7 +14,7 @@ SIMILARITY = 0.8  # Jaccard similarity of character trigrams from which on two t
 SHINGLE = 3
 PERMUTATIONS, BANDS = 128, 32  # finds a pair of similarity 0.8 with probability above 0.9999
 SEED = 42
-# Sketches tell a similarity of 0.8 with a standard deviation of 0.035; what they put this low is not compared.
+# Sketches tell a similarity of 0.8 with a standard deviation of 0.035; what is far below is not compared.
 SURELY_UNLIKE = 0.6
 REMEMBERED = 2000  # texts whose shingles are kept at hand: those that many others are like
 
