@@ -105,8 +105,9 @@ def calibrate(
 
 
 def sample_batches(batches: list[Batch]) -> list[Batch]:
-    """The first batch, and STEPS others (or all) evenly spread over the rest, which are sorted by width."""
-    first, others = batches[0], batches[1:]
+    """The first batch, and STEPS others as full (or all) evenly spread over the rest, sorted by width."""
+    first = batches[0]
+    others = [batch for batch in batches[1:] if len(batch[0]) == len(first[0])]
     places = range(min(STEPS, len(others)))
     return [first, *(others[int((place + 0.5) * len(others) / len(places))] for place in places)]
 
