@@ -211,7 +211,7 @@ def test_runs_of_the_same_task_are_compared(
     several, number = runs["several"], runs["number"]
     refused = command("compare", several.path, number.path)
     assert refused.returncode == 2
-    assert "has the task and labels regression" in refused.stderr
+    assert "number is regression, several multi_label" in refused.stderr
     other = RunFolder(shutil.copytree(number.path, tmp_path / "other"))
     done = command("compare", number.path, other.path, "--output", tmp_path / "compared")
     assert done.returncode == 0, done.stderr

@@ -37,16 +37,16 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
         raise UserError(f"--output {folder}: is a file, or a run; name another folder.")
     names = _names(runs)
     experiments = {name: load_experiment(run.experiment) for name, run in zip(names, runs, strict=True)}
-    label_names = {
-        name: [each.dataset.task, *(label.name for label in each.labels)]
-        for name, each in experiments.items()
-    }
-    first = next(iter(label_names))
-    for name, labels in label_names.items():
-        if labels != label_names[first]:
+    tasks = {name: each.dataset.task for name, each in experiments.items()}
+    label_names = {name: [label.name for label in each.labels] for name, each in experiments.items()}
+    first = names[0]
+    for name in names:
+        if tasks[name] != tasks[first]:
+            raise UserError(f"{name} is {tasks[name]}, {first} {tasks[first]}: their scores do not compare.")
+        if label_names[name] != label_names[first]:
             raise UserError(
-                f"{name} has the task and labels {', '.join(labels)}; "
-                f"{first} has {', '.join(label_names[first])}."
+                f"{name} has the labels {', '.join(label_names[name])}, "
+                f"{first} {', '.join(label_names[first])}."
             )
     answers = {name: _answers(run) for name, run in zip(names, runs, strict=True)}
     compared = {name: list(each)[-1] for name, each in answers.items()}
