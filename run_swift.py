@@ -183,12 +183,9 @@ def reproduce_run(options: argparse.Namespace) -> int:
 
 def run_benchmark(options: argparse.Namespace) -> None:
     """Time what was asked for, show the ratios, and write them."""
-    from statistics import median
-
     from workflows.pipeline import open_finished, timed_folder
-    from workflows.reporting.figures import draw_times, save_figure
-    from workflows.run_folder import write_json
     from workflows.screen import Screen, shown
+    from workflows.studies.record import record_benchmark
 
     screen = Screen(options.verbose)
     if (options.folder is None) != (options.kind == "data"):
@@ -216,12 +213,8 @@ def run_benchmark(options: argparse.Namespace) -> None:
                 figures = benchmark_inference(run, options.rows or 200, options.repeats, screen)
             else:
                 figures = benchmark_training(run, options.steps, options.repeats, screen)
-    write_json(folder / "benchmark.json", figures)
-    save_figure(folder, "times", draw_times(figures["seconds"]), [])
-    for name, times in figures["seconds"].items():
-        screen.say(f"  {name:14} {median(times):8.2f} s (median of {len(times)})")
-    for name, ratio in figures["ratios"].items():
-        screen.say(f"  {name}: {ratio['median']:.2f} ({ratio['low']:.2f} – {ratio['high']:.2f})")
+    for line in record_benchmark(folder, options.kind, figures):
+        screen.say(line)
     screen.say(f"benchmark: {shown(folder / 'benchmark.json')}")
 
 

@@ -33,6 +33,9 @@ def test_a_benchmark_writes_times_ratios_and_a_chart(
         assert ratio["low"] <= ratio["high"]
         assert f"  {name}: {ratio['median']:.2f} (" in done.stdout
     assert (tmp_path / "times.en.png").exists()
+    table = (tmp_path / "benchmark.md").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 2 + len(figures["ratios"])
+    assert figures.get("device", "") in table[0]
     if kind == "inference":
         assert figures["outputs_unlike_swift"] == []
         assert figures["rows"] == 24
