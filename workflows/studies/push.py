@@ -1,23 +1,26 @@
 """Uploads an exported model to the ModelScope hub by its own client; the token is never written down."""
 
+import os
 from pathlib import Path
 
 from modelscope_hub import HubApi, HubError, get_default_config
 
 from workflows.errors import UserError
 
+TOKEN = "MODELSCOPE_API_TOKEN"
+
 
 def check_push(repository: str) -> None:
     """Raise UserError where nothing could be pushed: `repository` is no OWNER/NAME, or there is no token.
 
-    The token is the one that the hub's client reads: MODELSCOPE_API_TOKEN, or what `modelscope login` keeps.
+    The token comes from the environment alone, where the hub's client finds it too.
     """
     if len([part for part in repository.split("/") if part]) != 2 or repository.count("/") != 1:
         raise UserError(f"--push {repository}: write OWNER/NAME, the model's place on the ModelScope hub.")
-    if not get_default_config().token:
+    if not os.environ.get(TOKEN):
         raise UserError(
-            f"--push {repository}: needs a token of the ModelScope hub, in the environment variable "
-            "MODELSCOPE_API_TOKEN or by `modelscope login`; nothing was done."
+            f"--push {repository}: needs a token of the ModelScope hub in the environment variable {TOKEN}; "
+            "nothing was done."
         )
 
 
