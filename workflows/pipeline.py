@@ -123,7 +123,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
                 )
         inputs = fingerprint([stage.settings(run, experiment), [sha256(path) for path in stage.needs(run)]])
         done = finished_stages(run).get(stage.name, {})
-        if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run)):
+        if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run, experiment)):
             screen.say(f"{title}: done before")
             continue
         screen.say(title)

@@ -33,7 +33,7 @@ class Stage:
     name: str
     needs: Callable[[RunFolder], list[Path]]  # files of earlier stages
     settings: Callable[[RunFolder, Experiment], Any]  # what else it depends on
-    writes: Callable[[RunFolder], list[Path]]
+    writes: Callable[[RunFolder, Experiment], list[Path]]
     work: Callable[[RunFolder, Experiment, Session, str], None]
     is_part_of: Callable[[Experiment], bool] = lambda experiment: True  # whether a run has this stage
 
@@ -279,6 +279,11 @@ def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
     ]
 
 
+def _baseline_files(run: RunFolder, experiment: Experiment) -> list[Path]:
+    constant = "mean" if experiment.dataset.task == "regression" else "majority"
+    return [run.predictions(constant), run.predictions("tfidf")]
+
+
 STAGES = (
     Stage(
         "prepare",
@@ -291,28 +296,28 @@ STAGES = (
             _mixed_sources(run, experiment),
             DATA_FORMAT,
         ],
-        writes=lambda run: [*map(run.split, SPLITS), run.rejected, run.corrections, run.manifest],
+        writes=lambda run, experiment: [*map(run.split, SPLITS), run.rejected, run.corrections, run.manifest],
         work=_prepare,
     ),
     Stage(
         "tokens",
         needs=lambda run: [*map(run.split, SPLITS)],
         settings=lambda run, experiment: experiment.arguments,
-        writes=lambda run: [run.tokens],
+        writes=lambda run, experiment: [run.tokens],
         work=_tokens,
     ),
     Stage(
         "baselines",
         needs=lambda run: [*map(run.split, SPLITS)],
         settings=lambda run, experiment: [PREDICTIONS_FORMAT],
-        writes=lambda run: [run.predictions("tfidf")],  # the last of them
+        writes=_baseline_files,
         work=_baselines,
     ),
     Stage(
         "audit",
         needs=lambda run: [*map(run.split, SPLITS)],
         settings=lambda run, experiment: [asdict(label) for label in experiment.labels],
-        writes=lambda run: [run.audit, run.audit_summary],
+        writes=lambda run, experiment: [run.audit, run.audit_summary],
         work=_audit,
         is_part_of=lambda experiment: experiment.dataset.task == "single_label",  # what it judges
     ),
@@ -320,7 +325,7 @@ STAGES = (
         "zero_shot",
         needs=lambda run: [run.split("test")],
         settings=_answer_settings,
-        writes=lambda run: [run.predictions("zero_shot")],
+        writes=lambda run, experiment: [run.predictions("zero_shot")],
         work=_zero_shot,
         is_part_of=lambda experiment: not experiment.has_head,  # an untrained head knows nothing
     ),
@@ -328,7 +333,7 @@ STAGES = (
         "material",
         needs=lambda run: [run.split("train"), run.split("val"), run.split("test")],
         settings=_material_settings,
-        writes=lambda run: [run.material, run.material_rejected, run.material_summary],
+        writes=lambda run, experiment: [run.material, run.material_rejected, run.material_summary],
         work=_material,
         is_part_of=lambda experiment: experiment.makes_material,
     ),
@@ -336,28 +341,28 @@ STAGES = (
         "train",
         needs=lambda run: [run.split("train"), run.split("val"), run.tokens],
         settings=_training_settings,
-        writes=lambda run: [run.training],
+        writes=lambda run, experiment: [run.training],
         work=_train,
     ),
     Stage(
         "tuned",
         needs=lambda run: [run.split("test"), run.training],
         settings=_answer_settings,
-        writes=lambda run: [run.predictions("tuned")],
+        writes=lambda run, experiment: [run.predictions("tuned")],
         work=_tuned,
     ),
     Stage(
         "score",
         needs=lambda run: [run.split("test"), *_all_predictions(run)],
         settings=lambda run, experiment: [SCORES_FORMAT, [asdict(label) for label in experiment.labels]],
-        writes=lambda run: [run.scores],
+        writes=lambda run, experiment: [run.scores],
         work=_score,
     ),
     Stage(
         "report",
         needs=lambda run: [run.scores, run.manifest],
         settings=lambda run, experiment: [REPORT_FORMAT, asdict(experiment), _what_a_report_adds(run)],
-        writes=lambda run: [run.report_page, run.report_markdown, run.figures],
+        writes=lambda run, experiment: [run.report_page, run.report_markdown, run.figures],
         work=_report,
     ),
 )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
+from workflows.scoring.averages import averages
 from workflows.statistics import bootstrap_interval, wilson_interval
 
 
@@ -23,14 +24,7 @@ def measure_sets(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]
         "accuracy": right / len(rows),
         "accuracy_interval": wilson_interval(right, len(rows)),
     }
-    for average, labels in (("micro", None), ("macro", present), ("weighted", None)):
-        three = precision_recall_fscore_support(
-            gold, predicted, labels=labels, average=average, zero_division=0
-        )[:3]
-        figures |= {
-            f"{average}_{key}": float(value)
-            for key, value in zip(("precision", "recall", "f1"), three, strict=True)
-        }
+    figures |= averages(gold, predicted, list(range(len(names))), present)
 
     def f1(counts: np.ndarray) -> np.ndarray:
         """Of the counts (hits, gold or predicted twice over), (2, …)."""

@@ -19,6 +19,7 @@ from sklearn.metrics import (
 from workflows.errors import UserError
 from workflows.experiment import Experiment, Task
 from workflows.run_folder import RunFolder, read_jsonl, sha256, write_json
+from workflows.scoring.averages import averages
 from workflows.scoring.multi_label import measure_sets
 from workflows.scoring.probabilities import measure_probabilities
 from workflows.scoring.regression import compare_errors, conclude_errors, measure_numbers
@@ -129,7 +130,7 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
         "accuracy_interval": wilson_interval(right, len(rows)),
-        **_averages(gold, predicted, names),
+        **averages(gold, predicted, names, [name for name in names if name in set(gold)]),
         "macro_f1_interval": macro_f1_interval(
             np.array([every.index(name) for name in gold]),
             np.array([every.index(name) for name in predicted]),
@@ -148,25 +149,6 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
             "counts": confusion_matrix(gold, predicted, labels=every)[: len(names)].tolist(),
         },
     }
-
-
-def _averages(gold: list[str], predicted: list[str], names: list[str]) -> dict[str, float]:
-    """Precision, recall and F1, each micro, macro and weighted, over the labels (an unreadable output is
-    none).
-
-    Macro averages are over the labels that the test set has: one that it lacks cannot be got right.
-    """
-    figures: dict[str, float] = {}
-    present = [name for name in names if name in set(gold)]
-    for average, labels in (("micro", names), ("macro", present), ("weighted", names)):
-        three = precision_recall_fscore_support(
-            gold, predicted, labels=labels, average=average, zero_division=0
-        )[:3]
-        figures |= {
-            f"{average}_{key}": float(value)
-            for key, value in zip(("precision", "recall", "f1"), three, strict=True)
-        }
-    return figures
 
 
 def _outputs(rows: list[dict[str, Any]], words: dict[str, str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from workflows.machine import find_machine
 from workflows.memory import fit_to_memory
 from workflows.mends import choose_attention
 from workflows.models import ready_model
-from workflows.run_folder import RunFolder, question, read_json, read_jsonl
+from workflows.run_folder import RunFolder, checkpoint_of, question, read_jsonl
 from workflows.screen import Screen
 from workflows.session import BaseModel
 from workflows.statistics import ratio
@@ -59,7 +59,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
     """
     experiment = _experiment_in_words(run)
     machine = find_machine()
-    adapter = run.sft / read_json(run.training)["checkpoint"]
+    adapter = checkpoint_of(run)
     arguments = build_infer_arguments(experiment, machine, run.split("test"), run.path / "none", adapter)
     request = arguments.get_request_config()
     test = read_jsonl(run.split("test"))[:rows]

@@ -26,7 +26,7 @@ from workflows.inference.scorer import Greedy, prompt_tokens
 from workflows.machine import Machine, find_machine
 from workflows.mends import choose_attention
 from workflows.models import fetch_model, ready_model
-from workflows.run_folder import RunFolder, question, read_json, read_jsonl, sha256, write_json
+from workflows.run_folder import RunFolder, checkpoint_of, question, read_json, read_jsonl, sha256, write_json
 from workflows.screen import Screen, shown
 from workflows.studies.model_card import write_model_card
 from workflows.swift_arguments import build_infer_arguments
@@ -58,7 +58,7 @@ def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: 
             "holds together with the adapter."
         )
     folder = (output or run.path / "export").expanduser().resolve()
-    checkpoint = run.sft / read_json(run.training)["checkpoint"]
+    checkpoint = checkpoint_of(run)
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: is gone; train again: python run_swift.py run {run.path}")
     made_of = {"checkpoint": checkpoint.name, "answers_sha256": sha256(run.predictions("tuned"))}
