@@ -8,11 +8,19 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from workflows.experiment import ROOT, Arguments
 
 PACKAGES = ("ms-swift", "modelscope", "torch", "transformers", "peft", "datasets", "pandas", "scikit-learn")
+
+# Of control groups, version 2 and 1: folder, files of the limit and of what is in use, and the entry of
+# memory.stat for files in memory.
+CONTAINER_FILES = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,37 @@ def find_machine() -> Machine:
     bf16 = bool(flags & {"avx512_bf16", "amx_bf16"})
     why = f"this CPU {'has' if bf16 else 'has no'} bf16 instructions"
     return Machine("cpu", _cpu_name(), "bfloat16" if bf16 else "float32", why, ram)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a program may still take on `device` now: of the GPU in use, else of RAM.
+
+    In a container that is what its own limit leaves, where that is less than the machine has.
+    """
+    import psutil
+
+    if device == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        # What torch keeps of what was freed can be taken again.
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return min([psutil.virtual_memory().available, *_left_in_container()])
+
+
+def _left_in_container() -> list[int]:
+    """Bytes that the control group's limit leaves, where there is a limit; the files that it holds in memory
+    are given up when needed.
+    """
+    left = []
+    for folder, limit, used, files in CONTAINER_FILES:
+        try:
+            most, now = (int(Path(folder, name).read_text(encoding="utf-8")) for name in (limit, used))
+            statistics = Path(folder, "memory.stat").read_text(encoding="utf-8").split()
+        except (OSError, ValueError):  # no such kind of group here, or "max": no limit
+            continue
+        left.append(most - now + int(statistics[statistics.index(files) + 1]))
+    return left
 
 
 def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> Arguments:
