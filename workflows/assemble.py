@@ -76,6 +76,7 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
         engine=options.engine,
         lang=options.lang,
         best_by=options.best_by,
+        eval_rows=options.eval_rows,
         mixed=parse_mixes(options.mix, dataset),
         window=options.window,
         recipe=set_recipe(recipe, settings, options.method),

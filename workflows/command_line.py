@@ -111,6 +111,14 @@ def add_experiment_options(parser: argparse.ArgumentParser) -> None:
         help="keep the checkpoint that is best by this on validation (default: loss)",
     )
     tuning.add_argument(
+        "--eval-rows",
+        type=count,
+        default=256,
+        metavar="N",
+        help="validation rows at most in each evaluation during training: a stratified sample, the same each "
+        "time (default: 256)",
+    )
+    tuning.add_argument(
         "--window",
         metavar="STRIDE",
         type=count,

@@ -46,6 +46,7 @@ def command_of(experiment: Experiment) -> list[str]:
         "unlabelled": experiment.unlabelled,
         "prompt": None if from_source or prompt == usual_prompt else prompt,
         "best-by": experiment.best_by,
+        "eval-rows": experiment.eval_rows,
         "window": experiment.window,
         "engine": experiment.engine,
         "seed": experiment.seed,

@@ -171,6 +171,7 @@ class Experiment:
     lang: Literal["zh", "en"] = "zh"  # that the report opens in
     best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
     mixed: tuple[Mix, ...] = ()
+    eval_rows: int = 256  # validation rows at most that are looked at in each evaluation
     window: int | None = None  # tokens from one window of a long text to the next; None cuts the text
     recipe: Recipe | None = None  # what the method does that SWIFT's arguments cannot say
     from_run: str | None = None  # the folder of the run that the method starts from

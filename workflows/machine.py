@@ -78,6 +78,17 @@ def free_memory(device: str) -> int:
     return min([psutil.virtual_memory().available, *_left_in_container()])
 
 
+def used_memory(device: str) -> int:
+    """Bytes that this process has taken on `device`."""
+    import psutil
+
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    return psutil.Process().memory_info().rss
+
+
 def _left_in_container() -> list[int]:
     """Bytes that the control group's limit leaves, where there is a limit; the files that it holds in memory
     are given up when needed.

@@ -31,16 +31,21 @@ class Screen:
         """Print a line (or several) of the result."""
         print(text, file=self.out, flush=True)
 
-    def progress(self, title: str, total: int | None) -> tqdm:
+    def progress(self, title: str, total: int | None, counted: bool = True) -> tqdm:
         """A bar that counts to `total` with the time left (None: counts only), for work that takes a moment;
         on a file or a notebook it is drawn less often.
+
+        Without `counted`, `total` is in a unit that says nothing to a person, and what the caller says stands
+        in place of count and time.
         """
         seconds = 0.2 if self.err.isatty() else 5.0
         return tqdm(
             total=total,
             desc=f"  {title}",
             file=self.err,
-            ncols=90,
+            ncols=90 if counted else 110,
+            bar_format=None if counted else "{desc}: {percentage:3.0f}%|{bar}|{postfix}",
+            smoothing=0.3 if counted else 0.0,
             mininterval=seconds,
             maxinterval=seconds,
             delay=seconds,

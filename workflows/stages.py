@@ -14,7 +14,16 @@ from typing import Any
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.machine import Machine, describe_environment, find_machine, fit_to_machine
-from workflows.run_folder import SPLITS, RunFolder, checkpoint_of, read_json, read_jsonl, sha256, write_json
+from workflows.run_folder import (
+    SPLITS,
+    RunFolder,
+    checkpoint_of,
+    finished_stages,
+    read_json,
+    read_jsonl,
+    sha256,
+    write_json,
+)
 from workflows.screen import shown
 from workflows.session import Session
 
@@ -24,6 +33,7 @@ DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
 SCORES_FORMAT = 4
 REPORT_FORMAT = 1
+SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
 
 
 @dataclass(frozen=True)
@@ -153,15 +163,23 @@ def _material(run: RunFolder, experiment: Experiment, session: Session, inputs: 
 
 
 def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.inference.infer import measure_validation
+    from workflows.data.splits import evaluation_sample
+    from workflows.inference.infer import measure_validation, work_of
     from workflows.tuning.train import train
 
     val = read_jsonl(run.split("val"))
+    looked_at = evaluation_sample(val, experiment.eval_rows, experiment.data.data_seed)
+    if len(looked_at) < len(val):
+        session.screen.say(f"  evaluations look at {len(looked_at)} of {len(val):,} validation rows")
 
     def measure(model: Any, template: Any) -> dict[str, float]:
-        return measure_validation(model, template, val, experiment)
+        with session.screen.progress("evaluating", sum(map(work_of, looked_at)), counted=False) as bar:
+            return measure_validation(model, template, looked_at, experiment, bar)
 
-    summary = train(run, experiment, _machine(run, experiment, session), session, inputs, measure)
+    # Answers take as long as before tuning; of a head none were given.
+    afterwards = finished_stages(run).get("zero_shot", {}).get("seconds", 0.0) + SCORE_AND_REPORT
+    machine = _machine(run, experiment, session)
+    summary = train(run, experiment, machine, session, inputs, measure, afterwards)
     best = summary["best_by"]
     figure = f", best validation {best['metric']} {best['value']:.4f}" if best["value"] is not None else ""
     session.screen.say(f"  {summary['steps']} steps{figure}, kept {summary['checkpoint']}")
@@ -252,7 +270,7 @@ def _recipe_settings(experiment: Experiment) -> list[Any]:
 
 def _training_settings(run: RunFolder, experiment: Experiment) -> Any:
     made = [sha256(path) for path in (run.material, run.material_val) if path.exists()]
-    return [*_model_settings(run, experiment), *_recipe_settings(experiment), *made]
+    return [*_model_settings(run, experiment), experiment.eval_rows, *_recipe_settings(experiment), *made]
 
 
 def _material_settings(run: RunFolder, experiment: Experiment) -> Any:

@@ -6,6 +6,7 @@ code of the course experiment did: 20 % test, then 10 % of the rest validation (
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -72,6 +73,14 @@ def sample_splits(splits: Splits, labels: np.ndarray, options: DataOptions) -> S
         "val": val,
         "test": _sample(test, labels, options.test_samples, options.data_seed),
     }
+
+
+def evaluation_sample(rows: list[dict[str, Any]], size: int, seed: int) -> list[dict[str, Any]]:
+    """At most `size` validation rows of a data file, in file order, with the labels' shares kept where each
+    row has one label; the same for the same seed.
+    """
+    strata = np.array([row["label"] if isinstance(row["label"], int) else -1 for row in rows])
+    return [rows[at] for at in _sample(np.arange(len(rows)), strata, size, seed)]
 
 
 def _cut(

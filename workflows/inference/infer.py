@@ -5,17 +5,27 @@ label.
 import copy
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
+from tqdm import tqdm
 
 from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
 from workflows.inference.head import score_rows
 from workflows.inference.plain_scorer import answer_plainly
-from workflows.inference.predictions import join_answers, join_scores, validation_figures
+from workflows.inference.predictions import (
+    answer_loss,
+    head_loss,
+    join_answers,
+    join_scores,
+    validation_figures,
+)
 from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
 from workflows.machine import Machine
@@ -23,6 +33,8 @@ from workflows.models import label_tokens, ready_model
 from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
 from workflows.session import Session
 from workflows.swift_arguments import build_infer_arguments, truncation_of_answers
+
+PROMPT_WORK = 20  # characters' worth of work that an answer costs beside its review
 
 
 def infer(
@@ -110,12 +122,17 @@ def has_own_cache(model: Any) -> bool:
     return not type(base).__module__.startswith("transformers.")
 
 
+def is_quantised(model: Any) -> bool:
+    """Whether the model's weights are in few bits, which merging would round."""
+    return getattr(model.config, "quantization_config", None) is not None
+
+
 def merge_adapter(model: Any) -> Any:
     """The model with its LoRA adapter added to the weights, which saves two small products a layer.
 
     Left as it is where there is no adapter, or where quantised weights would lose by it.
     """
-    if not isinstance(model, PeftModel) or getattr(model.config, "quantization_config", None) is not None:
+    if not isinstance(model, PeftModel) or is_quantised(model):
         return model
     return model.merge_and_unload()
 
@@ -154,16 +171,64 @@ def answer_rows(
         ]
 
 
-def measure_validation(model: Any, template: Any, rows: Rows, experiment: Experiment) -> dict[str, float]:
-    """The task's figures of the model's answers to validation rows, read as test answers are."""
-    request = RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0)
+def measure_validation(
+    model: Any, template: Any, rows: Rows, experiment: Experiment, bar: tqdm
+) -> dict[str, float]:
+    """Loss and figures of the model's answers to validation rows, from one pass, read as test answers are.
+
+    The loss is the answers' cross-entropy or the head's, without what a recipe adds to it.  `bar` moves on by
+    `work_of` each row.
+    """
     template = copy.copy(template)
     template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
+    task, answers = experiment.dataset.task, Rows()
+    weights = {row["id"]: work_of(row) for row in rows}
+    with merged_for_a_while(model):
+        for batch in (
+            score_rows(model, template, rows, experiment.window)
+            if experiment.has_head
+            else answer_rows(
+                model,
+                template,
+                rows,
+                experiment.labels,
+                RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0),
+                ended=experiment.ends_after_label,
+            )
+        ):
+            answers += batch
+            bar.update(sum(weights[answer["id"]] for answer in batch))
     if experiment.has_head:
-        answers = [
-            answer for batch in score_rows(model, template, rows, experiment.window) for answer in batch
-        ]
-        return validation_figures(join_scores(rows, answers, experiment), experiment.dataset.task)
-    batches = answer_rows(model, template, rows, experiment.labels, request)
-    answers = [answer for batch in batches for answer in batch]
-    return validation_figures(join_answers(rows, answers, experiment.labels), experiment.dataset.task)
+        predictions = join_scores(rows, answers, experiment)
+        return {"loss": head_loss(predictions, task), **validation_figures(predictions, task)}
+    end = 1 if experiment.ends_after_label else 0
+    lengths = [len(tokens) - 1 + end for tokens in label_tokens(template, experiment.labels)]
+    figures = validation_figures(join_answers(rows, answers, experiment.labels), task)
+    return {"loss": answer_loss(rows, answers, lengths), **figures}
+
+
+def work_of(row: dict[str, Any]) -> int:
+    """How much work an answer to a row is, about, in characters read: for progress and the time left."""
+    return len(row["review"]) + PROMPT_WORK
+
+
+@contextmanager
+def merged_for_a_while(model: Any) -> Iterator[None]:
+    """Within this, a LoRA adapter is part of the weights, which saves its products; afterwards each weight is
+    what it was to the last bit, since it is put back, not computed back.
+
+    Left as it is where `merge_adapter` would leave it, and for adapters that are not LoRA's.
+    """
+    layers = [each for each in model.modules() if isinstance(each, LoraLayer)]
+    if not isinstance(model, PeftModel) or is_quantised(model):
+        layers = []
+    kept = [(layer, layer.get_base_layer().weight.data) for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.merge(safe_merge=True)  # into a copy of the weights
+        yield
+    finally:
+        for layer, weight in kept:
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()

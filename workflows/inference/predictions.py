@@ -97,8 +97,32 @@ def join_scores(test: Rows, answers: Rows, experiment: Experiment) -> Rows:
     return predictions
 
 
+def answer_loss(rows: Rows, answers: Rows, lengths: list[int]) -> float:
+    """Mean cross-entropy of the right answers' tokens, as training has it; `lengths`: tokens of each label's
+    answer, as far as its log probability counts them.
+    """
+    matched = list(match_answers(rows, answers, "log_probabilities"))
+    logs = sum(answer["log_probabilities"][row["label"]] for row, answer in matched)
+    return -logs / sum(lengths[row["label"]] for row in rows)
+
+
+def head_loss(predictions: Rows, task: str) -> float:
+    """The head's loss on predictions with their gold labels: squared error, or cross-entropy."""
+    if task == "regression":
+        return float(np.mean([(row["prediction"] - row["gold"]) ** 2 for row in predictions]))
+    if task == "multi_label":
+        right = [
+            share if name in row["gold"] else 1 - share
+            for row in predictions
+            for name, share in row["probabilities"].items()
+        ]
+    else:
+        right = [row["probabilities"][row["gold"]] for row in predictions]
+    return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
+
+
 def validation_figures(predictions: Rows, task: str) -> dict[str, float]:
-    """What training is watched by: accuracy and macro F1, or the errors of a regression."""
+    """What training is watched by beside the loss: accuracy and macro F1, or the errors of a regression."""
     gold = [row["gold"] for row in predictions]
     predicted = [row["prediction"] for row in predictions]
     if task == "regression":

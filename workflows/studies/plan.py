@@ -23,8 +23,8 @@ from workflows.experiment import Experiment
 from workflows.pipeline import run_stages
 from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
 from workflows.screen import Screen, as_text
+from workflows.stages import SCORE_AND_REPORT
 
-SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
 # What a run changes by itself where memory is short (memory.py).
 LEARNS_THE_SAME = {
     *("per_device_train_batch_size", "gradient_accumulation_steps"),

@@ -1,14 +1,33 @@
-"""The trainer callback that SWIFT loads by name: progress, rows used, the task's figures on validation."""
+"""The trainer callback that SWIFT loads by name: how steps are computed, what an evaluation is, what is
+shown.
+"""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from swift.callbacks import TrainerCallback, callbacks_map
 from tqdm import tqdm
 
+from workflows.tuning.step import body_of, share_beginning, shares_beginning, train_in_pieces
+
 RUN_WATCH = "run_watch"
-Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name
+Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name, the loss among them
+SAMPLED = 200  # training rows whose tokens say what all begin with
+A_PAUSE = 8.0  # an evaluation takes as long as so many steps, until one was timed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is to do that SWIFT's arguments cannot say."""
+
+    measure: Measure
+    piece_tokens: int | None  # tokens at most that are computed at a time; None: whole batches, as SWIFT does
+    evaluates_in_swift: bool  # whether SWIFT's own evaluation runs, and `measure` only adds to it
+    afterwards: float  # seconds of the job's later stages, about
 
 
 @dataclass
@@ -19,64 +38,146 @@ class Watched:
     model: Any = None  # as it is trained: with its adapter
 
 
+@dataclass
+class Pace:
+    """How long is left, from the work done so far, and the pauses between steps."""
+
+    total: float  # work of all steps, in tokens
+    pauses: int  # evaluations that are to come, each with a checkpoint
+    done: float = 0.0
+    timed: float = 0.0  # the part of `done` that took `seconds`
+    seconds: float = 0.0
+    steps: int = 0
+    paused: list[float] = field(default_factory=list)  # seconds of each pause
+
+    def add_step(self, work: float, seconds: float) -> None:
+        """Count a step."""
+        self.done, self.timed = self.done + work, self.timed + work
+        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
+
+    def left(self) -> float:
+        """Seconds until the end; there must have been a step."""
+        pause = sum(self.paused) / len(self.paused) if self.paused else A_PAUSE * self.seconds / self.steps
+        to_come = max(0, self.pauses - len(self.paused)) * pause
+        return max(0.0, self.total - self.done) * self.seconds / max(self.timed, 1.0) + to_come
+
+
 class WatchCallback(TrainerCallback):
-    """Draws training and evaluation on `bar`, notes what is trained on how many rows, and adds the figures
-    of `measure` to each evaluation, as eval_<name>.
+    """Sets up how steps and evaluations are computed, notes what is trained on how many rows, and draws the
+    training on `bar`.
 
     SWIFT drops rows that are too long or that it cannot encode with a log line only.
     """
 
     bar: tqdm
     watched: Watched
-    measure: Measure
+    plan: Plan
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the bar to the number of optimiser steps."""
-        val = self.trainer.eval_dataset
-        self.watched.rows = {"train": len(self.trainer.train_dataset), "val": 0 if val is None else len(val)}
-        self.watched.model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        self.bar.reset(total=state.max_steps)
-        self.bar.update(state.global_step)  # of a resumed training
-        self.evaluated = 0
+        """Take hold of the trainer, and set the bar to the work to be done."""
+        trainer, train = self.trainer, self.trainer.train_dataset
+        val = trainer.eval_dataset
+        self.watched.rows = {"train": len(train), "val": 0 if val is None else len(val)}
+        self.watched.model = trainer.accelerator.unwrap_model(trainer.model)
+        self.losses: dict[str, str] = {}
+        self.work, self.ended, self.pausing = 0.0, time.perf_counter(), False
+        total = float(state.max_steps)
+        if self.plan.piece_tokens is not None:
+            train_in_pieces(trainer, self.plan.piece_tokens, self._count)
+            body = body_of(self.watched.model)
+            if shares_beginning(body):
+                share_beginning(body)
+            self.begun = count_beginning(train)
+            batches = len(trainer.get_train_dataloader())
+            epochs = state.max_steps / math.ceil(batches / args.gradient_accumulation_steps)
+            # SWIFT has a row's length as a list of one.
+            lengths = [max(each) if isinstance(each, list) else each for each in train["lengths"]]
+            total = sum(length - self.begun for length in lengths) * epochs
+        if not self.plan.evaluates_in_swift:
+            trainer.evaluate = self._evaluate
+        done = total * state.global_step / state.max_steps  # of a resumed training
+        self.pace = Pace(total, _evaluations(args, state), done)
+        self.bar.reset(total=math.ceil(total))
+        self.bar.update(int(done))
+
+    def _count(self, rows: int, tokens: int) -> None:
+        self.work += tokens - rows * self.begun
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock; what an evaluation took, and a checkpoint after it, was a pause."""
+        self.began = time.perf_counter()
+        if self.pausing:
+            self.pace.paused.append(self.began - self.ended)
+        self.pausing, self.work = False, 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move on by a step."""
-        self.bar.update(state.global_step - self.bar.n)
+        self.ended = time.perf_counter()
+        self.pace.add_step(self.work if self.plan.piece_tokens is not None else 1.0, self.ended - self.began)
+        left = self.pace.left()
+        shown = [
+            f"step {state.global_step}/{state.max_steps}",
+            *(f"{name} {value}" for name, value in self.losses.items()),
+            f"{self.bar.format_interval(left)} left, with all stages "
+            f"{self.bar.format_interval(left + self.plan.afterwards)}",
+        ]
+        self.bar.set_postfix_str(", ".join(shown), refresh=False)
+        self.bar.update(min(int(self.pace.done), self.bar.total) - self.bar.n)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Show the latest losses."""
-        shown: dict[str, object] = {
-            name: f"{float(logs[name]):.3f}"
-            for name in ("loss", "eval_loss", "eval_macro_f1")
-            if logs and name in logs
-        }
-        if shown:
-            self.bar.set_postfix(shown, refresh=False)
+        """Keep the latest losses for the bar."""
+        for name in ("loss", "eval_loss"):
+            if logs and name in logs:
+                self.losses[name.replace("eval", "val").replace("_", " ")] = f"{float(logs[name]):.3f}"
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show how far an evaluation is."""
-        self.evaluated += 1
-        # Drawn at once on a terminal only: a file or a notebook would get a line for every batch.
-        total = len(kwargs["eval_dataloader"])
-        self.bar.set_postfix_str(f"evaluating {self.evaluated}/{total}", refresh=self.bar.fp.isatty())
+    def _evaluate(self, *args: Any, **named: Any) -> dict[str, float]:
+        """What stands for the trainer's `evaluate`: one pass over the validation rows."""
+        trainer = self.trainer
+        trainer.model.eval()  # the log is then an evaluation's
+        metrics = {f"eval_{name}": value for name, value in self._measured().items()}
+        trainer.log(metrics)
+        trainer.control = trainer.callback_handler.on_evaluate(
+            trainer.args, trainer.state, trainer.control, metrics
+        )
+        return metrics
+
+    def _measured(self) -> dict[str, float]:
+        with self.trainer.accelerator.autocast():  # as in training: some weights are in fp32
+            return self.plan.measure(self.watched.model, self.trainer.template)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
     ) -> None:
-        """Add the task's figures to `metrics`, where the trainer looks for the best checkpoint's."""
-        self.evaluated = 0
-        with self.trainer.compute_loss_context_manager():
-            figures = type(self).measure(self.watched.model, self.trainer.template)
-        named = {f"eval_{name}": value for name, value in figures.items()}
-        metrics.update(named)
-        self.trainer.log(named)
+        """After SWIFT's own evaluation add the task's figures, where the trainer looks for the best
+        checkpoint's.
+        """
+        self.pausing = True
+        if self.plan.evaluates_in_swift:
+            named = {f"eval_{name}": value for name, value in self._measured().items() if name != "loss"}
+            metrics.update(named)
+            self.trainer.log(named)
 
 
-def register_watch(bar: tqdm, measure: Measure) -> Watched:
-    """Make `callbacks: [run_watch]` draw on `bar` and call `measure`; the returned value has what it saw."""
+def count_beginning(rows: Any) -> int:
+    """Tokens that the first rows of an encoded data set all begin with."""
+    columns = zip(*(rows[at]["input_ids"] for at in range(min(SAMPLED, len(rows)))), strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _evaluations(args: Any, state: Any) -> int:
+    """Evaluations that are to come; the last step has one in any case."""
+    strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
+    if strategy == "no":
+        return 0
+    every = state.eval_steps if strategy == "steps" else math.ceil(state.max_steps / args.num_train_epochs)
+    return math.ceil(state.max_steps / every) - state.global_step // every
+
+
+def register_watch(bar: tqdm, plan: Plan) -> Watched:
+    """Make `callbacks: [run_watch]` follow `plan` and draw on `bar`; the returned value has what it saw."""
     watched = Watched()
-    bound = {"bar": bar, "watched": watched, "measure": staticmethod(measure)}
+    bound = {"bar": bar, "watched": watched, "plan": plan}
     callbacks_map[RUN_WATCH] = type("BoundWatch", (WatchCallback,), bound)
     return watched

@@ -16,6 +16,7 @@ from workflows.screen import Screen
 from workflows.statistics import describe_lengths
 from workflows.swift_arguments import build_sft_arguments
 
+LONGEST = 64  # lengths that are listed: those of the widest batch
 BINS = 30  # of the histograms
 FATE = {"delete": "left out", "left": "cut at the beginning", "right": "cut at the end", "split": "split"}
 
@@ -53,6 +54,7 @@ def _describe(lengths: dict[str, int], max_length: int | None) -> dict[str, Any]
     over = [id for id, length in lengths.items() if max_length is not None and length > max_length]
     return {
         "rows": len(lengths),
+        "longest": sorted(lengths.values(), reverse=True)[:LONGEST],
         **describe_lengths(list(lengths.values())),
         "over_max_length": {"rows": len(over), "ids": over},
     }

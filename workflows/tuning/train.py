@@ -5,44 +5,65 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
 from workflows.errors import UserError
 from workflows.experiment import Experiment
-from workflows.machine import Machine
-from workflows.memory import fit_to_memory
+from workflows.machine import Machine, free_memory
+from workflows.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.models import label_tokens, ready_model
 from workflows.recipes import Distillation, LabelLoss, Preference
 from workflows.run_folder import SPLITS, RunFolder, conversation, read_json, read_jsonl, write_json
 from workflows.session import Session
 from workflows.swift_arguments import build_sft_arguments
-from workflows.tuning.callbacks import RUN_WATCH, Measure, register_watch
+from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, register_watch
 from workflows.tuning.label_loss import Terms, balanced_weights, register_label_loss
+from workflows.tuning.step import is_out_of_memory
+
+# Arguments with which a batch has no rows of known length that could be computed in pieces.
+WITHOUT_ROWS = ("packing", "padding_free", "streaming", "lazy_tokenize")
 
 
 def train(
-    run: RunFolder, experiment: Experiment, machine: Machine, session: Session, inputs: str, measure: Measure
+    run: RunFolder,
+    experiment: Experiment,
+    machine: Machine,
+    session: Session,
+    inputs: str,
+    measure: Measure,
+    afterwards: float = 0.0,
 ) -> dict[str, Any]:
     """Tune the model on train.jsonl, or what the method made of it, watch val.jsonl; write sft/ and
     training.json, return the latter's content.
 
     `inputs` is the fingerprint of what goes in: an interrupted training with the same inputs goes on from its
-    last checkpoint, one with other inputs starts anew. `measure` gives the task's figures on validation at
-    each evaluation. Raises UserError where the model cannot be had, a
-    label does not fit in five tokens, or SWIFT refuses a value.
+    last checkpoint, one with other inputs starts anew. `measure` gives the loss and the task's figures on
+    validation at each evaluation; `afterwards`: seconds that the stages after this one take, about, for the
+    time left. Raises UserError where the model cannot be had, a label does not fit in five tokens, SWIFT
+    refuses a value, or memory is too small for one row.
     """
     resume_from = last_checkpoint(run, inputs)
     if resume_from:
         session.screen.say(f"  going on from {resume_from.name}")
-    with session.screen.progress("training", total=1) as bar:
-        ready = fit_to_memory(run, ready_model(experiment), machine)
-        changes = {name: value for name, value in ready.overrides.items() if name not in experiment.overrides}
-        if set(changes) - {"gradient_checkpointing"} or changes.get("gradient_checkpointing") == "true":
-            listed = ", ".join(f"{name}={value}" for name, value in changes.items())
-            session.screen.say(f"  to fit into {machine.name}'s memory, with the same result: {listed}")
+    pairs = isinstance(experiment.recipe, Preference)  # of answers: DPO's trainer has its own steps and loss
+    with session.screen.progress("training", total=1, counted=False) as bar:
+        ready, piece_tokens = fit_to_memory(run, ready_model(experiment), machine)
         arguments = build_sft_arguments(run, ready, machine, resume_from)
-        watched = register_watch(bar, measure)
+        if pairs or any(getattr(arguments, name) for name in WITHOUT_ROWS):
+            piece_tokens = None
+        free = f"{free_memory(machine.device) / 1e9:.0f} GB of memory are free"
+        if piece_tokens is not None and piece_tokens < PIECE_TOKENS.get(machine.device, PIECE_TOKENS["cpu"]):
+            session.screen.say(
+                f"  {free}: {piece_tokens} tokens are computed at a time, with the same result"
+            )
+        if (
+            arguments.training_args.gradient_checkpointing
+            and "gradient_checkpointing" not in experiment.pinned
+        ):
+            session.screen.say(f"  {free}: gradient checkpointing is on, with the same result")
+        watched = register_watch(bar, Plan(measure, piece_tokens, pairs, afterwards))
         arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
         template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
         terms = _loss_terms(run, experiment, template, smoothing)
@@ -51,8 +72,12 @@ def train(
             arguments.training_args.loss_type = register_label_loss(labels, terms)
         try:
             with session.base.lent():
-                main = rlhf_main if isinstance(experiment.recipe, Preference) else sft_main
-                result = main(arguments)
+                result = (rlhf_main if pairs else sft_main)(arguments)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.print_exc()  # into the log
+            raise UserError(out_of_memory_line(run, ready, machine)) from error
         except (ValueError, TypeError) as error:
             if watched.rows:  # training had begun: no matter of arguments any more
                 raise

@@ -1,0 +1,187 @@
+"""How one optimiser step is computed: in pieces of so many tokens, their common beginning only once.
+
+Neither changes what is learned. The loss of a step is a sum over its rows, so the gradients of pieces of a
+batch add up to the batch's; and what stands before the first token in which rows differ is the same for all
+of them, as are its keys and values, which a causal model needs nothing else for.  Memory then follows the
+tokens of a piece, not the rows of a batch: long rows come few at a time, short ones many.
+
+Not covered: rows packed into one (padding_free, packing), DPO's pairs of rows, and models with dropout in
+training, whose noise would be the same for all rows.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
+PADDING = 128  # tokens of padding that cost as much time as another piece does
+
+Inputs = dict[str, Any]
+
+
+def body_of(model: Any) -> Any:
+    """The layers that make hidden states of tokens, of a model with or without an adapter or a head."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(base, base.base_model_prefix)
+
+
+def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]) -> None:
+    """Let `trainer` compute each batch in pieces of at most `budget` padded tokens, one row at least; `count`
+    gets the rows and tokens of each batch.
+
+    A mean over tokens is SWIFT's own to weigh (it divides by the tokens of the whole step); a mean over rows,
+    a head's, is weighed here.  Where memory runs out all the same, the batch is computed anew in pieces of
+    half the size, and so are the batches after it.
+    """
+    step, compute_loss = trainer.training_step, trainer.compute_loss
+    share = 1.0
+
+    def weighed_loss(*args: Any, **named: Any) -> Any:
+        found = compute_loss(*args, **named)
+        if share == 1.0:
+            return found
+        return (share * found[0], *found[1:]) if isinstance(found, tuple) else share * found
+
+    def training_step(model: Any, inputs: Inputs, *args: Any, **named: Any) -> torch.Tensor:
+        nonlocal share, budget
+        rows, present = len(inputs["labels"]), inputs.get("attention_mask")
+        while True:
+            losses = []
+            try:
+                for piece in cut(inputs, budget):
+                    share = len(piece["labels"]) / rows if trainer.task_type == "seq_cls" else 1.0
+                    losses.append(step(model, piece, *args, **named))
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                widest = inputs["labels"].shape[1] if present is None else int(present.sum(1).max())
+                # What earlier batches of the same step have added to the gradients would be lost.
+                if budget <= widest or trainer.args.gradient_accumulation_steps > 1:
+                    raise
+                budget = max(widest, budget // 2)
+            model.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        count(rows, inputs["labels"].numel() if present is None else int(present.sum()))
+        return torch.stack(losses).sum()
+
+    trainer.training_step, trainer.compute_loss = training_step, weighed_loss
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch found no memory: on a GPU an exception of its own, on a CPU a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
+    """A batch in pieces of rows of like length, the longest first, each without the padding that it does not
+    need; the batch itself where its rows are packed or it is small enough.
+    """
+    present = inputs.get("attention_mask")
+    if present is None or present.dim() != 2:
+        yield inputs
+        return
+    lengths = present.sum(1).tolist()
+    for rows in rows_of_pieces(lengths, budget):
+        used = present[rows].any(0).nonzero()
+        first, last = int(used[0]), int(used[-1]) + 1
+        yield {
+            name: value[rows][:, first:last]
+            if value.dim() > 1 and value.shape[1] == present.shape[1]
+            else value[rows]
+            if isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == len(lengths)
+            else value
+            for name, value in inputs.items()
+        }
+
+
+def rows_of_pieces(lengths: list[int], budget: int) -> list[list[int]]:
+    """Positions in `lengths` (tokens) of each piece's rows, the longest first.
+
+    A piece ends where it is full, or where padding would cost more than another piece.
+    """
+    pieces: list[list[int]] = []
+    width = padding = 0
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        full = pieces and (len(pieces[-1]) + 1) * width > budget
+        if not pieces or full or padding + width - lengths[row] > PADDING:
+            pieces.append([])
+            width, padding = lengths[row], 0
+        padding += width - lengths[row]
+        pieces[-1].append(row)
+    return pieces
+
+
+def shares_beginning(body: Any) -> bool:
+    """Whether the decoder `body` computes the same when the rows' common beginning is read only once."""
+    return (
+        type(body).__module__.startswith("transformers.")
+        and "past_key_values" in inspect.signature(body.forward).parameters
+        and body.config.model_type in ("qwen2", "qwen3")
+        and not getattr(body, "gradient_checkpointing", False)  # it has no cache
+        and not any(isinstance(each, torch.nn.Dropout) and each.p > 0 for each in body.modules())
+        and body.config._attn_implementation in ("eager", "sdpa")  # padding stands within the rows
+    )
+
+
+def share_beginning(body: Any) -> Callable[[], None]:
+    """Let the decoder `body` read what all rows of a training batch begin with only once; returns what undoes
+    it.
+
+    Hidden states have the places that they have without it, padding aside.
+    """
+    whole = body.forward
+
+    def forward(*args: Any, **named: Any) -> Any:
+        ids, present = named.get("input_ids"), named.get("attention_mask")
+        plain = args or not body.training or named.get("past_key_values") is not None
+        if plain or ids is None or present is None or present.dim() != 2 or len(ids) < 2:
+            return whole(*args, **named)
+        starts, common = _beginning(ids, present)
+        if common < SHORTEST:
+            return whole(*args, **named)
+        rows, width = ids.shape
+        cache = DynamicCache()
+        begun = ids[:1, int(starts[0]) : int(starts[0]) + common]
+        head = whole(input_ids=begun, past_key_values=cache, use_cache=True).last_hidden_state
+        cache.batch_repeat_interleave(rows)
+        places = torch.arange(width, device=ids.device)
+        rest = (places >= (starts + common)[:, None]) & present.bool()
+        seen = torch.cat([rest.new_ones(rows, common), rest[:, common:]], 1).long()
+        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, common:]
+        tail = whole(
+            input_ids=ids[:, common:],
+            attention_mask=seen,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        hidden = torch.cat([head.expand(rows, -1, -1), tail], 1)
+        if starts.any():  # padded on the left: the beginning goes back behind the padding
+            before = places < (starts + common)[:, None]
+            places = torch.where(before, (places - starts[:, None]).clamp(min=0), places)
+            hidden = hidden.gather(1, places[..., None].expand_as(hidden))
+        return BaseModelOutputWithPast(last_hidden_state=hidden)
+
+    def undo() -> None:
+        del body.forward
+
+    body.forward = forward
+    return undo
+
+
+def _beginning(ids: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Where each row begins behind its padding, (rows,), and how many tokens all rows then have in common, at
+    least one less than the shortest has.
+    """
+    starts = present.argmax(1)
+    shortest = int(present.sum(1).min())
+    at = starts[:, None] + torch.arange(max(shortest - 1, 0), device=ids.device)
+    begun = ids.gather(1, at)
+    return starts, int((begun == begun[:1]).all(0).long().cumprod(0).sum())
