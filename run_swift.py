@@ -36,6 +36,7 @@ STAGES_OF = {
     "score": ("baselines", "score"),
     "report": ("report",),
 }
+WITHOUT_MODEL = {"list", "prepare", "audit", "score", "report", "compare"}
 
 
 def refuse_options(options: argparse.Namespace) -> None:
@@ -230,6 +231,11 @@ def main(arguments: list[str]) -> int:
         arguments = ["run", *arguments]
     try:
         options = build_parser(str(__doc__)).parse_args(arguments)
+        if options.command not in WITHOUT_MODEL and vars(options).get("kind") != "data":
+            from workflows.gpu import settle_gpu
+
+            if (said := settle_gpu()) is not None:
+                print(said)
         if options.command == "list":
             from workflows.listing import render_list
 

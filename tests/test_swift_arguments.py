@@ -151,8 +151,6 @@ def test_vllm_is_given_the_adapter_and_room_for_its_rank(run: RunFolder, tmp_pat
 def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
     preset, _ = load_preset("lora")
     assert fit_to_machine(preset, set(), A10)["torch_dtype"] == "bfloat16"
-    assert "attn_impl" not in fit_to_machine(preset, set(), A10)
-    assert fit_to_machine(preset, set(), replace(A10, flash_attention=True))["attn_impl"] == "flash_attn"
     t4 = fit_to_machine(preset, set(), T4)
     assert (t4["torch_dtype"], t4["fp16"], t4["bf16"]) == ("float16", True, False)
     assert "use_cpu" not in t4
@@ -194,15 +192,6 @@ def test_rows_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     assert found == expected
 
 
-def test_rows_are_not_padded_where_flash_attention_is_and_the_loss_is_swifts(run: RunFolder) -> None:
-    on_cpu = ("--set", "use_cpu=true", "--set", "torch_dtype=float32")  # the machine that is meant has a GPU
-    flash = replace(A10, flash_attention=True)
-    for method, expected in (("lora", True), ("label-loss", False), ("head", False)):
-        ready = ready_model(_experiment("--method", method, *on_cpu))
-        arguments = build_sft_arguments(run, ready, flash)
-        assert (arguments.padding_free, arguments.attn_impl) == (expected, "flash_attn")
-
-
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:
     options = ["--set", "target_modules=q_proj,v_proj", "--set", "system=-请回答"]
     arguments = build_sft_arguments(run, ready_model(_experiment(*options)), CPU)
@@ -230,6 +219,8 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         check_overrides({"learning_rat": "1"})
     with pytest.raises(UserError, match="--set output_dir: the run sets this itself; use --run-folder"):
         check_overrides({"output_dir": "x"})
+    with pytest.raises(UserError, match=r'--set use_cpu: .* put CUDA_VISIBLE_DEVICES="" before the command'):
+        check_overrides({"use_cpu": "true"})  # of the job, it would take only the training off a GPU
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What this machine is, and which of SWIFT's arguments follow from it."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import resource
@@ -27,12 +26,11 @@ CONTAINER_FILES = (
 class Machine:
     """The device that a run uses and the dtype that suits it."""
 
-    device: str  # cuda, mps or cpu
+    device: str  # cuda or cpu
     name: str
-    torch_dtype: str  # bfloat16, float16 or float32
+    torch_dtype: str  # what it computes in: bfloat16, float16 or float32
     reason: str
     memory: int | None = None  # bytes: the GPU's own, else this machine's
-    flash_attention: bool = False  # whether the package is here, and the GPU new enough for it
 
 
 def find_machine() -> Machine:
@@ -40,7 +38,7 @@ def find_machine() -> Machine:
 
     A CPU gets bf16 where it has instructions for it: measured with a 0.5 B Qwen on 2 cores, matrix products
     run at 300 to 390 GFLOP/s in bf16 and at 135 to 170 in fp32.  Without those instructions bf16 is emulated
-    and slower.
+    and slower.  A Mac works on its CPU: nothing here was ever run on its GPU.
     """
     import torch
 
@@ -49,13 +47,8 @@ def find_machine() -> Machine:
         bf16 = major >= 8
         why = f"compute capability {major}.{minor} {'has' if bf16 else 'has no'} bf16"
         memory = torch.cuda.get_device_properties(0).total_memory
-        flash = bf16 and importlib.util.find_spec("flash_attn") is not None
-        dtype = "bfloat16" if bf16 else "float16"
-        return Machine("cuda", torch.cuda.get_device_name(), dtype, why, memory, flash)
+        return Machine("cuda", torch.cuda.get_device_name(), "bfloat16" if bf16 else "float16", why, memory)
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if torch.backends.mps.is_available():
-        name = platform.processor() or "Apple GPU"
-        return Machine("mps", name, "float32", "mixed precision is off on mps", ram)
     flags = _cpu_flags()
     bf16 = bool(flags & {"avx512_bf16", "amx_bf16"})
     why = f"this CPU {'has' if bf16 else 'has no'} bf16 instructions"
@@ -105,8 +98,12 @@ def _left_in_container() -> list[int]:
 
 
 def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> Arguments:
-    """`arguments` as this machine needs them; names in `pinned` (the model card's, --set's) stay as they
-    are.
+    """`arguments` as a training on this machine needs them; names in `pinned` (the model card's, --set's)
+    stay as they are.
+
+    Full tuning keeps its weights in fp32 and computes in the machine's dtype (mixed precision, Micikevicius
+    et al. 2018, section 3.1): in bf16 the step of a usual learning rate is less than most weights' last digit
+    and is rounded away, and gradients of fp16 weights cannot be unscaled.
     """
     fitted = dict(arguments)
 
@@ -114,18 +111,29 @@ def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> 
         if name not in pinned:
             fitted[name] = value
 
-    put("torch_dtype", machine.torch_dtype)
-    dtype = fitted["torch_dtype"]
+    put("torch_dtype", "float32" if is_full(fitted) else machine.torch_dtype)
+    computed_in = dtype_of_answers(arguments, pinned, machine)
     # SWIFT takes fp32 weights for fp16 mixed precision unless told otherwise.
-    put("bf16", dtype == "bfloat16")
-    put("fp16", dtype == "float16")
-    if machine.flash_attention:
-        put("attn_impl", "flash_attn")
+    put("bf16", computed_in == "bfloat16")
+    put("fp16", computed_in == "float16")
+    if fitted.get("quant_method") == "bnb":
+        put("bnb_4bit_compute_dtype", computed_in)  # SWIFT would compute in fp32 beside fp16
+    put("device_map", "cuda:0" if machine.device == "cuda" else "cpu")  # one device, never several
     if machine.device == "cpu":
         put("use_cpu", True)  # else transformers refuses bf16 without a GPU
         put("gradient_checkpointing", False)  # saves GPU memory; here it would only cost time
         put("dataloader_num_workers", 0)  # a worker would compete for the same cores
     return fitted
+
+
+def is_full(arguments: Arguments) -> bool:
+    """Whether all of the model's weights are trained."""
+    return arguments.get("tuner_type") == "full"
+
+
+def dtype_of_answers(arguments: Arguments, pinned: set[str], machine: Machine) -> str:
+    """What the model is read in, before tuning and after it; training computes in it, too."""
+    return str(arguments["torch_dtype"]) if "torch_dtype" in pinned else machine.torch_dtype
 
 
 def describe_environment() -> dict[str, Any]:

@@ -25,10 +25,12 @@ from workflows.experiment import (
     names_of,
     read_mapping,
 )
+from workflows.machine import find_machine, fit_to_machine, is_full
 
 # The first Qwen's own modeling code calls `self.generate`, which PreTrainedModel carries up to
 # transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "<4.50"
+FLASH_ATTENTION = {"flash_attn", "flash_attention_2"}  # SWIFT's names for the package flash_attn
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 FIRST_QWEN_INSTALL = (
     'python -m venv first-qwen && first-qwen/bin/pip install -r requirements.txt "transformers<4.50"'
@@ -75,8 +77,8 @@ def describe_folder(folder: Path) -> Arguments:
     if family == "qwen":  # the first Qwen: base and chat have the same files, but for their names
         arguments |= {"model_type": "qwen", "template": "qwen"}
         return arguments if "chat" in folder.name.lower() else {**arguments, "use_chat_template": False}
-    if family == "bert":  # an encoder, tuned whole: bf16 weights have too few digits for that
-        return {**arguments, "model_type": "bert", "template": "dummy", "torch_dtype": "float32"}
+    if family == "bert":
+        return {**arguments, "model_type": "bert", "template": "dummy"}
     if family not in {"qwen2", "qwen3"}:
         return arguments
     system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
@@ -182,22 +184,58 @@ def check_method(experiment: Experiment) -> None:
         )
 
 
-def check_quantisation(experiment: Experiment) -> None:
-    """Raise UserError where the model is to be loaded in few bits by bitsandbytes and this machine cannot."""
-    if experiment.arguments.get("quant_method") != "bnb":
-        return
-    lacking = []
-    if importlib.util.find_spec("bitsandbytes") is None:
-        lacking.append("bitsandbytes (pip install bitsandbytes)")
-    import torch
-
-    if not torch.cuda.is_available():
-        lacking.append("an NVIDIA GPU")
-    if lacking:
+def check_machine(experiment: Experiment) -> None:
+    """Raise UserError where the experiment asks for what this machine cannot do: four bits without
+    bitsandbytes and a GPU, or flash attention that would stop the run; and for full tuning of fp16 weights,
+    which no machine can.
+    """
+    arguments = experiment.arguments
+    if arguments.get("quant_method") == "bnb" and (lacking := _lacking_for_four_bits()):
         raise UserError(
             f"method {experiment.method} loads the model in 4 bits, which needs {' and '.join(lacking)}; "
             "without them take --method lora."
         )
+    if is_full(arguments) and "torch_dtype" in experiment.pinned and arguments["torch_dtype"] == "float16":
+        raise UserError(
+            f"method {experiment.method} trains all weights, which fp16 has too few digits for: leave out "
+            "torch_dtype=float16; the weights are then fp32, and a GPU without bf16 computes in fp16."
+        )
+    if str(arguments.get("attn_impl")) in FLASH_ATTENTION and (why := _why_no_flash_attention(experiment)):
+        raise UserError(
+            f"--set attn_impl={arguments['attn_impl']}: {why}; leave it out, torch's own attention is used."
+        )
+
+
+def _lacking_for_four_bits() -> list[str]:
+    import torch
+
+    lacking = []
+    if importlib.util.find_spec("bitsandbytes") is None:
+        lacking.append("bitsandbytes (pip install bitsandbytes)")
+    if not torch.cuda.is_available():
+        lacking.append("an NVIDIA GPU")
+    return lacking
+
+
+def _why_no_flash_attention(experiment: Experiment) -> str | None:
+    """Why the package flash_attn would stop this run here, or None where nothing speaks against it."""
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    if not torch.cuda.is_available():
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "it needs a GPU of Ampere or newer"
+    fitted = fit_to_machine(experiment.arguments, experiment.pinned, find_machine())
+    if fitted["torch_dtype"] == "float32":
+        return "it refuses float32, which this run's weights are in"
+    if not is_flash_attn_2_available():
+        return "the package flash_attn is not installed here, or too old"
+    try:
+        import flash_attn  # noqa: F401
+    except ImportError as error:
+        return f"the package flash_attn was built for another torch ({' '.join(str(error).split())[:100]})"
+    return None
 
 
 def runs_own_code(folder: Path) -> bool:
@@ -286,7 +324,7 @@ def ready_model(experiment: Experiment) -> Experiment:
     from transformers import AutoTokenizer
 
     check_environment(experiment.model, experiment.engine)
-    check_quantisation(experiment)
+    check_machine(experiment)
     folder = fetch_model(experiment.arguments)
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})

@@ -13,7 +13,7 @@ from typing import Any
 
 from workflows.errors import UserError
 from workflows.experiment import Experiment
-from workflows.machine import Machine, describe_environment, find_machine, fit_to_machine
+from workflows.machine import Machine, describe_environment, dtype_of_answers, find_machine
 from workflows.run_folder import (
     SPLITS,
     RunFolder,
@@ -396,7 +396,7 @@ def _machine(run: RunFolder, experiment: Experiment, session: Session) -> Machin
     machine = find_machine()
     if not run.environment.exists() or read_json(run.environment).get("machine") != asdict(machine):
         write_json(run.environment, {**describe_environment(), "machine": asdict(machine)})
-        dtype = fit_to_machine(experiment.arguments, experiment.pinned, machine)["torch_dtype"]
+        dtype = dtype_of_answers(experiment.arguments, experiment.pinned, machine)
         why = machine.reason if dtype == machine.torch_dtype else "set by the model card or --set"
         session.screen.say(f"  device: {machine.device} ({machine.name}); dtype: {dtype} ({why})")
     return machine

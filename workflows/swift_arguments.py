@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 
 from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Arguments, Experiment
-from workflows.machine import Machine, fit_to_machine
+from workflows.machine import Machine, dtype_of_answers, fit_to_machine
 from workflows.recipes import Preference, Recipe
 from workflows.run_folder import RunFolder, checkpoint_of
 
@@ -44,12 +44,14 @@ OWNED = {
     "num_labels": "the data set's labels are counted",
     "problem_type": "the data set's card has its task",
     "stream": "answers go to a file",
+    "use_cpu": 'to leave a GPU alone, put CUDA_VISIBLE_DEVICES="" before the command',
     "resume_from_checkpoint": "the same command goes on by itself",
 }
 # How the model is loaded and prompted: inference must use the same as training.
 SHARED = (
     *("model", "model_type", "model_revision", "use_hf", "max_model_len", "torch_dtype", "attn_impl"),
-    *("device_map", "quant_method", "quant_bits", "template", "use_chat_template", "system"),
+    *("device_map", "quant_method", "quant_bits", "bnb_4bit_compute_dtype"),
+    *("template", "use_chat_template", "system"),
     *("response_prefix", "enable_thinking", "seed", "data_seed"),
     *("task_type", "num_labels", "problem_type"),
 )  # fmt: skip
@@ -112,10 +114,6 @@ def build_sft_arguments(
         "resume_from_checkpoint": str(resume_from) if resume_from else None,
     }
     arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
-    # The rows of a batch in one, without padding: flash attention keeps them apart. Heads, and the losses of
-    # recipes, read rows.
-    if machine.flash_attention and experiment.recipe is None and not experiment.has_head:
-        arguments.setdefault("padding_free", True)
     if isinstance(experiment.recipe, Preference) and experiment.from_run is not None:
         adapter = checkpoint_of(RunFolder(Path(experiment.from_run)))
         if not (adapter / "adapter_config.json").exists():
@@ -140,6 +138,8 @@ def build_infer_arguments(
     arguments |= {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES}
     arguments |= {
         **_tuned_weights(adapter),
+        # Full tuning trains fp32 weights; what came of it is read as the untuned model is.
+        "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
         "val_dataset": [str(test_file)],
         "max_new_tokens": MAX_NEW_TOKENS,
         "temperature": 0,

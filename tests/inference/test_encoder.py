@@ -33,6 +33,7 @@ def run(command: Command, encoder: Path) -> RunFolder:
     options = ["--train-samples", 48, "--test-samples", 24, "--set", "max_steps=3", "--window", STRIDE]
     options += ["--set", "eval_steps=3", "--set", "save_steps=3"]
     options += ["--set", f"max_length={CAN_READ}", "--run-folder", encoder.parent / "run"]
+    options += ["--set", "torch_dtype=float32"]  # what `loaded` computes in, whatever this machine would
     done = command("run", "--model", encoder, "--method", "encoder", *options)
     assert done.returncode == 0, done.stderr
     return RunFolder(encoder.parent / "run")

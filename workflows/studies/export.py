@@ -23,7 +23,7 @@ from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS, Experiment
 from workflows.inference.infer import answer_rows, has_own_cache, join_answers, merge_adapter
 from workflows.inference.scorer import Greedy, prompt_tokens
-from workflows.machine import Machine, find_machine
+from workflows.machine import find_machine
 from workflows.mends import choose_attention
 from workflows.models import fetch_model, ready_model
 from workflows.run_folder import RunFolder, checkpoint_of, question, read_json, read_jsonl, sha256, write_json
@@ -68,9 +68,7 @@ def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: 
             raise UserError(f"{folder}: is there already; name another with --output, or remove it.")
         screen.say(f"exported before: {shown(folder)}")
         return folder
-    machine = replace(
-        find_machine(), torch_dtype=Machine(**read_json(run.environment)["machine"]).torch_dtype
-    )
+    machine = replace(find_machine(), torch_dtype=read_json(run.environment)["machine"]["torch_dtype"])
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -1,0 +1,69 @@
+"""Full tuning, of a Qwen and of an encoder: fp32 weights, computed in 16 bits."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.tiny_encoder import build_encoder
+from tests.tuning.test_methods import RUN_ALL
+from workflows.experiment import ROOT
+from workflows.run_folder import RunFolder, checkpoint_of, read_json, read_jsonl
+
+# What a CPU with bf16 gets by itself, so that it is so on every machine; no warm-up: three steps are all.
+MIXED = ["--set", "bf16=true", "--set", "warmup_ratio=0", "--set", "lr_scheduler_type=constant"]
+LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str]]) -> dict[str, RunFolder]:
+    """The finished runs by method; `model` in their parent folder is what each began with."""
+    folder = tmp_path_factory.mktemp("full")
+    shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder / "full" / "model")
+    build_encoder(folder / "encoder" / "model", [row["text"] for row in demo_rows])
+    runs = {method: RunFolder(folder / method / "run") for method in ("full", "encoder")}
+    commands = [
+        [
+            *("run", "--method", method, "--model", str(run.path.parent / "model"), *MIXED, *LAST),
+            *("--train-samples", "60", "--test-samples", "20", "--run-folder", str(run.path)),
+        ]
+        for method, run in runs.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.stdout.count("@ 0 run") == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("method", "layer"),
+    [
+        ("full", "model.layers.0.self_attn.q_proj.weight"),
+        ("encoder", "bert.encoder.layer.0.attention.self.query.weight"),
+    ],
+)
+def test_every_weight_takes_steps_of_a_small_learning_rate(
+    runs: dict[str, RunFolder], method: str, layer: str
+) -> None:
+    run = runs[method]
+    arguments = read_json(run.sft / "args.json")
+    assert (arguments["torch_dtype"], arguments["bf16"], arguments["learning_rate"]) == (
+        "float32",
+        True,
+        2e-5,
+    )
+    before = load_file(run.path.parent / "model" / "model.safetensors")[layer].float()
+    after = load_file(checkpoint_of(run) / "model.safetensors")[layer].float()
+    changed = (before != after).float().mean()
+    assert changed > 0.99  # of bf16 weights, most would be what they were
+    assert (before.bfloat16() != after.bfloat16()).float().mean() < 0.9
+    assert len(read_jsonl(run.predictions("tuned"))) == 20
