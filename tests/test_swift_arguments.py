@@ -164,19 +164,20 @@ def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
 @pytest.mark.parametrize(
     ("memory", "options", "expected"),
     [
-        (24e9, (), (8, 1, False)),  # the preset's checkpointing is for who has less
-        (24e9, ("--set", "gradient_accumulation_steps=2"), (8, 2, False)),  # what --set says stays
-        (24e9, ("--method", "jd-qwen-1.8b"), (16, 1, False)),  # 1 x 16 there, the same batch at once
-        (1.3e9, (), (2, 4, False)),
-        (1.15e9, (), (1, 8, True)),
+        (24e9, (), (8, 1, False, 16384)),  # the preset's checkpointing is for who has less
+        (24e9, ("--set", "gradient_accumulation_steps=2"), (8, 2, False, 16384)),  # what --set says stays
+        (24e9, ("--method", "jd-qwen-1.8b"), (16, 1, False, 16384)),  # 1 x 16 there, the same batch at once
+        (24e9, ("--method", "head"), (8, 1, False, 16384)),
+        (1.0e9, (), (8, 1, False, 4096)),
+        (0.85e9, (), (8, 1, True, 1000)),  # one row at a time, the longest
     ],
 )
-def test_rows_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
+def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     run: RunFolder,
     tmp_path: Path,
     memory: float,
     options: tuple[str, ...],
-    expected: tuple[int, int, bool],
+    expected: tuple[int, int, bool, int],
 ) -> None:
     folder = tmp_path / "tiny-chat"  # a folder's name pins nothing, as the card of `tiny` does
     shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder)
@@ -184,12 +185,12 @@ def test_rows_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     ready = ready_model(_experiment("--model", str(folder), *here, *options))
     if "jd-qwen-1.8b" in options:  # the first Qwen's module
         ready = replace(ready, preset={**ready.preset, "target_modules": "all-linear"})
-    write_json(run.tokens, {"splits": {"train": {"max": 4000}, "val": {"max": 20}}})
-    fitted = fit_to_memory(run, ready, replace(A10, memory=int(memory)))
+    write_json(run.tokens, {"splits": {"train": {"max": 1000}}})
+    fitted, piece_tokens = fit_to_memory(run, ready, A10, memory)
     arguments = build_sft_arguments(run, fitted, CPU)
     own = arguments.training_args
     found = (own.per_device_train_batch_size, own.gradient_accumulation_steps, own.gradient_checkpointing)
-    assert found == expected
+    assert (*found, piece_tokens) == expected
 
 
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:

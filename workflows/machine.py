@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,12 @@ def free_memory(device: str) -> int:
     return min([psutil.virtual_memory().available, *_left_in_container()])
 
 
-def used_memory(device: str) -> int:
-    """Bytes that this process has taken on `device`."""
+def memory_within_reach(device: str) -> int:
+    """Bytes that this process may have on `device`: what is free, and what it has taken."""
+    return free_memory(device) + _used_memory(device)
+
+
+def _used_memory(device: str) -> int:
     import psutil
 
     if device == "cuda":
@@ -80,6 +85,36 @@ def used_memory(device: str) -> int:
 
         return torch.cuda.memory_allocated()
     return psutil.Process().memory_info().rss
+
+
+class OtherPrograms:
+    """How much of the processors other programs took between the making of this and a call of `share`."""
+
+    def __init__(self) -> None:
+        self._then = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of the clock, of processors at work (a virtual machine's stolen ones too), and of this
+        process on them.
+        """
+        import psutil
+
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        return (
+            time.monotonic(),
+            sum(times) - times.idle - getattr(times, "iowait", 0.0),
+            own.user + own.system,
+        )
+
+    def share(self) -> float:
+        """Of the processors' time, from 0 to 1, where they were all busy; 0 where some were free: then other
+        programs took nothing that this one would have used.
+        """
+        wall, busy, own = (now - then for now, then in zip(self._now(), self._then, strict=True))
+        if busy < 0.9 * wall * (os.cpu_count() or 1):
+            return 0.0
+        return max(0.0, 1 - own / busy)
 
 
 def _left_in_container() -> list[int]:

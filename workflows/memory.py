@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflows.experiment import Experiment
-from workflows.machine import Machine, free_memory, used_memory
+from workflows.machine import Machine, free_memory, memory_within_reach
 from workflows.mends import PLAIN_ATTENTION
 from workflows.models import runs_own_code
 from workflows.recipes import LabelLoss, Preference
@@ -136,7 +136,7 @@ def memory_parts(sizes: Sizes, load: Load) -> dict[str, float]:
     """
     size, compute = BYTES[load.torch_dtype], BYTES[load.compute_dtype]
     rows, width = widest_piece(load)
-    a_token = compute * (8 * sizes.hidden + 4 * sizes.intermediate) + 8 * sizes.hidden
+    a_token = 1.0 * compute * (8 * sizes.hidden + 4 * sizes.intermediate) + 8 * sizes.hidden
     if load.dropout:
         inputs = sum(inputs for _, inputs, _ in adapted(sizes, load)) / sizes.layers
         a_token += inputs * (compute + 1)
@@ -248,9 +248,11 @@ def at_once(arguments: Any, pinned: set[str]) -> dict[str, str]:
     return {"per_device_train_batch_size": str(rows), "gradient_accumulation_steps": "1"}
 
 
-def fit_to_memory(run: RunFolder, ready: Experiment, machine: Machine) -> tuple[Experiment, int | None]:
-    """The experiment with the rows of a step given at once, and gradient checkpointing only where the free
-    memory asks for it; and how many tokens are computed at a time (None: whole batches).
+def fit_to_memory(
+    run: RunFolder, ready: Experiment, machine: Machine, within_reach: float
+) -> tuple[Experiment, int | None]:
+    """The experiment with the rows of a step given at once, and gradient checkpointing only where the bytes
+    `within_reach` ask for it; and how many tokens are computed at a time (None: whole batches).
 
     The effective batch stays, and so does what the model card or --set says.
     """
@@ -263,7 +265,6 @@ def fit_to_memory(run: RunFolder, ready: Experiment, machine: Machine) -> tuple[
     arguments, merged = build_sft_arguments(run, fitted, machine), merged_arguments(fitted, machine)
     load = load_of(arguments, ready, merged, machine.device, training_lengths(run, ready))
     sizes = read_sizes(Path(ready.model.arguments["model"]))
-    within_reach = free_memory(machine.device) + used_memory(machine.device)
     added, load, _ = fit(gentler(load), sizes, load, USABLE * within_reach)
     added = {name: value for name, value in added.items() if name not in ready.pinned}
     return replace(fitted, overrides={**fitted.overrides, **added}), load.piece_tokens
@@ -282,7 +283,7 @@ def out_of_memory_line(run: RunFolder, ready: Experiment, machine: Machine) -> s
     load = load_of(arguments, ready, merged, machine.device, training_lengths(run, ready))
     load = replace(load, checkpointing=True, piece_tokens=None if load.piece_tokens is None else 1)
     sizes, free = read_sizes(Path(ready.model.arguments["model"])), free_memory(machine.device)
-    limit = USABLE * (free + used_memory(machine.device))
+    limit = USABLE * memory_within_reach(machine.device)
     lengths = [length for length in (1024, 512, 256, 128) if length < load.longest[0]]
     fits = [
         length

@@ -25,7 +25,7 @@ from workflows.errors import UserError
 from workflows.experiment import Experiment, load_experiment
 from workflows.inference.infer import answer_rows, merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.machine import find_machine
+from workflows.machine import find_machine, memory_within_reach
 from workflows.memory import fit_to_memory
 from workflows.mends import choose_attention
 from workflows.models import ready_model
@@ -34,7 +34,8 @@ from workflows.screen import Screen
 from workflows.session import BaseModel
 from workflows.statistics import ratio
 from workflows.swift_arguments import build_infer_arguments, build_sft_arguments
-from workflows.tuning.callbacks import RUN_WATCH, register_watch
+from workflows.tuning.callbacks import RUN_WATCH, Plan, register_watch
+from workflows.tuning.step import body_of
 
 PLAIN_SHARE = 4  # SWIFT one row at a time is timed on every fourth row
 WARM_UP_STEPS = 1  # of a training: the first one builds what the others reuse
@@ -116,14 +117,16 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
 
 def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen) -> Figures:
     """Seconds of `steps` training steps after the first, evaluation left out: ours, and SWIFT's with the
-    preset as it is; and the time that the arithmetic alone needs at this machine's matrix-product speed.
+    preset as it is; and the time that the matrix products alone need at this machine's best speed: of all
+    tokens, and of those that ours computes, a beginning that rows have in common once.
     """
     experiment = _experiment_in_words(run)
     machine = find_machine()
     clocks: dict[str, list[float]] = {"ours": [], "swift": []}
     losses: dict[str, list[float]] = {"ours": [], "swift": []}
     tokens: list[int] = []
-    limits: list[float] = []
+    computed: list[int] = []
+    limits: dict[str, list[float]] = {"all tokens": [], "computed tokens": []}
     for _ in range(repeats):
         for name, clock in clocks.items():
             with screen.progress(name, total=1) as bar:
@@ -131,14 +134,20 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
             clock.append(sum(measured["seconds"]))
             losses[name] = measured["losses"]
             tokens, body = measured["tokens"], measured["body_parameters"]
-        limits.append(4 * body * sum(tokens) / _products_per_second(machine.torch_dtype, machine.device))
-    seconds = {**clocks, "arithmetic": limits}
+            computed = measured["computed"] if name == "ours" else computed
+        speed = _products_per_second(machine.torch_dtype, machine.device)
+        limits["all tokens"].append(4 * body * sum(tokens) / speed)
+        limits["computed tokens"].append(4 * body * sum(computed) / speed)
+    seconds = {**clocks, **{f"products of {name}": each for name, each in limits.items()}}
     return {
         **_about(experiment, machine, len(tokens), sum(tokens)),
         "seconds": seconds,
         "ratios": {
             "SWIFT / ours": ratio(seconds["swift"], seconds["ours"]),
-            "ours / arithmetic": ratio(seconds["ours"], seconds["arithmetic"]),
+            **{
+                f"ours / matrix products of {name}": ratio(seconds["ours"], each)
+                for name, each in limits.items()
+            },
         },
         "largest_difference_of_a_loss": max(abs(a - b) for a, b in zip(*losses.values(), strict=True)),
     }
@@ -148,7 +157,7 @@ def _train(
     run: RunFolder, experiment: Experiment, machine: Any, steps: int, plain: bool, bar: tqdm
 ) -> Figures:
     """Train for some steps in a folder of its own; seconds, losses and tokens of those after the first."""
-    measured: Figures = {"seconds": [], "losses": [], "tokens": []}
+    measured: Figures = {"seconds": [], "losses": [], "tokens": [], "computed": []}
 
     class Clock(TrainerCallback):
         """Notes when steps begin and end, and what they were given."""
@@ -162,12 +171,23 @@ def _train(
                 if "embed_tokens" not in name and "lm_head" not in name
             )
             model.register_forward_pre_hook(self._count, with_kwargs=True)
+            body_of(model).layers[0].register_forward_pre_hook(self._count_computed, with_kwargs=True)
 
         def _count(self, model: Any, given: Any, named: dict[str, Any]) -> None:
             if model.training:
-                measured["tokens"].append(int(named["attention_mask"].sum()))
+                present = named.get("attention_mask")  # rows packed into one have none
+                measured["tokens"][-1] += (
+                    named["input_ids"].numel() if present is None else int(present.sum())
+                )
+
+        def _count_computed(self, layer: Any, given: Any, named: dict[str, Any]) -> None:
+            if layer.training:
+                hidden = given[0] if given else named["hidden_states"]
+                measured["computed"][-1] += hidden.shape[0] * hidden.shape[1]
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            measured["tokens"].append(0)
+            measured["computed"].append(0)
             self.begun = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -180,9 +200,10 @@ def _train(
 
     callbacks_map[CLOCK] = Clock
     with tempfile.TemporaryDirectory() as folder:
-        fitted = build_sft_arguments(
-            run, experiment if plain else fit_to_memory(run, experiment, machine), machine
-        )
+        ready, piece_tokens = experiment, None
+        if not plain:
+            ready, piece_tokens = fit_to_memory(run, experiment, machine, memory_within_reach(machine.device))
+        fitted = build_sft_arguments(run, ready, machine)
         own = fitted.training_args
         own.output_dir = fitted.output_dir = folder
         own.max_steps, own.logging_steps = steps + WARM_UP_STEPS, 1
@@ -192,14 +213,13 @@ def _train(
             own.gradient_checkpointing = bool(experiment.preset.get("gradient_checkpointing", True))
             own.callbacks = [*(own.callbacks or []), CLOCK]
         else:
-            register_watch(bar, lambda model, template: {})
+            register_watch(bar, Plan(lambda model, template: {}, piece_tokens, True, 0.0))
             own.callbacks = [*(own.callbacks or []), RUN_WATCH, CLOCK]
         with contextlib.nullcontext() if plain else BaseModel().lent():
             sft_main(fitted)
     return {
         **measured,
-        "seconds": measured["seconds"][WARM_UP_STEPS:],
-        "tokens": measured["tokens"][-len(measured["seconds"]) :][WARM_UP_STEPS:],
+        **{name: measured[name][WARM_UP_STEPS:] for name in ("seconds", "tokens", "computed")},
     }
 
 

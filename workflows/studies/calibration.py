@@ -38,7 +38,7 @@ from workflows.tuning.tokens import count_tokens
 from workflows.tuning.train import train
 
 LAYERS = (2, 8)  # far enough apart that the noise of a figure stays small when it is drawn on to 24 layers
-STEPS = 5  # timed, after a first one on the widest batch
+STEPS = 4  # timed, after a first one on the widest batch
 CHUNK = 16  # test rows of like length that stay together, as the scorer's batches are of rows of like length
 CHUNKS = {"val": 3, "test": 4}
 CLOCK = "calibration_clock"
@@ -57,7 +57,7 @@ SHORT = {
 
 Figures = dict[str, float]
 Rows = list[dict[str, Any]]
-Batch = tuple[list[int], int]  # positions of rows, and their tokens with padding
+Batch = tuple[list[int], int]  # positions of rows, and the tokens that are computed of them
 
 
 def calibrate(
@@ -71,10 +71,10 @@ def calibrate(
     """Seconds and bytes of the whole model's stages, drawn on from two models of few layers.
 
     `ready`: with its model as a local folder, weights or not; `rows`: of each split, the training rows that
-    are used; `batches`: positions in these of an epoch's batches, the widest first, and the padded tokens of
-    each; `folder`: takes the small models, one at a time (0.6 GB for a Qwen2.5-0.5B).
+    are used; `batches`: positions in these of an epoch's batches, and the tokens that are computed of each,
+    most first; `folder`: takes the small models, one at a time (0.6 GB for a Qwen2.5-0.5B).
     The figures: seconds of `load`, `answering` (all test rows once), `start` (of training, with its first
-    step), `token` (of the other steps, padding counted), `evaluation` and `save` (of one); and the bytes at
+    step), `token` (of the other steps), `evaluation` and `save` (of one); and the bytes at
     most in use in `zero_shot`, `start` and `tuned`, as `<name>_ram` and, where there is a GPU, `<name>_gpu`.
     """
     config = AutoConfig.from_pretrained(_folder(ready), trust_remote_code=runs_own_code(_folder(ready)))
@@ -91,7 +91,7 @@ def calibrate(
         weights = make_model(config, layers, dtype, _folder(ready), small.path / "model")
         card = replace(ready.model, arguments={**ready.model.arguments, "model": str(weights)})
         short = replace(ready, model=card, overrides={**ready.overrides, **SHORT}, best_by="loss")
-        points.append((layers, _measure(small, short, machine, [padded for _, padded in sample], screen)))
+        points.append((layers, _measure(small, short, machine, [computed for _, computed in sample], screen)))
         shutil.rmtree(small.path)
     drawn_on = {
         name: draw_on([(layers, figures[name]) for layers, figures in points], whole) for name in points[0][1]
@@ -146,9 +146,9 @@ def make_model(config: Any, layers: int, dtype: str, described: Path, folder: Pa
 
 
 def _measure(
-    small: RunFolder, experiment: Experiment, machine: Machine, padded: list[int], screen: Screen
+    small: RunFolder, experiment: Experiment, machine: Machine, computed: list[int], screen: Screen
 ) -> Figures:
-    """The figures of one small model, on the rows of its run folder, whose batches have `padded` tokens."""
+    """The figures of one small model, on the rows of its run folder, which compute so many tokens a batch."""
     figures: Figures = {}
     marks: list[float] = []
 
@@ -162,7 +162,8 @@ def _measure(
             marks.append(_now())
 
     def measure(model: Any, template: Any) -> dict[str, float]:
-        measured = measure_validation(model, template, val, experiment)
+        with screen.progress("evaluating", total=None, counted=False) as bar:
+            measured = measure_validation(model, template, val, experiment, bar)
         marks.append(_now())
         return measured
 
@@ -182,7 +183,7 @@ def _measure(
     *steps, evaluated, saved = marks
     seconds = [after - before for before, after in pairwise(steps)]
     # Medians and minima: what else the machine does for a moment is not the run's.
-    figures["token"] = median(map(truediv, seconds, padded[1:])) if seconds else 0.0
+    figures["token"] = median(map(truediv, seconds, computed[1:])) if seconds else 0.0
     figures["evaluation"] = evaluated - steps[-1]
     figures["save"] = saved - evaluated
     figures["start"] -= saved - steps[0]

@@ -42,7 +42,7 @@ DEVICES = (
 class Work:
     """What a run computes."""
 
-    train_tokens: int  # padded, all epochs
+    train_tokens: int  # that are computed, all epochs
     train_batches: int
     read_tokens: int  # without gradients: evaluations and answers
     read_batches: int
@@ -67,18 +67,20 @@ def seconds_on(device: Device, sizes: Sizes, load: Load, work: Work) -> tuple[fl
 
 def make_fit(
     device: Device, sizes: Sizes, load: Load, p99: int, beside: float = 0.0
-) -> tuple[list[str], bool]:
-    """What to change, as `--set` lines, for the run to fit the device's memory, and whether it then does.
+) -> tuple[list[str], Load, bool]:
+    """What to change, as `--set` lines, for the run to fit the device's memory, the load that it then is, and
+    whether it fits.
 
     `p99`: a max_length that nearly all rows keep to; `beside`: bytes that a measurement found more than the
     formula. What costs least goes first, and nothing more is changed than is needed.
     """
     lines: dict[str, str] = {}
     if device.torch_dtype == "float16" and load.torch_dtype == "bfloat16":  # which it has no instructions for
-        lines["torch_dtype"], load = "float16", replace(load, torch_dtype="float16")
+        lines["torch_dtype"] = "float16"
+        load = replace(load, torch_dtype="float16", compute_dtype="float16")
     limit = math.inf if device.memory is None else USABLE * device.memory
-    changes, fits = fit(_smaller(load, p99, device.kind == "cuda"), sizes, load, limit - beside)
-    return [f"--set {name}={value}" for name, value in {**lines, **changes}.items()], fits
+    changes, load, fits = fit(_smaller(load, p99, device.kind == "cuda"), sizes, load, limit - beside)
+    return [f"--set {name}={value}" for name, value in {**lines, **changes}.items()], load, fits
 
 
 def _smaller(load: Load, p99: int, can_quantise: bool) -> Iterator[tuple[dict[str, str], Load]]:
@@ -86,8 +88,8 @@ def _smaller(load: Load, p99: int, can_quantise: bool) -> Iterator[tuple[dict[st
     for names, gentle in gentler(load):
         load = gentle
         yield names, load
-    if p99 < load.widest:
-        load = replace(load, widest=p99, widest_evaluated=min(p99, load.widest_evaluated))
+    if p99 < load.longest[0]:
+        load = replace(load, longest=tuple(min(p99, length) for length in load.longest))
         yield {"max_length": str(p99)}, load
     if load.quant_bits is None and can_quantise:
         yield {"quant_method": "bnb", "quant_bits": "4"}, replace(load, quant_bits=4)

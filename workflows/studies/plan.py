@@ -21,15 +21,13 @@ from rich.table import Table
 from workflows.errors import UserError
 from workflows.experiment import Experiment
 from workflows.pipeline import run_stages
-from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
+from workflows.run_folder import RunFolder, conversation, finished_stages, read_json, read_jsonl
 from workflows.screen import Screen, as_text
 from workflows.stages import SCORE_AND_REPORT
 
 # What a run changes by itself where memory is short (memory.py).
-LEARNS_THE_SAME = {
-    *("per_device_train_batch_size", "gradient_accumulation_steps"),
-    *("per_device_eval_batch_size", "gradient_checkpointing"),
-}
+LEARNS_THE_SAME = {"gradient_checkpointing"}
+NOTICEABLE = 0.05  # of the processors' time taken by other programs
 SCORER_ROWS = 64  # that share a batch of the scorer, about
 
 
@@ -55,8 +53,9 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     start = time.monotonic()
     from workflows.baselines.audit import audit
     from workflows.baselines.baselines import run_baselines
-    from workflows.machine import Machine, find_machine
-    from workflows.memory import load_of, memory, read_sizes
+    from workflows.data.splits import evaluation_sample
+    from workflows.machine import Machine, OtherPrograms, find_machine, memory_within_reach
+    from workflows.memory import PROCESS, fit_to_memory, load_of, memory, read_sizes
     from workflows.models import fetch_model, ready_model
     from workflows.studies.calibration import calibrate
     from workflows.studies.devices import DEVICES, Device, make_fit, seconds_on
@@ -82,16 +81,26 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
         "score and report": SCORE_AND_REPORT,
     }
     machine, ready = find_machine(), ready_model(experiment)
-    arguments = build_sft_arguments(run, ready, machine)
+    within_reach = memory_within_reach(machine.device)
+    fitted, _ = fit_to_memory(run, ready, machine, within_reach)
+    arguments = build_sft_arguments(run, fitted, machine)
     tokens = read_json(run.tokens)
-    limit = tokens["max_length"] or math.inf
-    rows, lengths = _used_rows(run, arguments, tokens, screen)
-    schedule = _schedule(arguments.training_args, lengths)
+    rows, lengths, begun = _used_rows(run, arguments, tokens, screen)
+    schedule = _schedule(arguments.training_args, lengths, begun)
     batches, splits = schedule.pop("batches"), tokens["splits"]
     screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
-    given = {"train": rows, **{name: read_jsonl(run.split(name)) for name in ("val", "test")}}
-    figures = calibrate(given, ready, machine, batches, run.path / "calibration", screen)
-    training = figures["start"] + figures["token"] * (schedule["training_tokens"]["padded"] - batches[0][1])
+    looked_at = evaluation_sample(
+        read_jsonl(run.split("val")), experiment.eval_rows, experiment.data.data_seed
+    )
+    given = {"train": rows, "val": looked_at, "test": read_jsonl(run.split("test"))}
+    others = OtherPrograms()
+    figures = calibrate(given, fitted, machine, batches, run.path / "calibration", screen)
+    taken = others.share()
+    figures = {
+        name: value if name.endswith(("_ram", "_gpu")) else value * (1 - taken)
+        for name, value in figures.items()
+    }
+    training = figures["start"] + figures["token"] * (schedule["training_tokens"]["computed"] - batches[0][1])
     with_model = {
         "load": figures["load"],
         "zero_shot": figures["answering"],
@@ -102,20 +111,23 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     stages = {"zero_shot": "zero_shot", "start": "train", "tuned": "tuned"}
     peaks = {stage: figures[f"{name}_{kind}"] for name, stage in stages.items()}
 
-    sizes, work = read_sizes(described), _work(arguments.training_args, schedule, splits)
+    sizes = read_sizes(described)
+    work = _work(schedule, splits, len(looked_at))
     name = f"this machine: {machine.name}"
-    here = Device(name, machine.device, machine.memory, machine.torch_dtype, "calibration")
+    here = Device(name, machine.device, within_reach, machine.torch_dtype, "calibration")
     machines = []
     for device in (here, *DEVICES):
         merged = merged_arguments(ready, Machine(device.kind, device.name, device.torch_dtype, ""))
-        load = load_of(arguments, merged, max(lengths), min(splits["val"]["max"], limit))
+        load = load_of(arguments, ready, merged, device.kind, splits["train"])
         if "gradient_checkpointing" not in ready.pinned:  # a run turns it on where memory asks for it
             load = replace(load, checkpointing=False)
         need = memory(sizes, load)
-        # What the calibration found more than the formula, or less, stays when settings are changed.
-        beside = max(peaks.values()) - need if device is here else 0.0
+        # What the calibration found more than the formula, or less, stays when settings are changed. Of a GPU
+        # it sees what torch allocates, without CUDA's context.
+        unseen = PROCESS["cuda"] if kind == "gpu" else 0.0
+        beside = max(peaks.values()) + unseen - need if device is here else 0.0
         model = [sum(with_model.values())] * 2 if device is here else seconds_on(device, sizes, load, work)
-        changes, fits = make_fit(device, sizes, load, math.ceil(splits["train"]["p99"]), beside)
+        changes, smaller, fits = make_fit(device, sizes, load, math.ceil(splits["train"]["p99"]), beside)
         machines.append(
             {
                 "name": device.name,
@@ -124,6 +136,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
                 "bytes_there": device.memory,
                 "seconds": [sum(without_model.values()) + each for each in model],
                 "changes": changes,
+                "piece_tokens": None if smaller.piece_tokens == load.piece_tokens else smaller.piece_tokens,
                 "fits_with_changes": fits,
                 "rests_on": device.rests_on,
             }
@@ -137,7 +150,11 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
         "training_rows_used": len(rows),
         **schedule,
         "parameters": sizes.parameters,
-        "this_machine": {"seconds": {**without_model, **with_model}, "peak_bytes": peaks},
+        "this_machine": {
+            "seconds": {**without_model, **with_model},
+            "peak_bytes": peaks,
+            "taken_by_other_programs": taken,
+        },
         "machines": machines,
     }
 
@@ -172,12 +189,20 @@ def render_plan(result: dict[str, Any]) -> str:
     tokens = result["training_tokens"]
     lines = [
         f"{result['training_rows_used']:,} rows are trained on, {tokens['used']:,} tokens in all epochs "
-        f"({tokens['padded']:,} with padding); {result['steps']:,} optimiser steps, "
-        f"{result['evaluations']} evaluations",
+        f"({tokens['computed']:,} are computed, a common beginning once); {result['steps']:,} optimiser "
+        f"steps, {result['evaluations']} evaluations",
     ]
+    taken = result["this_machine"]["taken_by_other_programs"]
+    if taken > NOTICEABLE:
+        lines.append(
+            f"{taken:.0%} of this machine's processors were busy with other programs: its minutes are "
+            "reckoned as if it were alone, and are less sure; plan again when it is"
+        )
     for each in result["machines"]:
         own = [change for change in each["changes"] if change.split()[1].split("=")[0] in LEARNS_THE_SAME]
         asked = [change for change in each["changes"] if change not in own]
+        if each["piece_tokens"]:
+            lines.append(f"{each['name']}: a run computes {each['piece_tokens']} tokens at a time, to fit")
         if own:
             lines.append(f"{each['name']}: a run changes by itself, to fit: {' '.join(own)}")
         if asked:
@@ -189,8 +214,11 @@ def render_plan(result: dict[str, Any]) -> str:
 
 def _used_rows(
     run: RunFolder, arguments: Any, tokens: dict[str, Any], screen: Screen
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """The training rows that SWIFT will use, and the tokens that it will use of each."""
+) -> tuple[list[dict[str, Any]], list[int], int]:
+    """The training rows that SWIFT will use, the tokens that it will use of each, and how many tokens they
+    all begin with.
+    """
+    from workflows.tuning.callbacks import SAMPLED, common_beginning
     from workflows.tuning.tokens import row_lengths
 
     template = arguments.get_template()
@@ -206,12 +234,17 @@ def _used_rows(
         )
     with screen.progress("train: reading lengths", total=len(rows)) as bar:
         lengths = row_lengths(template, rows, bar)
-    return rows, [min(length, tokens["max_length"] or length) for length in lengths]
+    begun = common_beginning(
+        template.encode({"messages": conversation(row)})["input_ids"] for row in rows[:SAMPLED]
+    )
+    return rows, [min(length, tokens["max_length"] or length) for length in lengths], begun
 
 
-def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
-    """Batches of the first epoch (positions and padded tokens, widest first), steps, evaluations and tokens,
-    as SWIFT's trainer will have them under its training arguments `own`.
+def _schedule(own: Any, lengths: list[int], begun: int) -> dict[str, Any]:
+    """Batches of the first epoch (positions, and tokens that are computed, most first), steps, evaluations
+    and tokens, as SWIFT's trainer will have them under its training arguments `own`.
+
+    `begun`: tokens that all rows begin with, which are computed once for a piece.
     """
     from swift.dataloader.shard import BatchSamplerShard
 
@@ -226,7 +259,7 @@ def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
             lengths=lengths if own.group_by_length else None,
         )
     )
-    padded = [len(batch) * max(lengths[at] for at in batch) for batch in batches]
+    computed = [sum(lengths[at] - begun for at in batch) + begun for batch in batches]
     an_epoch = math.ceil(len(batches) / own.gradient_accumulation_steps)
     steps = own.max_steps if own.max_steps > 0 else math.ceil(own.num_train_epochs * an_epoch)
     in_all = (
@@ -243,26 +276,26 @@ def _schedule(own: Any, lengths: list[int]) -> dict[str, Any]:
         every = own.eval_steps or own.logging_steps
         evaluations = math.ceil(steps / (math.ceil(steps * every) if every < 1 else every))
     return {
-        "batches": sorted(zip(batches, padded, strict=True), key=lambda batch: -batch[1]),
+        "batches": sorted(zip(batches, computed, strict=True), key=lambda batch: -batch[1]),
         "batches_in_all": in_all,
         "steps": steps,
         "evaluations": evaluations,
         "training_tokens": {
             "used": round(epochs * sum(lengths)),
-            "padded": round(epochs * sum(padded)),
+            "computed": round(epochs * sum(computed)),
         },
     }
 
 
-def _work(own: Any, schedule: dict[str, Any], splits: dict[str, Any]) -> Any:
+def _work(schedule: dict[str, Any], splits: dict[str, Any], looked_at: int) -> Any:
     from workflows.studies.devices import Work
 
-    val, test = (splits[name]["rows"] * splits[name]["mean"] for name in ("val", "test"))
-    val_rows, test_rows = (splits[name]["rows"] for name in ("val", "test"))
-    an_evaluation = math.ceil(val_rows / own.per_device_eval_batch_size) + math.ceil(val_rows / SCORER_ROWS)
+    test_rows, evaluations = splits["test"]["rows"], schedule["evaluations"]
+    tested, evaluated = test_rows * splits["test"]["mean"], looked_at * splits["val"]["mean"]
     return Work(
-        train_tokens=schedule["training_tokens"]["padded"],
+        train_tokens=schedule["training_tokens"]["computed"],
         train_batches=schedule["batches_in_all"],
-        read_tokens=round(2 * schedule["evaluations"] * val + 2 * test),
-        read_batches=schedule["evaluations"] * an_evaluation + 2 * math.ceil(test_rows / SCORER_ROWS),
+        read_tokens=round(evaluations * evaluated + 2 * tested),
+        read_batches=evaluations * math.ceil(looked_at / SCORER_ROWS)
+        + 2 * math.ceil(test_rows / SCORER_ROWS),
     )

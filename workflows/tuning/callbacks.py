@@ -4,7 +4,7 @@ shown.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -122,7 +122,7 @@ class WatchCallback(TrainerCallback):
             f"{self.bar.format_interval(left + self.plan.afterwards)}",
         ]
         self.bar.set_postfix_str(", ".join(shown), refresh=False)
-        self.bar.update(min(int(self.pace.done), self.bar.total) - self.bar.n)
+        self.bar.update(min(int(self.pace.done), int(self.bar.total or 0)) - self.bar.n)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -162,7 +162,12 @@ class WatchCallback(TrainerCallback):
 
 def count_beginning(rows: Any) -> int:
     """Tokens that the first rows of an encoded data set all begin with."""
-    columns = zip(*(rows[at]["input_ids"] for at in range(min(SAMPLED, len(rows)))), strict=False)
+    return common_beginning(rows[at]["input_ids"] for at in range(min(SAMPLED, len(rows))))
+
+
+def common_beginning(rows: Iterable[list[int]]) -> int:
+    """How many tokens all `rows` begin with."""
+    columns = zip(*rows, strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 

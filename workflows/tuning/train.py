@@ -11,7 +11,7 @@ from swift.template import MaxLengthError
 
 from workflows.errors import UserError
 from workflows.experiment import Experiment
-from workflows.machine import Machine, free_memory
+from workflows.machine import Machine, free_memory, memory_within_reach
 from workflows.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.models import label_tokens, ready_model
 from workflows.recipes import Distillation, LabelLoss, Preference
@@ -49,7 +49,9 @@ def train(
         session.screen.say(f"  going on from {resume_from.name}")
     pairs = isinstance(experiment.recipe, Preference)  # of answers: DPO's trainer has its own steps and loss
     with session.screen.progress("training", total=1, counted=False) as bar:
-        ready, piece_tokens = fit_to_memory(run, ready_model(experiment), machine)
+        ready, piece_tokens = fit_to_memory(
+            run, ready_model(experiment), machine, memory_within_reach(machine.device)
+        )
         arguments = build_sft_arguments(run, ready, machine, resume_from)
         if pairs or any(getattr(arguments, name) for name in WITHOUT_ROWS):
             piece_tokens = None
