@@ -169,7 +169,7 @@ def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
         (24e9, ("--method", "jd-qwen-1.8b"), (16, 1, False, 16384)),  # 1 x 16 there, the same batch at once
         (24e9, ("--method", "head"), (8, 1, False, 16384)),
         (1.0e9, (), (8, 1, False, 4096)),
-        (0.85e9, (), (8, 1, True, 1000)),  # one row at a time, the longest
+        (0.8e9, (), (8, 1, True, 1000)),  # one row at a time, the longest
     ],
 )
 def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(

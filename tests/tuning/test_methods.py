@@ -111,9 +111,9 @@ def _logged(run: RunFolder) -> dict[str, list[float]]:
 
 def test_each_term_of_the_loss_is_logged(runs: dict[str, RunFolder]) -> None:
     terms = _logged(runs["label-loss"])
-    assert {"loss_answer", "loss_label", "loss_kl", "eval_loss_label"} <= set(terms)
+    assert {"loss_answer", "loss_label", "loss_kl", "eval_loss"} <= set(terms)
     assert terms["loss_kl"][0] == pytest.approx(0, abs=1e-6)  # an adapter begins with no effect
-    assert terms["eval_loss_kl"][-1] > 0
+    assert "eval_loss_label" not in terms  # an evaluation has the answers' loss alone
     assert min(_logged(runs["distill"])["loss_teacher"]) > 0
     assert "eval_loss_teacher" not in _logged(runs["distill"])
 

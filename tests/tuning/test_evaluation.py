@@ -1,0 +1,101 @@
+"""An evaluation is one pass over a fixed sample of the validation rows, and judges as SWIFT's own does."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from swift.callbacks import TrainerCallback, callbacks_map
+from transformers import AutoModelForCausalLM
+
+from tests.test_swift_arguments import _experiment
+from workflows.data.splits import evaluation_sample
+from workflows.experiment import ROOT, save_experiment
+from workflows.inference.infer import merged_for_a_while
+from workflows.inference.predictions import head_loss
+from workflows.pipeline import run_stages
+from workflows.run_folder import RunFolder, read_json
+from workflows.screen import Screen
+from workflows.tuning.callbacks import Pace
+
+TINY = ROOT / "workflows" / "tiny" / "model"
+SETTINGS = ("max_steps=8", "eval_steps=2", "save_steps=2", "callbacks=witness")
+
+
+def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint(tmp_path: Path) -> None:
+    ours: list[float] = []
+    swifts: list[float] = []
+
+    class Witness(TrainerCallback):
+        """Lets SWIFT evaluate the same model on the same rows."""
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+            ours.append(metrics["eval_loss"])
+            rows = self.trainer.get_eval_dataloader()
+            found = self.trainer.evaluation_loop(rows, "witness", prediction_loss_only=True)
+            swifts.append(found.metrics["eval_loss"])
+
+    callbacks_map["witness"] = Witness
+    run = RunFolder(tmp_path / "run")
+    options = [part for setting in SETTINGS for part in ("--set", setting)]
+    experiment = _experiment("--train-samples", "256", "--test-samples", "20", *options)
+    run.path.mkdir()
+    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
+    assert ours == pytest.approx(swifts, rel=1e-3)
+    assert len(ours) == 4
+    best = min(range(4), key=lambda at: swifts[at])
+    assert read_json(run.training)["checkpoint"] == f"checkpoint-{2 * (best + 1)}"
+
+
+def test_at_most_so_many_rows_are_looked_at_the_same_each_time_with_the_labels_shares() -> None:
+    rows = [{"id": f"val:{at}", "label": int(at % 4 == 0)} for at in range(777)]
+    looked_at = evaluation_sample(rows, 256, 42)
+    assert looked_at == evaluation_sample(rows, 256, 42)
+    assert len({row["id"] for row in looked_at}) == 256
+    assert sum(row["label"] for row in looked_at) == pytest.approx(256 / 4, abs=1)
+    assert evaluation_sample(rows[:40], 256, 42) == rows[:40]
+    several = [{"id": f"val:{at}", "label": [at % 3]} for at in range(300)]
+    assert len(evaluation_sample(several, 100, 42)) == 100
+
+
+def test_an_adapter_is_in_the_weights_for_a_while_and_leaves_no_trace() -> None:
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.bfloat16)
+    model = get_peft_model(
+        model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    ).eval()
+    ids = torch.arange(5, 25)[None]
+    weights = {name: each.clone() for name, each in model.named_parameters()}
+    with torch.no_grad():
+        apart = model(input_ids=ids).logits
+        with merged_for_a_while(model):
+            assert all(layer.merged for layer in model.modules() if hasattr(layer, "merged_adapters"))
+            merged = model(input_ids=ids).logits
+        again = model(input_ids=ids).logits
+    torch.testing.assert_close(merged, apart, rtol=0.1, atol=0.3)  # bf16
+    assert torch.equal(again, apart)
+    assert all(torch.equal(each, weights[name]) for name, each in model.named_parameters())
+
+
+def test_a_heads_loss_is_cross_entropy_or_squared_error() -> None:
+    one = [{"gold": "good", "probabilities": {"bad": 0.25, "good": 0.75}}]
+    assert head_loss(one, "single_label") == pytest.approx(-math.log(0.75))
+    several = [{"gold": ["food"], "probabilities": {"food": 0.5, "price": 0.2}}]
+    assert head_loss(several, "multi_label") == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2)
+    numbers = [{"gold": 4.0, "prediction": 3.0}, {"gold": 2.0, "prediction": 2.0}]
+    assert head_loss(numbers, "regression") == 0.5
+
+
+def test_the_time_left_counts_long_rows_as_long_and_pauses_that_are_to_come() -> None:
+    pace = Pace(total=1000.0, pauses=5)
+    pace.add_step(100.0, 10.0)  # a step of long rows
+    assert pace.left() == pytest.approx(90.0 + 5 * 8 * 10.0)  # until an evaluation was timed
+    pace.paused.append(20.0)
+    pace.add_step(20.0, 2.0)  # a step of short ones costs as much for each token
+    assert pace.left() == pytest.approx(88.0 + 4 * 20.0)
+    resumed = copy.deepcopy(pace)
+    resumed.done = 900.0
+    assert resumed.left() == pytest.approx(10.0 + 80.0)
