@@ -179,6 +179,7 @@ def reproduce_run(options: argparse.Namespace) -> int:
         screen.say(f"  {stage:10} {'; '.join(differences) or 'equal'}")
     for line in result["environment"]:
         screen.say(f"  not the same here: {line}")
+    screen.say(f"  {result['can_be_equal']}")
     return 0 if result["equal"] else 3
 
 

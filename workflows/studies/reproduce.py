@@ -25,6 +25,17 @@ from workflows.screen import Screen
 from workflows.stages import STAGES
 from workflows.wording import number
 
+# What the two environments may differ in without anything that is computed being other.
+HARMLESS = {"git_commit", "platform", "memory", "reason"}
+EVERYTHING = "everything can be equal, to the last bit: a CPU, and nothing else is other than it was"
+ON_A_GPU = (
+    "data, splits, token counts and baselines can be equal, to the last byte; answers, losses and weights "
+    "are only close: some kernels of a GPU add up in no fixed order"
+)
+ELSEWHERE = (
+    "data, splits and token counts can be equal, to the last byte; what is computed is only close on other "
+    "hardware, in another dtype, or with other versions"
+)
 CLOCKS = ("speed", "runtime", "per_second", "memory", "elapsed", "remaining", "time")
 
 
@@ -51,14 +62,27 @@ def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str,
     for name in names:
         if name in COMPARED:
             differences[name] = COMPARED[name](original, run)
+    changed = _environments(original, run)
+    # A run of baselines alone asks for no device.
+    device = read_json(run.environment)["machine"]["device"] if run.environment.exists() else "cpu"
     result = {
         "original": str(original.path),
         "equal": not any(differences.values()),
         "stages": differences,
-        "environment": _environments(original, run),
+        "environment": [f"{name}: {before}, now {after}" for name, (before, after) in changed.items()],
+        "can_be_equal": can_be_equal(set(changed), device),
     }
     write_json(run.path / "reproduction.json", result)
     return run, result
+
+
+def can_be_equal(changed: set[str], device: str) -> str:
+    """What of a run can come out equal on `device` (cuda or cpu), where the environments' entries `changed`
+    are not the same.
+    """
+    if changed - HARMLESS:
+        return ELSEWHERE
+    return ON_A_GPU if device == "cuda" else EVERYTHING
 
 
 def _folder(original: RunFolder) -> Path:
@@ -151,8 +175,8 @@ def _scores(a: RunFolder, b: RunFolder) -> list[str]:
     return found
 
 
-def _environments(a: RunFolder, b: RunFolder) -> list[str]:
-    """What the two environments do not have in common: versions, device, commit."""
+def _environments(a: RunFolder, b: RunFolder) -> dict[str, tuple[str | None, str]]:
+    """What the two environments do not have in common, before and now: versions, device, commit."""
 
     def flat(run: RunFolder) -> dict[str, str]:
         content = read_json(run.environment) if run.environment.exists() else {}
@@ -164,9 +188,7 @@ def _environments(a: RunFolder, b: RunFolder) -> list[str]:
         return nested | {name: str(content.get(name)) for name in ("python", "platform", "git_commit")}
 
     before, after = flat(a), flat(b)
-    return [
-        f"{name}: {before.get(name)}, now {after[name]}" for name in after if before.get(name) != after[name]
-    ]
+    return {name: (before.get(name), after[name]) for name in after if before.get(name) != after[name]}
 
 
 COMPARED: dict[str, Callable[[RunFolder, RunFolder], list[str]]] = {
