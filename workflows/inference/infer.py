@@ -30,7 +30,7 @@ from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
 from workflows.machine import Machine
 from workflows.models import label_tokens, ready_model
-from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
+from workflows.run_folder import RunFolder, conversation, read_jsonl, write_jsonl
 from workflows.session import Session
 from workflows.swift_arguments import build_infer_arguments, truncation_of_answers
 
@@ -201,10 +201,24 @@ def measure_validation(
     if experiment.has_head:
         predictions = join_scores(rows, answers, experiment)
         return {"loss": head_loss(predictions, task), **validation_figures(predictions, task)}
-    end = 1 if experiment.ends_after_label else 0
-    lengths = [len(tokens) - 1 + end for tokens in label_tokens(template, experiment.labels)]
+    lengths = [len(tokens) - 1 for tokens in label_tokens(template, experiment.labels)]
+    if experiment.ends_after_label:
+        lengths = [trained_tokens(template, rows, index) for index in range(len(lengths))]
     figures = validation_figures(join_answers(rows, answers, experiment.labels), task)
     return {"loss": answer_loss(rows, answers, lengths), **figures}
+
+
+def trained_tokens(template: Any, rows: Rows, label: int) -> int:
+    """How many tokens of an answer with this label SWIFT's loss is a mean over; 1 where no row has it.
+
+    It counts what follows the end mark too, a line's end for a Qwen, of which a model is sure.
+    """
+    template = copy.copy(template)
+    template.set_mode("train")
+    row = next((row for row in rows if row["label"] == label), None)
+    if row is None:
+        return 1
+    return sum(token != -100 for token in template.encode({"messages": conversation(row)})["labels"])
 
 
 def work_of(row: dict[str, Any]) -> int:

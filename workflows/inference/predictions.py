@@ -99,7 +99,7 @@ def join_scores(test: Rows, answers: Rows, experiment: Experiment) -> Rows:
 
 def answer_loss(rows: Rows, answers: Rows, lengths: list[int]) -> float:
     """Mean cross-entropy of the right answers' tokens, as training has it; `lengths`: tokens of each label's
-    answer, as far as its log probability counts them.
+    answer.
     """
     matched = list(match_answers(rows, answers, "log_probabilities"))
     logs = sum(answer["log_probabilities"][row["label"]] for row, answer in matched)
