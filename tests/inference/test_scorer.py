@@ -13,7 +13,7 @@ from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.errors import UserError
 from workflows.experiment import Label
-from workflows.inference import scorer
+from workflows.inference import batches
 from workflows.inference.infer import answer_rows, has_own_cache
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.scorer import Answer, Greedy, answer_prompts, prompt_tokens
@@ -53,7 +53,7 @@ def test_label_probabilities_are_those_of_a_direct_forward_pass(
     loaded: tuple[Any, Any], prompts: list[list[int]], budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, template = loaded
-    monkeypatch.setitem(scorer.TOKEN_BUDGET, "cpu", budget)
+    monkeypatch.setitem(batches.TOKEN_BUDGET, "cpu", budget)
     labels = label_tokens(template, LABELS)
     assert {len(label) for label in labels} != {2}
     answers = _answers(model, prompts, labels, Greedy(frozenset([labels[0][-1]])))

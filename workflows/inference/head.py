@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from workflows.inference.scorer import Tokens, length_batches
+from workflows.inference.batches import in_halves, length_batches, most_rows
+from workflows.inference.scorer import Tokens
 from workflows.run_folder import question
 
 Rows = list[dict[str, Any]]
@@ -29,19 +30,23 @@ def score_rows(
     training = model.training
     pieces = [row_windows(template, row, window) for row in rows]
     lengths = {index: sum(map(len, each)) for index, each in enumerate(pieces)}
+
+    def score(batch: list[int]) -> Rows:
+        tokens = [piece for index in batch for piece in pieces[index]]
+        scores = iter(head_scores(model, tokens, template.tokenizer.pad_token_id))
+        return [
+            {
+                "id": rows[index]["id"],
+                "answer": None if outputs is None else outputs[rows[index]["id"]],
+                "scores": list(islice(scores, len(pieces[index]))),
+            }
+            for index in batch
+        ]
+
     model.eval()
     try:
-        for batch in length_batches(lengths, device.type):
-            tokens = [piece for index in batch for piece in pieces[index]]
-            scores = iter(head_scores(model, tokens, template.tokenizer.pad_token_id))
-            yield [
-                {
-                    "id": rows[index]["id"],
-                    "answer": None if outputs is None else outputs[rows[index]["id"]],
-                    "scores": list(islice(scores, len(pieces[index]))),
-                }
-                for index in batch
-            ]
+        for batch in length_batches(lengths, device.type, most_rows(model)):
+            yield from in_halves(batch, score)
     finally:
         model.train(training)
 

@@ -14,6 +14,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,14 +25,10 @@ from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS
+from workflows.inference.batches import LOGIT_ROWS, in_halves, length_batches, most_rows
 from workflows.run_folder import question
 
-# Padded tokens in a batch: enough for matrix products to run at their best, little enough for the cache, of
-# which each label gets a copy: 0.2 MB a token for a Qwen1.5-1.8B.
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 8192}
-# What starting another batch costs, as padding tokens that take as long: the weights are read once more.
-BATCH_COST = {"cpu": 128, "cuda": 1024}
-LOGIT_ROWS = 256  # rows of the output layer at a time: 256 x 151,936 float32 are 150 MB
+LABELS_AT_A_TIME = 4  # each needs a copy of the prompts' keys and values
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -123,10 +120,11 @@ def answer_prompts(
             with torch.no_grad():
                 prefix = scorer.read_prefix(beginning)
             lengths = {row: len(prompts[row]) - len(beginning) for row in rows}
-            for batch in length_batches(lengths, device.type):
-                with torch.no_grad():
-                    answers = scorer.answer(batch, [prompts[row] for row in batch], beginning, prefix)
-                yield answers
+            copies, words = 1 + min(LABELS_AT_A_TIME, len(labels)), max(map(len, labels))
+            most = most_rows(model, len(beginning), copies, words)
+            work = partial(scorer.answer, prompts=prompts, beginning=beginning, prefix=prefix)
+            for batch in length_batches(lengths, device.type, most):
+                yield from in_halves(batch, work)
     finally:
         config._attn_implementation = attention
         model.train(training)
@@ -147,26 +145,6 @@ def _shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
     ]
     groups = [(shared, same), ([], others)]
     return [group for group in groups if group[1]]
-
-
-def length_batches(lengths: dict[int, int], device: str) -> Iterator[list[int]]:
-    """Rows cut into batches, longest first; `lengths`: tokens to be read of each row.
-
-    A batch ends where padding would cost more than another batch does, or where it is full.
-    """
-    budget, cost = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"]), BATCH_COST.get(device, BATCH_COST["cpu"])
-    batch: list[int] = []
-    padding = width = 0
-    for row in sorted(lengths, key=lambda row: (-lengths[row], row)):
-        full = len(batch) == LOGIT_ROWS or (len(batch) + 1) * width > budget
-        if batch and (full or padding + width - lengths[row] > cost):
-            yield batch
-            batch, padding = [], 0
-        width = width if batch else lengths[row]
-        padding += width - lengths[row]
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 class _Scorer:
@@ -192,10 +170,12 @@ class _Scorer:
             self.body(input_ids=ids, past_key_values=cache, use_cache=True)
         return cache
 
+    @torch.no_grad()
     def answer(
         self, rows: list[int], prompts: list[Tokens], beginning: Tokens, prefix: DynamicCache
     ) -> list[Answer]:
-        """Answer one batch of prompts; `prefix` is the cache of their common `beginning`."""
+        """Answer the prompts at `rows`, one batch; `prefix` is the cache of their common `beginning`."""
+        prompts = [prompts[row] for row in rows]
         cache = copy.deepcopy(prefix)
         if beginning:
             cache.batch_repeat_interleave(len(rows))
@@ -209,8 +189,14 @@ class _Scorer:
         )
         hidden = self._read(ids, present, cache)[:, -1].contiguous()
         first, scores = self._choose(hidden, prompts, [[label[0] for label in self.labels]] * len(rows))
-        rest_scores, choices = self._read_labels(prompts, present, cache)
-        scores = scores.double() + rest_scores
+        parts = [
+            self._read_labels(self.labels[at : at + LABELS_AT_A_TIME], prompts, present, cache)
+            for at in range(0, len(self.labels), LABELS_AT_A_TIME)
+        ]
+        scores = scores.double() + torch.cat([part for part, _ in parts], 1)
+        choices: list[dict[tuple[int, ...], int]] = [{} for _ in rows]
+        for _, found in parts:
+            choices = [{**known, **new} for known, new in zip(choices, found, strict=True)]
         answers = [self._draft(token, choices[i]) for i, token in enumerate(first)]
         open_rows = [i for i, tokens in enumerate(answers) if not self._ended(tokens)]
         if open_rows:
@@ -257,12 +243,12 @@ class _Scorer:
         return chosen, torch.cat(logs)
 
     def _read_labels(
-        self, prompts: list[Tokens], present: torch.Tensor, cache: DynamicCache
+        self, labels: list[Tokens], prompts: list[Tokens], present: torch.Tensor, cache: DynamicCache
     ) -> tuple[torch.Tensor, list[dict[tuple[int, ...], int]]]:
         """Log probabilities of what follows each label's first token, (rows, labels), and for each row the
         token that greedy decoding writes after each beginning of a label's words.
         """
-        words = [label[:-1] for label in self.labels]
+        words = [label[:-1] for label in labels]
         width, count = max(map(len, words)), len(words)
         filled = [tokens + [0] * (width - len(tokens)) for tokens in words]
         here = [[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in words]
@@ -280,7 +266,7 @@ class _Scorer:
         at = torch.tensor([(row * count + index, length - 1) for row, index, length in places])
         needed = hidden[at[:, 0].to(self.device), at[:, 1].to(self.device)].contiguous()
         contexts = [prompts[row] + words[index][:length] for row, index, length in places]
-        following = [[self.labels[index][length]] for _, index, length in places]
+        following = [[labels[index][length]] for _, index, length in places]
         chosen, logs = self._choose(needed, contexts, following)
         scores = torch.zeros(len(prompts), count, dtype=torch.double)
         choices: list[dict[tuple[int, ...], int]] = [{} for _ in prompts]

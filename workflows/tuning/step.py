@@ -18,6 +18,8 @@ from peft import PeftModel
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from workflows.inference.batches import is_out_of_memory
+
 SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
 PADDING = 128  # tokens of padding that cost as much time as another piece does
 
@@ -57,7 +59,7 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
                     share = len(piece["labels"]) / rows if trainer.task_type == "seq_cls" else 1.0
                     losses.append(step(model, piece, *args, **named))
                 break
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 widest = inputs["labels"].shape[1] if present is None else int(present.sum(1).max())
@@ -72,11 +74,6 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
         return torch.stack(losses).sum()
 
     trainer.training_step, trainer.compute_loss = training_step, weighed_loss
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch found no memory: on a GPU an exception of its own, on a CPU a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:

@@ -5,12 +5,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
 from workflows.errors import UserError
 from workflows.experiment import Experiment
+from workflows.inference.batches import is_out_of_memory
 from workflows.machine import Machine, free_memory, memory_within_reach
 from workflows.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.models import label_tokens, ready_model
@@ -20,7 +20,6 @@ from workflows.session import Session
 from workflows.swift_arguments import build_sft_arguments
 from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, register_watch
 from workflows.tuning.label_loss import Terms, balanced_weights, register_label_loss
-from workflows.tuning.step import is_out_of_memory
 
 # Arguments with which a batch has no rows of known length that could be computed in pieces.
 WITHOUT_ROWS = ("packing", "padding_free", "streaming", "lazy_tokenize")
@@ -75,7 +74,7 @@ def train(
         try:
             with session.base.lent():
                 result = (rlhf_main if pairs else sft_main)(arguments)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             traceback.print_exc()  # into the log
