@@ -16,6 +16,8 @@ from workflows.assemble import assemble_experiment
 from workflows.command_line import build_parser
 from workflows.errors import UserError
 from workflows.experiment import METHODS, MODELS, ROOT, Experiment, load_preset, names_of, read_yaml
+from workflows.inference.scorer import prompt_tokens
+from workflows.inference.swift_engine import limit_vllm
 from workflows.machine import Machine, fit_to_machine
 from workflows.memory import fit_to_memory
 from workflows.models import ready_model
@@ -146,6 +148,10 @@ def test_vllm_is_given_the_adapter_and_room_for_its_rank(run: RunFolder, tmp_pat
     assert (arguments.infer_backend, arguments.adapters) == ("vllm", [str(adapter)])
     assert arguments.get_vllm_engine_kwargs()["enable_lora"] is True
     assert arguments.vllm_max_lora_rank == 64
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("好", "房间很大" * 9)]
+    limit_vllm(arguments, rows)
+    longest = len(prompt_tokens(arguments.get_template(), rows[1]))
+    assert arguments.get_vllm_engine_kwargs()["max_model_len"] == longest + 5
 
 
 def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:

@@ -126,8 +126,9 @@ def check_environment(card: ModelCard, engine: str) -> None:
     """
     if engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
-            "--engine vllm: vLLM is not installed here. On a GPU: pip install vllm; without one leave "
-            "--engine out."
+            "--engine vllm: vLLM is not installed here. On a GPU make an environment of its own, since vLLM "
+            "and this project may replace each other's transformers: python -m venv with-vllm && "
+            "with-vllm/bin/pip install vllm -r requirements.txt; without a GPU leave --engine out."
         )
     if card.arguments.get("model_type") != "qwen":
         return

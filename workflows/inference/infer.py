@@ -3,6 +3,7 @@ label.
 """
 
 import copy
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from workflows.inference.predictions import (
     validation_figures,
 )
 from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
-from workflows.inference.swift_engine import Rows, ask_swift, read_whole_lines
+from workflows.inference.swift_engine import Rows, ask_swift, limit_vllm, read_whole_lines
 from workflows.machine import Machine
 from workflows.models import label_tokens, ready_model
 from workflows.run_folder import RunFolder, conversation, read_jsonl, write_jsonl
@@ -81,6 +82,11 @@ def ask(
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, Any] | None = None
         if experiment.engine != "fast":
+            if experiment.engine == "vllm":  # not run yet: it needs a GPU
+                session.base.forget()  # vLLM takes its share of the GPU's memory at once
+                gc.collect()
+                torch.cuda.empty_cache()
+                limit_vllm(arguments, rows)
             with session.screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
                 outputs = ask_swift(rows, arguments, questions, raw, bar)
         with session.screen.progress(f"{title}: answering", total=len(rows)) as bar:

@@ -10,6 +10,7 @@ from typing import Any
 from swift import InferArguments, infer_main
 from tqdm import tqdm
 
+from workflows.inference.scorer import prompt_tokens
 from workflows.run_folder import conversation, write_jsonl
 
 Rows = list[dict[str, Any]]
@@ -29,6 +30,13 @@ def ask_swift(test: Rows, arguments: InferArguments, questions: Path, raw: Path,
             infer_main(arguments)
         questions.unlink()
     return read_outputs(raw)
+
+
+def limit_vllm(arguments: InferArguments, rows: Rows) -> None:
+    """Let vLLM keep room for the longest of `rows` with its answer, not for all that the model could read."""
+    template = arguments.get_template()
+    longest = max(len(prompt_tokens(template, row)) for row in rows)
+    arguments.vllm_max_model_len = longest + arguments.max_new_tokens
 
 
 def _as_question(row: dict[str, Any]) -> dict[str, Any]:
