@@ -119,7 +119,8 @@ def test_label_words_must_fit_in_five_tokens_and_differ() -> None:
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_an_engine_that_is_not_installed_is_refused_with_the_way_to_it() -> None:
-    with pytest.raises(UserError, match=r"vLLM is not installed here.*an environment of its own.*pip install vllm"):
+    way = r"vLLM is not installed here.*an environment of its own.*pip install vllm"
+    with pytest.raises(UserError, match=way):
         check_environment(load_model_card("tiny"), "vllm")
 
 

@@ -179,16 +179,16 @@ def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str
     # Answers take as long as before tuning; of a head none were given.
     afterwards = finished_stages(run).get("zero_shot", {}).get("seconds", 0.0) + SCORE_AND_REPORT
     machine = _machine(run, experiment, session)
-    summary = train(run, experiment, machine, session, inputs, measure, afterwards)
+    summary = train(run, experiment, machine, session, inputs, measure, len(looked_at), afterwards)
     best = summary["best_by"]
     figure = f", best validation {best['metric']} {best['value']:.4f}" if best["value"] is not None else ""
     session.screen.say(f"  {summary['steps']} steps{figure}, kept {summary['checkpoint']}")
-    for name, rows in summary["rows"].items():
-        if rows["used"] < rows["given"]:
-            left_out = rows["given"] - rows["used"]
-            session.screen.say(
-                f"  {left_out} of {rows['given']} {name} rows were left out by SWIFT: longer than max_length"
-            )
+    rows = summary["rows"]["train"]
+    if rows["used"] < rows["given"]:
+        left_out = rows["given"] - rows["used"]
+        session.screen.say(
+            f"  {left_out} of {rows['given']} train rows were left out by SWIFT: longer than max_length"
+        )
 
 
 def _tuned(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:

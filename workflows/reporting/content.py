@@ -112,12 +112,30 @@ def _training(files: Files) -> list[Section]:
             )
         )
         for name, rows in training["rows"].items()
-        if rows["used"] < rows["given"]
+        if name == "train" and rows["used"] < rows["given"]
     ]
     return [
         Section(
             Both("Training", "训练过程"),
-            [*blocks, Paragraph(kept), *left_out, Grid(headings, rows, texts=())],
+            [*blocks, Paragraph(kept), *_evaluated_rows(training), *left_out, Grid(headings, rows, texts=())],
+        )
+    ]
+
+
+def _evaluated_rows(training: dict[str, Any]) -> list[Block]:
+    """Of how many validation rows the figures are, where that is not all of them."""
+    given = training["rows"]["val"]["given"]
+    looked_at = training.get("evaluated_rows", given)
+    if looked_at >= given:
+        return []
+    return [
+        Paragraph(
+            Both(
+                f"Validation figures are of {looked_at:,} of {given:,} validation rows, the same stratified "
+                "sample each time (--eval-rows).",
+                f"验证集指标取自 {given:,} 行验证数据中的 {looked_at:,} 行，每次都是同一个分层样本"
+                "（--eval-rows）。",
+            )
         )
     ]
 

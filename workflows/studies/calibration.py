@@ -177,7 +177,7 @@ def _measure(
     with _timed(figures, "zero_shot"):
         infer(small, experiment, machine, session, "zero_shot", None, "")
     with _timed(figures, "start"):
-        summary = train(small, experiment, machine, session, "", measure)
+        summary = train(small, experiment, machine, session, "", measure, len(val))
     with _timed(figures, "tuned"):
         infer(small, experiment, machine, session, "tuned", small.sft / summary["checkpoint"], "")
     *steps, evaluated, saved = marks

@@ -32,16 +32,17 @@ def train(
     session: Session,
     inputs: str,
     measure: Measure,
+    evaluated_rows: int,
     afterwards: float = 0.0,
 ) -> dict[str, Any]:
     """Tune the model on train.jsonl, or what the method made of it, watch val.jsonl; write sft/ and
     training.json, return the latter's content.
 
     `inputs` is the fingerprint of what goes in: an interrupted training with the same inputs goes on from its
-    last checkpoint, one with other inputs starts anew. `measure` gives the loss and the task's figures on
-    validation at each evaluation; `afterwards`: seconds that the stages after this one take, about, for the
-    time left. Raises UserError where the model cannot be had, a label does not fit in five tokens, SWIFT
-    refuses a value, or memory is too small for one row.
+    last checkpoint, one with other inputs starts anew. `measure` gives the loss and the task's figures
+    of so many validation rows (`evaluated_rows`) at each evaluation; `afterwards`: seconds that the stages
+    after this one take, about, for the time left. Raises UserError where the model cannot be had, a label
+    does not fit in five tokens, SWIFT refuses a value, or memory is too small for one row.
     """
     resume_from = last_checkpoint(run, inputs)
     if resume_from:
@@ -99,6 +100,7 @@ def train(
         "checkpoint": Path(best).name,
         "best_by": {"metric": arguments.training_args.metric_for_best_model, "value": result["best_metric"]},
         "steps": result["global_step"],
+        "evaluated_rows": evaluated_rows,
         "rows": {name: _row_counts(tokens[name], watched.rows[name]) for name in SPLITS[:2]},
         "parameters": result["model_parameter_info"],
         "log_history": result["log_history"],
