@@ -80,13 +80,14 @@ class WatchCallback(TrainerCallback):
         self.watched.rows = {"train": len(train), "val": 0 if val is None else len(val)}
         self.watched.model = trainer.accelerator.unwrap_model(trainer.model)
         self.losses: dict[str, str] = {}
+        self.undo: Callable[[], None] = lambda: None
         self.work, self.ended, self.pausing = 0.0, time.perf_counter(), False
         total = float(state.max_steps)
         if self.plan.piece_tokens is not None:
             train_in_pieces(trainer, self.plan.piece_tokens, self._count)
             body = body_of(self.watched.model)
             if shares_beginning(body):
-                share_beginning(body)
+                self.undo = share_beginning(body)
             self.begun = count_beginning(train)
             batches = len(trainer.get_train_dataloader())
             epochs = state.max_steps / math.ceil(batches / args.gradient_accumulation_steps)
@@ -99,6 +100,10 @@ class WatchCallback(TrainerCallback):
         self.pace = Pace(total, _evaluations(args, state), done)
         self.bar.reset(total=math.ceil(total))
         self.bar.update(int(done))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the model as it was."""
+        self.undo()
 
     def _count(self, rows: int, tokens: int) -> None:
         self.work += tokens - rows * self.begun

@@ -92,6 +92,7 @@ def train(
                 f"More in {run.log('train')}."
             ) from error
     session.base.take_back(watched.model)
+    watched.model = None  # SWIFT's table of callbacks would keep it
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]
     if experiment.makes_material:

@@ -1,0 +1,34 @@
+"""What is learned does not depend on how many tokens are computed at a time, whatever the loss."""
+
+from pathlib import Path
+
+import pytest
+from swift.callbacks import callbacks_map
+
+from tests.test_swift_arguments import _experiment
+from workflows import memory
+from workflows.experiment import save_experiment
+from workflows.pipeline import run_stages
+from workflows.run_folder import RunFolder, read_json
+from workflows.screen import Screen
+from workflows.tuning.callbacks import RUN_WATCH
+
+SETTINGS = ("max_steps=3", "eval_steps=3", "save_steps=3", "logging_steps=1", "lora_dropout=0")
+
+
+@pytest.mark.parametrize("method", ["lora", "label-loss", "head"])
+def test_losses_are_the_same_row_by_row(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [part for setting in SETTINGS for part in ("--set", setting)]
+    experiment = _experiment("--method", method, "--train-samples", "96", "--test-samples", "20", *options)
+    losses: list[list[float]] = []
+    for tokens in (2048, 1):
+        monkeypatch.setitem(memory.PIECE_TOKENS, "cpu", tokens)
+        run = RunFolder(tmp_path / str(tokens))
+        run.path.mkdir()
+        run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+        run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
+        history = read_json(run.training)["log_history"]
+        losses.append([entry[key] for entry in history for key in ("loss", "eval_loss") if key in entry])
+        assert callbacks_map[RUN_WATCH].watched.model is None  # nothing keeps the trained model
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
