@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from swift.callbacks import callbacks_map
 
 from tests.test_swift_arguments import _experiment
 from workflows import memory
+from workflows.errors import UserError
 from workflows.experiment import save_experiment
 from workflows.pipeline import run_stages
 from workflows.run_folder import RunFolder, read_json
@@ -32,3 +34,21 @@ def test_losses_are_the_same_row_by_row(method: str, tmp_path: Path, monkeypatch
         assert callbacks_map[RUN_WATCH].watched.model is None  # nothing keeps the trained model
     assert len(losses[0]) == 4
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_training_without_memory_for_one_row_is_one_line_that_says_what_would_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    run = RunFolder(tmp_path / "run")
+    experiment = _experiment("--train-samples", "96", "--test-samples", "20")
+    run.path.mkdir()
+    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    run_stages(run, experiment, ("prepare", "tokens"), Screen())
+    monkeypatch.setattr("workflows.tuning.train.sft_main", no_memory)
+    line = r"memory ran out in training: .* GB free .* goes on from the last"
+    with pytest.raises(UserError, match=line) as caught:
+        run_stages(run, experiment, ("train",), Screen())
+    assert "\n" not in str(caught.value)
