@@ -220,10 +220,30 @@ def run_benchmark(options: argparse.Namespace) -> None:
     screen.say(f"benchmark: {shown(folder / 'benchmark.json')}")
 
 
+def examine_machine(options: argparse.Namespace) -> int:
+    """Run the doctor's commands, and say where its file is; 0 where all is well, else 3."""
+    from workflows.machine import find_machine
+    from workflows.pipeline import timed_folder
+    from workflows.screen import Screen, shown
+    from workflows.studies.doctor import examine
+
+    if options.gpu and find_machine().device != "cuda":
+        raise UserError(
+            "doctor --gpu: there is no GPU here; without --gpu it looks whether all works on the CPU."
+        )
+    folder = (options.output or timed_folder("doctor")).expanduser().resolve()
+    screen = Screen()
+    report = examine(folder, screen)
+    unwell = [outcome["shows"] for outcome in report["commands"] if outcome["problems"]]
+    screen.say(f"not well: {', '.join(unwell)}" if unwell else "all is well")
+    screen.say(f"doctor: {shown(folder / 'doctor.json')}")
+    return 3 if unwell else 0
+
+
 def main(arguments: list[str]) -> int:
     """Carry out one command; the exit code is 0, 2 for what the user can mend, 130 after Ctrl-C.
 
-    `reproduce` ends with 3 where something came out different.
+    `reproduce` ends with 3 where something came out different, `doctor` where something is not well.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: labels and reviews are Chinese
@@ -251,6 +271,8 @@ def main(arguments: list[str]) -> int:
             select_models(options)
         elif options.command == "export":
             export_run(options)
+        elif options.command == "doctor":
+            return examine_machine(options)
         elif options.command == "reproduce":
             return reproduce_run(options)
         else:

@@ -234,6 +234,13 @@ def build_parser(description: str = "") -> argparse.ArgumentParser:
     timing.add_argument("--repeats", metavar="N", type=count, default=3, help="of each, in turn (default: 3)")
     timing.add_argument("--output", metavar="DIR", type=Path, help="default: outputs/benchmark-<kind>-<time>")
     timing.add_argument("--verbose", action="store_true", help="show SWIFT's own log on the screen too")
+    examining = commands.add_parser(
+        "doctor", help="ten small commands that show whether all works here, and one file on how they went"
+    )
+    examining.add_argument(
+        "--gpu", action="store_true", help="stop where there is no GPU, instead of using the CPU"
+    )
+    examining.add_argument("--output", metavar="DIR", type=Path, help="default: outputs/doctor-<time>")
     listing = commands.add_parser("list", help="what can be named: data sets, models, methods, prompts")
     listing.add_argument("kind", choices=("datasets", "models", "methods", "prompts"))
     listing.add_argument(

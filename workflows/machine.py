@@ -1,12 +1,14 @@
 """What this machine is, and which of SWIFT's arguments follow from it."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,37 @@ def _used_memory(device: str) -> int:
 
         return torch.cuda.memory_allocated()
     return psutil.Process().memory_info().rss
+
+
+def products_per_second(dtype: str, device: str) -> float:
+    """Floating-point operations a second of a large matrix product in `dtype`, the best of ten."""
+    import torch
+
+    a = torch.randn(1024, 4096, dtype=getattr(torch, dtype), device=device)
+    b = torch.randn(4096, 4096, dtype=getattr(torch, dtype), device=device)
+    return 2 * 1024 * 4096 * 4096 / _least_seconds(lambda: a @ b, device)
+
+
+def copies_per_second(device: str) -> float:
+    """Bytes read and written a second by the copy of 256 MB within `device`'s memory, the best of ten."""
+    import torch
+
+    a = torch.ones(2**26, device=device)
+    b = torch.ones_like(a)
+    return 2 * a.nbytes / _least_seconds(lambda: b.copy_(a), device)
+
+
+def _least_seconds(work: Callable[[], Any], device: str) -> float:
+    import torch
+
+    best = math.inf
+    for _ in range(10):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":  # launching is not computing
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 class OtherPrograms:

@@ -25,7 +25,7 @@ from workflows.errors import UserError
 from workflows.experiment import Experiment, load_experiment
 from workflows.inference.infer import answer_rows, merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.machine import find_machine, memory_within_reach
+from workflows.machine import find_machine, memory_within_reach, products_per_second
 from workflows.memory import fit_to_memory
 from workflows.mends import choose_attention
 from workflows.models import ready_model
@@ -135,7 +135,7 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
             losses[name] = measured["losses"]
             tokens, body = measured["tokens"], measured["body_parameters"]
             computed = measured["computed"] if name == "ours" else computed
-        speed = _products_per_second(machine.torch_dtype, machine.device)
+        speed = products_per_second(machine.torch_dtype, machine.device)
         limits["all tokens"].append(4 * body * sum(tokens) / speed)
         limits["computed tokens"].append(4 * body * sum(computed) / speed)
     seconds = {**clocks, **{f"products of {name}": each for name, each in limits.items()}}
@@ -259,19 +259,6 @@ def _packed(tokens: list[int], rows: int, device: torch.device) -> list[torch.Te
     width = max(1, len(tokens) // rows)
     whole = torch.tensor(tokens[: len(tokens) // width * width], device=device).view(-1, width)
     return list(whole.split(max(1, 4096 // width)))
-
-
-def _products_per_second(dtype: str, device: str) -> float:
-    """Floating-point operations a second of a large matrix product, the best of ten."""
-    a = torch.randn(1024, 4096, dtype=getattr(torch, dtype), device=device)
-    b = torch.randn(4096, 4096, dtype=getattr(torch, dtype), device=device)
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        _wait_for_gpu()
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024 * 4096 * 4096 / best
 
 
 def _about(experiment: Experiment, machine: Any, rows: int, tokens: int) -> Figures:
