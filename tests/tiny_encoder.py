@@ -19,5 +19,6 @@ def build_encoder(folder: Path, texts: list[str], can_read: int = 512) -> Path:
         max_position_embeddings=can_read,
     )
     BertForMaskedLM(config).save_pretrained(folder)
-    BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
     return folder

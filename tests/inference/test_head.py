@@ -34,8 +34,8 @@ def scores(model):
     with torch.no_grad():
         return [model(input_ids=torch.tensor([row])).logits[0].tolist() for row in rows]
 load = AutoModelForSequenceClassification.from_pretrained
-of_adapter = PeftModel.from_pretrained(load(base, num_labels=2, dtype=torch.float32), adapter)
-print(json.dumps([scores(of_adapter), scores(load(merged, dtype=torch.float32))]))
+of_adapter = PeftModel.from_pretrained(load(base, num_labels=2).float(), adapter)
+print(json.dumps([scores(of_adapter), scores(load(merged).float())]))
 """
 
 

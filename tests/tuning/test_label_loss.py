@@ -33,7 +33,7 @@ def labels(tokenizer: Any) -> list[list[int]]:
 def model() -> Any:
     """The embedded model with an adapter that changes what it says."""
     torch.manual_seed(1)
-    base = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(FOLDER).float()
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     return adapted.train()
 

@@ -138,8 +138,9 @@ def make_model(config: Any, layers: int, dtype: str, described: Path, folder: Pa
         few.layer_types = few.layer_types[:layers]
     ignored = shutil.ignore_patterns("*.safetensors*", "*.bin*", "*.pt", "*.gguf", ".*")
     shutil.copytree(described, folder, ignore=ignored)
+    # `torch_dtype`: `dtype` since transformers 4.56, which older ones do not know.
     model = AutoModelForCausalLM.from_config(
-        few, dtype=getattr(torch, dtype), trust_remote_code=runs_own_code(described)
+        few, torch_dtype=getattr(torch, dtype), trust_remote_code=runs_own_code(described)
     )
     model.save_pretrained(folder)
     return folder

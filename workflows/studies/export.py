@@ -161,7 +161,8 @@ def _check(
     Raises UserError where more differs than near ties explain: nothing in fp32, one in 200 in bf16 and fp16.
     """
     gc.collect()  # the merged model's memory
-    model = AutoModelForCausalLM.from_pretrained(part, dtype="auto").to(device)
+    # `torch_dtype`: `dtype` since transformers 4.56, which older ones do not know.
+    model = AutoModelForCausalLM.from_pretrained(part, torch_dtype="auto").to(device)
     choose_attention(model)  # as in the run
     test, answers = read_jsonl(run.split("test")), list[dict[str, Any]]()
     with screen.progress("comparing", total=len(test)) as bar:

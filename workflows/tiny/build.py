@@ -147,9 +147,12 @@ def main() -> None:
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.to(torch.bfloat16).save_pretrained(arguments.out_dir)
     tokenizer.save_pretrained(arguments.out_dir)
-    # By the name that transformers 4 knows too: the first Qwen's environment has that.
+    # What transformers 4 needs too: a name that it knows, and no token types, which `generate` would refuse.
     path = arguments.out_dir / "tokenizer_config.json"
-    named = {**json.loads(path.read_text(encoding="utf-8")), "tokenizer_class": "PreTrainedTokenizerFast"}
+    named = json.loads(path.read_text(encoding="utf-8")) | {
+        "model_input_names": ["input_ids", "attention_mask"],
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     path.write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({path.name: path.stat().st_size for path in sorted(arguments.out_dir.iterdir())}))
 
