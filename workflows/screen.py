@@ -35,8 +35,8 @@ class Screen:
         """A bar that counts to `total` with the time left (None: counts only), for work that takes a moment;
         on a file or a notebook it is drawn less often.
 
-        Without `counted`, `total` is in a unit that says nothing to a person, and what the caller says stands
-        in place of count and time.
+        Without `counted`, `total` is in a unit that says nothing to a person: only the share that is done and
+        the time left are drawn.
         """
         seconds = 0.2 if self.err.isatty() else 5.0
         return tqdm(
@@ -44,7 +44,7 @@ class Screen:
             desc=f"  {title}",
             file=self.err,
             ncols=90 if counted else 110,
-            bar_format=None if counted else "{desc}: {percentage:3.0f}%|{bar}|{postfix}",
+            bar_format=None if counted else "{desc}: {percentage:3.0f}%|{bar}| {remaining} left",
             smoothing=0.3 if counted else 0.0,
             mininterval=seconds,
             maxinterval=seconds,

@@ -89,8 +89,9 @@ def ask(
                 limit_vllm(arguments, rows)
             with session.screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
                 outputs = ask_swift(rows, arguments, questions, raw, bar)
-        with session.screen.progress(f"{title}: answering", total=len(rows)) as bar:
-            bar.update(len(done))
+        work = {row["id"]: work_of(row) for row in rows}  # long rows are answered first
+        with session.screen.progress(f"{title}: answering", sum(work.values()), counted=False) as bar:
+            bar.initial = bar.n = sum(work[id] for id in done)
             with session.base.lent():
                 model, template = prepare_model_template(arguments)
             if isinstance(model, PeftModel):
@@ -114,7 +115,7 @@ def ask(
                 for answers in batches:
                     file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
                     file.flush()
-                    bar.update(len(answers))
+                    bar.update(sum(work[answer["id"]] for answer in answers))
     raw.unlink(missing_ok=True)
     answers = read_whole_lines(answered)
     if experiment.has_head:

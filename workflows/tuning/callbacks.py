@@ -98,6 +98,7 @@ class WatchCallback(TrainerCallback):
             trainer.evaluate = self._evaluate
         done = total * state.global_step / state.max_steps  # of a resumed training
         self.pace = Pace(total, _evaluations(args, state), done)
+        self.bar.bar_format = "{desc} {percentage:3.0f}%|{bar}|"  # evaluations are in the time that is said
         self.bar.reset(total=math.ceil(total))
         self.bar.update(int(done))
 
@@ -126,7 +127,7 @@ class WatchCallback(TrainerCallback):
             f"{self.bar.format_interval(left)} left, with all stages "
             f"{self.bar.format_interval(left + self.plan.afterwards)}",
         ]
-        self.bar.set_postfix_str(", ".join(shown), refresh=False)
+        self.bar.set_description_str(f"  training: {', '.join(shown)}", refresh=False)
         self.bar.update(min(int(self.pace.done), int(self.bar.total or 0)) - self.bar.n)
 
     def on_log(
