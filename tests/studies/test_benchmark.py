@@ -12,7 +12,11 @@ from workflows.run_folder import RunFolder, read_json
     ("kind", "options", "expected"),
     [
         ("inference", ["--rows", "24"], ["ours", "swift_16", "swift_1", "bare"]),
-        ("training", ["--steps", "3"], ["ours", "swift", "arithmetic"]),
+        (
+            "training",
+            ["--steps", "3"],
+            ["ours", "swift", "products of all tokens", "products of computed tokens"],
+        ),
         ("startup", [], ["help", "list", "score", "empty python"]),
     ],
 )
