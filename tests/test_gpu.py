@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,19 @@ def test_an_npu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )  # it is available, as an NPU would be
     with pytest.raises(UserError, match="torch_npu and an Ascend NPU are here"):
         settle_gpu()
+
+
+def test_a_torch_that_needs_a_gpu_beside_this_transformers_is_told_in_one_line(
+    driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises() -> None:
+        raise RuntimeError("Cannot access accelerator device when none is available.")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", raises)
+    versions = {"torch": "2.6.0+cpu", "transformers": "5.19.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: versions[name])
+    with pytest.raises(UserError, match=r'torch 2\.6\.0\+cpu .*: pip install "transformers<5\.18"'):
+        settle_gpu()
+    versions["transformers"] = "5.17.0"
+    assert settle_gpu() is None

@@ -8,7 +8,10 @@ import os
 import re
 import subprocess
 import warnings
+from importlib import metadata
 from pathlib import Path
+
+from packaging.version import Version
 
 from workflows.errors import UserError
 
@@ -21,16 +24,17 @@ def settle_gpu() -> str | None:
     None where there is nothing to choose.
 
     Must be called before torch starts CUDA.  CUDA_VISIBLE_DEVICES is respected: of its list the first is
-    taken, and where it is empty nothing is looked for.  Raises UserError for an NPU, and for a GPU that the
-    torch installed here cannot use, with the line that installs one that can.
+    taken, and where it is empty nothing is looked for.  Raises UserError for an NPU, for a GPU that the
+    torch installed here cannot use, and for a torch that needs a GPU where none is, with the line that
+    installs what fits.
     """
     _refuse_npu()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     first = None if chosen is None else chosen.split(",")[0].strip()
-    if first in ("", "-1"):  # so CUDA is told to show none
-        return None
-    gpus = list_gpus()
+    # By the first two CUDA is told to show none.
+    gpus = [] if first in ("", "-1") else list_gpus()
     if not gpus:
+        _check_import_without_gpu()
         return None
     count = len(gpus) if chosen is None else len(chosen.split(","))
     if count > 1:  # SWIFT would spread the model over all
@@ -149,6 +153,26 @@ def _reason() -> str:
     except (RuntimeError, AssertionError) as error:
         return " ".join(str(error).split())[:200].rstrip(".")
     return "it does not say why"
+
+
+def _check_import_without_gpu() -> None:
+    """Raise UserError where transformers could not be imported for want of a GPU.
+
+    From 5.18 on its import asks torch for the accelerator; torch 2.6 then raises where there is none, newer
+    ones answer.
+    """
+    torch_version, transformers_version = (metadata.version(name) for name in ("torch", "transformers"))
+    if Version(torch_version) >= Version("2.7") or Version(transformers_version) < Version("5.18"):
+        return
+    import torch
+
+    try:
+        torch.accelerator.current_accelerator()
+    except RuntimeError as error:
+        raise UserError(
+            f"torch {torch_version} and transformers {transformers_version} do not work together without a "
+            'GPU: pip install "transformers<5.18", or a newer torch.'
+        ) from error
 
 
 def _refuse_npu() -> None:
