@@ -45,7 +45,7 @@ def test_the_folder_answers_the_test_rows_as_the_run_did(exported: tuple[RunFold
     assert check["outputs_differing"] == []
     assert not list(folder.parent.glob(".export*"))
     names = {path.name for path in folder.iterdir()}
-    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja", "generation_config.json"} <= names
+    assert {"model.safetensors", "tokenizer.json", "generation_config.json"} <= names
     assert not any("adapter" in name for name in names)
     assert describe_folder(folder) == {"model": str(folder), "model_type": "qwen2", "template": "qwen"}
 
