@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflows.experiment import Experiment
+from workflows.inference.batches import LOGIT_ROWS, USABLE
 from workflows.machine import Machine, free_memory, memory_within_reach
 from workflows.mends import PLAIN_ATTENTION
 from workflows.models import runs_own_code
@@ -27,14 +28,12 @@ EFFECTIVE_BATCH = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALLOCATED = 1.2  # bytes taken for each byte of activations; 0.98 to 1.5 in runs of a Qwen2.5-0.5B on a CPU
 POSITIONS = 4  # of a row that reach the output layer in training: answer, end mark, and what goes before them
-USABLE = 0.8  # of the memory that is free: the rest is the allocator's gaps, and other programs'
 # Bytes that a process needs beside the model: Python with SWIFT and its libraries, or CUDA's context.
 PROCESS = {"cpu": 1.0e9, "cuda": 0.6e9}
 # Tokens at most that are computed at a time. On a CPU matrix products are at their best speed long before.
 PIECE_TOKENS = {"cpu": 2048, "cuda": 16384}
 SHORTEST_PIECE = 256  # tokens; smaller ones would cost time and save little
 EVALUATED_TOKENS = 4096  # that the scorer reads at a time, about
-EVALUATED_ROWS = 256  # whose logits it has at a time
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def memory_parts(sizes: Sizes, load: Load) -> dict[str, float]:
     vocabulary = 0 if load.has_head else sizes.vocabulary
     logits = POSITIONS * rows * vocabulary * (compute + 8.0) * (2 if load.second_pass else 1)
     merged = 0.0 if load.quant_bits else sum(size * i * o for _, i, o in adapted(sizes, load))
-    evaluation = merged + EVALUATED_TOKENS * a_token + 12.0 * EVALUATED_ROWS * vocabulary
+    evaluation = merged + EVALUATED_TOKENS * a_token + 12.0 * LOGIT_ROWS * vocabulary
     return {
         "process": PROCESS.get(load.device, PROCESS["cpu"]),
         "weights": weights,
@@ -240,7 +239,7 @@ def _is_true(value: Any) -> bool:
 
 def at_once(arguments: Any, pinned: set[str]) -> dict[str, str]:
     """The arguments that give the rows of an optimiser step at once, to be computed in pieces: accumulation
-    is then needed no more. None where the model card or --set says otherwise.
+    is then needed no more. Empty where the model card or --set says otherwise.
     """
     own = arguments.training_args
     if own.gradient_accumulation_steps == 1 or pinned & EFFECTIVE_BATCH:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from workflows.memory import USABLE, Load, Sizes, fit, gentler
+from workflows.inference.batches import USABLE
+from workflows.memory import Load, Sizes, fit, gentler
 
 
 @dataclass(frozen=True)
