@@ -30,11 +30,15 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture(scope="session")
-def demo_rows() -> list[dict[str, str]]:
+def read_demo_rows() -> list[dict[str, str]]:
     """The embedded reviews: label, text, domain."""
     with open(ROOT / "datasets" / "demo" / "demo.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def demo_rows() -> list[dict[str, str]]:
+    return read_demo_rows()
 
 
 def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":

@@ -14,14 +14,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflows.experiment import Experiment
-from workflows.inference.batches import LOGIT_ROWS, USABLE
+from workflows.inference.batches import LOGIT_ROWS, USABLE, length_batches
 from workflows.machine import Machine, free_memory, memory_within_reach
 from workflows.mends import PLAIN_ATTENTION
 from workflows.models import runs_own_code
 from workflows.recipes import LabelLoss, Preference
 from workflows.run_folder import RunFolder, read_json
 from workflows.swift_arguments import build_sft_arguments, merged_arguments
-from workflows.tuning.step import rows_of_pieces
 
 EFFECTIVE_BATCH = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
@@ -116,8 +115,8 @@ def widest_piece(load: Load) -> tuple[int, int]:
     lengths = list(load.longest[: load.batch])
     lengths += lengths[-1:] * (load.batch - len(lengths))
     budget = load.batch * lengths[0] if load.piece_tokens is None else load.piece_tokens
-    pieces = [[lengths[row] for row in rows] for rows in rows_of_pieces(lengths, budget)]
-    return max(((len(piece), piece[0]) for piece in pieces), key=lambda piece: piece[0] * piece[1])
+    pieces = length_batches(dict(enumerate(lengths)), load.device, budget=budget)
+    return max(((len(piece), lengths[piece[0]]) for piece in pieces), key=lambda piece: piece[0] * piece[1])
 
 
 def memory_parts(sizes: Sizes, load: Load) -> dict[str, float]:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 from workflows.errors import UserError
 from workflows.experiment import ROOT
 from workflows.inference import batches
-from workflows.inference.batches import in_halves, length_batches, most_rows, row_bytes
+from workflows.inference.batches import in_batches, length_batches, most_rows, row_bytes
 from workflows.inference.scorer import Greedy, _Scorer, answer_prompts
 
 TINY = ROOT / "workflows" / "tiny" / "model"
@@ -45,20 +45,18 @@ def _answers(model: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("config", [QWEN1_5, QWEN3])
-def test_a_long_beginning_and_many_labels_leave_room_for_fewer_rows(config: Any) -> None:
-    alone = row_bytes(config, 2, 0, 100, copies=3, words=2)
-    behind = row_bytes(config, 2, 700, 100, copies=3, words=2)
-    # Its keys and values, once for the row and once for each of the labels at a time.
+def test_a_long_beginning_leaves_room_for_fewer_rows(config: Any) -> None:
+    alone = row_bytes(config, 2, 0, 100)
+    behind = row_bytes(config, 2, 700, 100)
     heads = config.num_key_value_heads * (getattr(config, "head_dim", None) or 128)
-    assert behind - alone > 3 * 700 * 2 * 2 * heads * config.num_hidden_layers
-    assert row_bytes(config, 2, 700, 100, copies=5, words=2) > 1.5 * behind
+    assert behind - alone > 700 * 2 * 2 * heads * config.num_hidden_layers  # its keys and values, in each row
 
 
 def test_no_batch_takes_more_than_is_free(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "free_memory", lambda device: 100_000_000)
-    most = most_rows(tiny, beginning=2000, copies=5, words=3)
+    most = most_rows(tiny, beginning=2000)
     free = 0.8 * 100_000_000 - 12 * batches.LOGIT_ROWS * tiny.config.vocab_size
-    taken = most(50) * row_bytes(tiny.config, 4, 2000, 50, copies=5, words=3)
+    taken = most(50) * row_bytes(tiny.config, 4, 2000, 50)
     assert 1 <= most(50) < 40
     assert taken <= free < taken * (most(50) + 1) / most(50)
     found = list(length_batches(dict.fromkeys(range(100), 50), "cpu", most))
@@ -79,17 +77,17 @@ def test_twenty_labels_have_the_probabilities_of_a_direct_pass(tiny: Any) -> Non
 
 
 def test_answers_are_the_same_where_memory_runs_out(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, read, sizes = _answers(tiny), _Scorer._read, []
+    expected, read, sizes = _answers(tiny), _Scorer._read_with_words, []
 
     def short_of_memory(self: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append(len(ids))
-        if len(ids) > 8:  # two rows with four labels each
+        if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return read(self, ids, *rest)
 
-    monkeypatch.setattr(_Scorer, "_read", short_of_memory)
+    monkeypatch.setattr(_Scorer, "_read_with_words", short_of_memory)
     found = _answers(tiny)
-    assert max(sizes) > 8
+    assert max(sizes) > 2
     assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
@@ -99,11 +97,28 @@ def test_one_row_without_memory_is_one_line_and_other_errors_stay_what_they_are(
     def never(batch: list[int]) -> list[int]:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    with pytest.raises(UserError, match="memory ran out at answering one row: end other programs"):
-        list(in_halves([4, 5], never))
+    with pytest.raises(UserError, match=r"one row of 70 tokens, with \d+\.\d GB free: end other programs"):
+        list(in_batches({4: 60, 5: 70}, "cpu", lambda width: 2, never))
 
     def wrong(batch: list[int]) -> list[int]:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        list(in_halves([4, 5], wrong))
+        list(in_batches({4: 60, 5: 70}, "cpu", lambda width: 2, wrong))
+
+
+def test_batches_after_one_that_found_no_memory_are_as_small() -> None:
+    sizes: list[int] = []
+
+    def short_of_memory(batch: list[int]) -> list[int]:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return batch
+
+    lengths = dict.fromkeys(range(20), 50)
+    answered = [
+        row for batch in in_batches(lengths, "cpu", lambda width: 12, short_of_memory) for row in batch
+    ]
+    assert sorted(answered) == list(range(20))
+    assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 2]

@@ -38,7 +38,7 @@ def model() -> Any:
     return adapted.train()
 
 
-def _batch(
+def padded_batch(
     tokenizer: Any, labels: list[list[int]], demo_rows: list[dict[str, str]]
 ) -> dict[str, torch.Tensor]:
     """Reviews with answers of unlike lengths, padded on the left; each label once and the second twice."""
@@ -54,7 +54,9 @@ def _batch(
     return {name: torch.tensor(row) for name, row in rows.items()}
 
 
-def _loss(model: Any, batch: dict[str, torch.Tensor], labels: list[list[int]], terms: Terms) -> torch.Tensor:
+def label_loss(
+    model: Any, batch: dict[str, torch.Tensor], labels: list[list[int]], terms: Terms
+) -> torch.Tensor:
     """As SWIFT's trainer calls the loss: logits and labels of the last positions only."""
     template = SimpleNamespace(compute_sft_loss=lambda model, inputs, **rest: model(**inputs))
     trainer = SimpleNamespace(
@@ -126,9 +128,9 @@ def _direct(
 def test_value_and_gradient_are_those_of_a_direct_computation(
     model: Any, tokenizer: Any, labels: list[list[int]], demo_rows: list[dict[str, str]], terms: Terms
 ) -> None:
-    batch = _batch(tokenizer, labels, demo_rows)
+    batch = padded_batch(tokenizer, labels, demo_rows)
     gradients = []
-    for compute in (_loss, _direct):
+    for compute in (label_loss, _direct):
         model.zero_grad()
         loss = compute(model, batch, labels, terms)
         loss.backward()
@@ -145,11 +147,11 @@ def test_distillation_is_the_divergence_over_whole_labels(
 ) -> None:
     # Labels that part at their first tokens: then all of it can be read at the answer's first token.
     labels = [labels[0], labels[1]]
-    batch = _batch(tokenizer, labels, demo_rows)
+    batch = padded_batch(tokenizer, labels, demo_rows)
     taught = [[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]]
     rows = [row[mask.bool()] for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
     table = {tuple(row.tolist()): shares for row, shares in zip(rows, taught, strict=True)}
-    ours = _loss(model, batch, labels, Terms(teacher=table, teacher_weight=0.4, temperature=2.0))
+    ours = label_loss(model, batch, labels, Terms(teacher=table, teacher_weight=0.4, temperature=2.0))
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     expected = 0.6 * _direct(model, batch, labels, Terms())
     for row, shares in enumerate(taught):

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from workflows.experiment import ROOT
+from workflows.inference.batches import length_batches
 from workflows.tuning.step import (
     body_of,
     cut,
-    rows_of_pieces,
     share_beginning,
     shares_beginning,
     train_in_pieces,
@@ -162,7 +162,7 @@ def test_a_step_that_finds_no_memory_is_done_again_in_smaller_pieces(tiny: Any) 
 
 def test_pieces_hold_rows_of_like_length_once_each_without_needless_padding() -> None:
     lengths = [900, 40, 41, 300, 310, 39, 5]
-    pieces = rows_of_pieces(lengths, 1000)
+    pieces = list(length_batches(dict(enumerate(lengths)), "cpu", budget=1000))
     assert sorted(row for piece in pieces for row in piece) == list(range(len(lengths)))
     assert pieces[0] == [0]  # the long row alone: it sets no price for the others
     batch = _batch([[1] * length for length in (12, 5, 6)], "left")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from workflows.inference.batches import in_halves, length_batches, most_rows
+from workflows.inference.batches import in_batches, most_rows
 from workflows.inference.scorer import Tokens
 from workflows.run_folder import question
 
@@ -45,8 +45,7 @@ def score_rows(
 
     model.eval()
     try:
-        for batch in length_batches(lengths, device.type, most_rows(model)):
-            yield from in_halves(batch, score)
+        yield from in_batches(lengths, device.type, most_rows(model), score)
     finally:
         model.train(training)
 

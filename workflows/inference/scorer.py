@@ -1,9 +1,9 @@
 """Greedy answers and label probabilities of many prompts, in little more than one forward pass over them.
 
 Prompts of like length share a batch, the tokens that all prompts begin with are computed once, and the output
-layer is applied to the needed positions only.  Each label's words and end mark are then run from the prompts'
-cache: this gives the label's probability, and checks the answer that the first token starts.  Rows whose
-greedy answer is no label's words are decoded on, token by token, from the same cache.
+layer is applied to the needed positions only.  Every label's words stand behind their prompt in the same
+pass, each label blind to the others: this gives the labels' probabilities, and the answer as far as it stays
+within their words.  Rows whose greedy answer leaves them are decoded on, token by token, from its cache.
 
 Not covered: sampling, beams, and what a generation config may add to greedy decoding beyond a repetition
 penalty (`Greedy` says which it refuses).
@@ -25,10 +25,9 @@ from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from workflows.errors import UserError
 from workflows.experiment import MAX_NEW_TOKENS
-from workflows.inference.batches import LOGIT_ROWS, in_halves, length_batches, most_rows
+from workflows.inference.batches import LOGIT_ROWS, in_batches, most_rows
 from workflows.run_folder import question
 
-LABELS_AT_A_TIME = 4  # each needs a copy of the prompts' keys and values
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -119,12 +118,9 @@ def answer_prompts(
         for beginning, rows in _shared_beginnings(prompts):
             with torch.no_grad():
                 prefix = scorer.read_prefix(beginning)
-            lengths = {row: len(prompts[row]) - len(beginning) for row in rows}
-            copies, words = 1 + min(LABELS_AT_A_TIME, len(labels)), max(map(len, labels))
-            most = most_rows(model, len(beginning), copies, words)
+            lengths = {row: len(prompts[row]) - len(beginning) + len(scorer.places) for row in rows}
             work = partial(scorer.answer, prompts=prompts, beginning=beginning, prefix=prefix)
-            for batch in length_batches(lengths, device.type, most):
-                yield from in_halves(batch, work)
+            yield from in_batches(lengths, device.type, most_rows(model, len(beginning)), work)
     finally:
         config._attn_implementation = attention
         model.train(training)
@@ -156,6 +152,8 @@ class _Scorer:
         self.ended = ended
         self.body, self.head = body_and_head(model)
         self.labels, self.greedy, self.device = labels, greedy, device
+        # (label, how many of its words are read) of each position behind a prompt.
+        self.places = [(i, n) for i, label in enumerate(labels) for n in range(1, len(label))]
         self.penalty = (
             None
             if greedy.repetition_penalty == 1.0
@@ -179,28 +177,38 @@ class _Scorer:
         cache = copy.deepcopy(prefix)
         if beginning:
             cache.batch_repeat_interleave(len(rows))
+        words = [self.labels[label][n - 1] for label, n in self.places]
         rest = [prompt[len(beginning) :] for prompt in prompts]
         width = max(map(len, rest))
-        # Padded on the left, after the common beginning: the last position is each row's last token.
-        ids = torch.tensor([[0] * (width - len(tokens)) + tokens for tokens in rest], device=self.device)
+        # Padded on the left, after the common beginning: a row's last token stands right before the words.
+        ids = torch.tensor(
+            [[0] * (width - len(tokens)) + tokens + words for tokens in rest], device=self.device
+        )
         present = torch.tensor(
             [[1] * len(beginning) + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest],
             device=self.device,
         )
-        hidden = self._read(ids, present, cache)[:, -1].contiguous()
-        first, scores = self._choose(hidden, prompts, [[label[0] for label in self.labels]] * len(rows))
-        parts = [
-            self._read_labels(self.labels[at : at + LABELS_AT_A_TIME], prompts, present, cache)
-            for at in range(0, len(self.labels), LABELS_AT_A_TIME)
+        hidden = self._read_with_words(ids, present, cache)[:, width - 1 :]
+        seen = [[prompt, *(prompt + self.labels[i][:n] for i, n in self.places)] for prompt in prompts]
+        # At a place only its own label's next token is wanted; at the prompt's end each label's first.
+        wanted = [
+            [label[0] for label in self.labels],
+            *([self.labels[i][n]] * len(self.labels) for i, n in self.places),
         ]
-        scores = scores.double() + torch.cat([part for part, _ in parts], 1)
-        choices: list[dict[tuple[int, ...], int]] = [{} for _ in rows]
-        for _, found in parts:
-            choices = [{**known, **new} for known, new in zip(choices, found, strict=True)]
-        answers = [self._draft(token, choices[i]) for i, token in enumerate(first)]
+        chosen, logs = self._choose(
+            hidden.flatten(0, 1).contiguous(), [each for row in seen for each in row], wanted * len(rows)
+        )
+        logs = logs.double().view(len(rows), len(wanted), len(self.labels))
+        scores = logs[:, 0].clone()
+        for place, (label, n) in enumerate(self.places, start=1):
+            if self.ended or n < len(self.labels[label]) - 1:
+                scores[:, label] += logs[:, place, label]
+        choices = [chosen[at : at + len(wanted)] for at in range(0, len(chosen), len(wanted))]
+        answers = [self._draft(each) for each in choices]
         open_rows = [i for i, tokens in enumerate(answers) if not self._ended(tokens)]
         if open_rows:
-            self._decode(open_rows, answers, prompts, present, cache)
+            unseen = torch.zeros(len(rows), len(words), dtype=present.dtype, device=self.device)
+            self._decode(open_rows, answers, prompts, torch.cat([present, unseen], 1), cache)
         return [
             Answer(row, tokens, log) for row, tokens, log in zip(rows, answers, scores.tolist(), strict=True)
         ]
@@ -215,6 +223,33 @@ class _Scorer:
             input_ids=ids,
             attention_mask=present,
             position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def _read_with_words(self, ids: torch.Tensor, present: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """Hidden states of the prompts' tokens and of the labels' words behind them, (rows, tokens, size).
+
+        `present` marks cached tokens and the prompts'.  Words see the prompt, and their own label's words
+        before them.
+        """
+        rows, size = ids.shape
+        width = size - len(self.places)
+        before = present.shape[1] - width
+        label, n = (torch.tensor(each, device=self.device) for each in zip(*self.places, strict=True))
+        visible = torch.ones(size, before + size, dtype=torch.bool, device=self.device).tril(before)
+        visible[width:, before + width :] &= label[:, None] == label
+        keys = torch.cat([present, present.new_ones(rows, len(self.places))], 1).bool()[:, None, None]
+        # Padding sees itself: a softmax over nothing is not a number.
+        itself = torch.eye(size, dtype=torch.bool, device=self.device)
+        keys = keys | torch.nn.functional.pad(itself, (before, 0))
+        hidden_from = torch.zeros(rows, 1, size, before + size, dtype=self.body.dtype, device=self.device)
+        hidden_from.masked_fill_(~(visible & keys), torch.finfo(self.body.dtype).min)
+        positions = (present.cumsum(1) - 1).clamp(min=0)
+        return self.body(
+            input_ids=ids,
+            attention_mask=hidden_from,
+            position_ids=torch.cat([positions[:, before:], positions[:, -1:] + n], 1),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
@@ -242,45 +277,18 @@ class _Scorer:
             chosen += logits.argmax(-1).tolist()
         return chosen, torch.cat(logs)
 
-    def _read_labels(
-        self, labels: list[Tokens], prompts: list[Tokens], present: torch.Tensor, cache: DynamicCache
-    ) -> tuple[torch.Tensor, list[dict[tuple[int, ...], int]]]:
-        """Log probabilities of what follows each label's first token, (rows, labels), and for each row the
-        token that greedy decoding writes after each beginning of a label's words.
-        """
-        words = [label[:-1] for label in labels]
-        width, count = max(map(len, words)), len(words)
-        filled = [tokens + [0] * (width - len(tokens)) for tokens in words]
-        here = [[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in words]
-        ids = torch.tensor(filled * len(prompts), device=self.device)
-        marks = torch.tensor(here * len(prompts), device=self.device)
-        copies = copy.deepcopy(cache)
-        copies.batch_repeat_interleave(count)
-        hidden = self._read(ids, torch.cat([present.repeat_interleave(count, 0), marks], 1), copies)
-        places = [
-            (row, index, length)
-            for row in range(len(prompts))
-            for index, tokens in enumerate(words)
-            for length in range(1, len(tokens) + 1)
-        ]
-        at = torch.tensor([(row * count + index, length - 1) for row, index, length in places])
-        needed = hidden[at[:, 0].to(self.device), at[:, 1].to(self.device)].contiguous()
-        contexts = [prompts[row] + words[index][:length] for row, index, length in places]
-        following = [[labels[index][length]] for _, index, length in places]
-        chosen, logs = self._choose(needed, contexts, following)
-        scores = torch.zeros(len(prompts), count, dtype=torch.double)
-        choices: list[dict[tuple[int, ...], int]] = [{} for _ in prompts]
-        for (row, index, length), log, token in zip(places, logs[:, 0].tolist(), chosen, strict=True):
-            if self.ended or length < len(words[index]):
-                scores[row, index] += log
-            choices[row][tuple(words[index][:length])] = token
-        return scores, choices
+    def _draft(self, chosen: Tokens) -> Tokens:
+        """The greedy answer as far as it stays within a label's words.
 
-    def _draft(self, first: int, choices: dict[tuple[int, ...], int]) -> Tokens:
-        """The greedy answer as far as it stays within the labels' words, which are known already."""
-        tokens = [first]
-        while not self._ended(tokens) and tuple(tokens) in choices:
-            tokens.append(choices[tuple(tokens)])
+        `chosen`: the greedy next token at the prompt's end and at each place.
+        """
+        following = {
+            tuple(self.labels[label][:n]): token
+            for (label, n), token in zip(self.places, chosen[1:], strict=True)
+        }
+        tokens = chosen[:1]
+        while not self._ended(tokens) and tuple(tokens) in following:
+            tokens.append(following[tuple(tokens)])
         return tokens
 
     def _decode(

@@ -18,10 +18,9 @@ from peft import PeftModel
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from workflows.inference.batches import is_out_of_memory
+from workflows.inference.batches import is_out_of_memory, length_batches
 
 SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
-PADDING = 128  # tokens of padding that cost as much time as another piece does
 
 Inputs = dict[str, Any]
 
@@ -84,8 +83,8 @@ def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
     if present is None or present.dim() != 2:
         yield inputs
         return
-    lengths = present.sum(1).tolist()
-    for rows in rows_of_pieces(lengths, budget):
+    lengths = dict(enumerate(present.sum(1).tolist()))
+    for rows in length_batches(lengths, present.device.type, budget=budget):
         used = present[rows].any(0).nonzero()
         first, last = int(used[0]), int(used[-1]) + 1
         yield {
@@ -96,23 +95,6 @@ def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
             else value
             for name, value in inputs.items()
         }
-
-
-def rows_of_pieces(lengths: list[int], budget: int) -> list[list[int]]:
-    """Positions in `lengths` (tokens) of each piece's rows, the longest first.
-
-    A piece ends where it is full, or where padding would cost more than another piece.
-    """
-    pieces: list[list[int]] = []
-    width = padding = 0
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        full = pieces and (len(pieces[-1]) + 1) * width > budget
-        if not pieces or full or padding + width - lengths[row] > PADDING:
-            pieces.append([])
-            width, padding = lengths[row], 0
-        padding += width - lengths[row]
-        pieces[-1].append(row)
-    return pieces
 
 
 def shares_beginning(body: Any) -> bool:
