@@ -13,23 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_commands
 from tests.fake_hub import serve_hub
 from tests.tiny_encoder import build_encoder
 from workflows.experiment import ROOT
 from workflows.run_folder import read_json
 
 SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"}
-# One process for all commands: SWIFT takes 10 s to import.
-RUN_ALL = """
-import json, sys
-from run_swift import main
-for arguments in json.load(sys.stdin):
-    try:
-        code = main(arguments)
-    except SystemExit as error:
-        code = error.code
-    print('@', code, json.dumps(arguments, ensure_ascii=False), flush=True)
-"""
 
 
 def commands_of(readme: str) -> list[str]:
@@ -100,22 +90,12 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
         )
         waimai = "label,review\n" + "".join(f"{row['label']},{row['text']}\n" for row in demo_rows)
         hub.put("datasets", "XiangPan/waimai_10k", "waimai_10k.csv", waimai.encode())
-        env = {**os.environ, **hub.env}
         shortened = [[*arguments, *_short(arguments)] for arguments in OURS]
-        done = subprocess.run(
-            [sys.executable, "-c", RUN_ALL],
-            input=json.dumps(shortened),
-            capture_output=True,
-            text=True,
-            cwd=project_copy,
-            env=env,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        codes: dict[str, tuple[int, str]] = {}
-        for code, arguments in re.findall(r"^@ (\S+) (.*)$", done.stdout, re.M):
-            codes[json.dumps(OURS[len(codes)])] = (int(code), done.stderr)
-            assert json.loads(arguments) == shortened[len(codes) - 1]
+        exits, done = run_commands(shortened, cwd=project_copy, env=hub.env)
+        assert len(exits) == len(OURS), done.stderr[-3000:]
+        codes = {
+            json.dumps(arguments): (code, done.stderr) for arguments, code in zip(OURS, exits, strict=True)
+        }
         swift = next(line for line in COMMANDS if line.startswith("swift sft")).split()
         plain = subprocess.run(
             [
@@ -126,7 +106,7 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
             capture_output=True,
             text=True,
             cwd=project_copy,
-            env=env,
+            env={**os.environ, **hub.env},
             check=False,
         )
         codes["swift"] = (plain.returncode, plain.stderr[-3000:])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command
+from tests.conftest import Command, run_commands
 from workflows.experiment import ROOT, load_experiment
 from workflows.inference.head import head_scores, row_tokens, score_rows
 from workflows.inference.infer import merge_adapter
@@ -39,14 +39,6 @@ print(json.dumps([scores(of_adapter), scores(load(merged).float())]))
 """
 
 
-# One process for all runs: SWIFT takes 10 s to import.
-RUN_ALL = """
-import json, sys
-from run_swift import main
-sys.exit(max(main(arguments) for arguments in json.loads(sys.argv[1])))
-"""
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str]]) -> dict[str, RunFolder]:
     """A run whose rows have one label, several (answered by SWIFT's own engine), or a number."""
@@ -65,14 +57,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
         ["run", "--method", "head", *map(str, [*options[name], *SHORT]), "--run-folder", str(run.path)]
         for name, run in runs.items()
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, json.dumps(lines)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    codes, done = run_commands(lines)
+    assert codes == [0] * len(lines), done.stderr
     assert "before tuning" not in done.stdout
     assert "stand-in" in done.stdout
     return runs

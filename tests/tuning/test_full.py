@@ -1,15 +1,12 @@
 """Full tuning, of a Qwen and of an encoder: fp32 weights, computed in 16 bits."""
 
-import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.conftest import run_commands
 from tests.tiny_encoder import build_encoder
-from tests.tuning.test_methods import RUN_ALL
 from workflows.experiment import ROOT
 from workflows.run_folder import RunFolder, checkpoint_of, read_json, read_jsonl
 
@@ -32,15 +29,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
         ]
         for method, run in runs.items()
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.stdout.count("@ 0 run") == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    codes, done = run_commands(commands)
+    assert codes == [0, 0], done.stdout[-3000:] + done.stderr[-3000:]
     return runs
 
 

@@ -1,8 +1,5 @@
 """Every method runs on the embedded model, from the command line to the scores; all in one process, once."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +8,9 @@ import pytest
 import torch
 from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command
+from tests.conftest import Command, run_commands
 from workflows.errors import UserError
-from workflows.experiment import ROOT, load_experiment
+from workflows.experiment import load_experiment
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.machine import Machine
@@ -21,12 +18,6 @@ from workflows.models import ready_model
 from workflows.run_folder import RunFolder, checkpoint_of, read_json, read_jsonl, sha256
 from workflows.swift_arguments import build_infer_arguments, build_sft_arguments, check_overrides
 
-RUN_ALL = """
-import json, sys
-from run_swift import main
-for command in json.load(sys.stdin):
-    print('@', main(command), ' '.join(command), flush=True)
-"""
 # One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
 LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
 SHORT = [*LAST, "--train-samples", "60", "--test-samples", "20"]
@@ -62,18 +53,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
         given = [option.replace("{folder}", str(folder)) for option in options]
         commands.append(["prepare", *given, *SHORT, "--run-folder", path])
         commands += [[command, path] for command in ("train", "infer", "score")]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    failed = [
-        line for line in done.stdout.splitlines() if line.startswith("@ ") and not line.startswith("@ 0")
-    ]
-    assert (done.returncode, failed) == (0, []), done.stderr[-3000:]
+    codes, done = run_commands(commands)
+    assert codes == [0] * len(commands), done.stderr[-3000:]
     return {name: RunFolder(folder / name) for name in RUNS}
 
 
