@@ -25,7 +25,9 @@ from workflows.swift_arguments import build_sft_arguments, merged_arguments
 EFFECTIVE_BATCH = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-ALLOCATED = 1.4  # bytes taken for each byte of activations: what a heap of freed small tensors cannot reuse
+# Bytes taken for each byte of activations: what a heap of freed smaller tensors cannot give to larger ones.
+# On a CPU counted piece by piece; on a GPU, whose memory torch hands out itself, assumed.
+ALLOCATED = {"cpu": 1.4, "cuda": 1.2}
 POSITIONS = 4  # of a row that reach the output layer in training: answer, end mark, and what goes before them
 # Bytes that a process needs beside the model: Python with SWIFT and its libraries, or CUDA's context.
 PROCESS = {"cpu": 1.0e9, "cuda": 0.6e9}
@@ -166,7 +168,7 @@ def memory_parts(sizes: Sizes, load: Load) -> dict[str, float]:
         "process": PROCESS.get(load.device, PROCESS["cpu"]),
         "weights": weights,
         "optimiser": optimiser,
-        "activations": kept * ALLOCATED,
+        "activations": kept * ALLOCATED.get(load.device, ALLOCATED["cpu"]),
         "logits": logits,
         "evaluation": max(0.0, evaluation - kept - logits),
     }

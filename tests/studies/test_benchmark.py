@@ -1,11 +1,16 @@
 """Benchmarks run end to end on the embedded model, and compare like with like."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.conftest import Command
+from workflows.experiment import MAX_NEW_TOKENS, ROOT
 from workflows.run_folder import RunFolder, read_json
+from workflows.studies.benchmark import smallest_lead
 
 
 @pytest.mark.parametrize(
@@ -66,3 +71,18 @@ def test_preparing_is_timed_on_tables_of_three_sizes(command: Command, tmp_path:
     assert min(figures["peak_memory_bytes"].values()) > 50e6
     refused = command("benchmark", "data", tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_how_nearly_an_answer_was_another_is_read_along_the_greedy_answer() -> None:
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model", dtype=torch.float32)
+    prompt = [7, 8, 9, 10, 20, 21]
+    template = SimpleNamespace(template_meta=SimpleNamespace(stop_token_id=model.config.eos_token_id))
+    written = model.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    leads = [float(-each[0].topk(2).values.diff()) for each in written.logits]
+    assert smallest_lead(model, template, prompt) == pytest.approx(min(leads), abs=1e-4)

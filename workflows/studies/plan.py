@@ -128,6 +128,8 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
         beside = max(peaks.values()) + unseen - need if device is here else 0.0
         model = [sum(with_model.values())] * 2 if device is here else seconds_on(device, sizes, load, work)
         changes, smaller, fits = make_fit(device, sizes, load, math.ceil(splits["train"]["p99"]), beside)
+        if not _asked(changes):  # the run makes itself fit
+            need = memory(sizes, smaller)
         machines.append(
             {
                 "name": device.name,
@@ -199,8 +201,8 @@ def render_plan(result: dict[str, Any]) -> str:
             "reckoned as if it were alone, and are less sure; plan again when it is"
         )
     for each in result["machines"]:
-        own = [change for change in each["changes"] if change.split()[1].split("=")[0] in LEARNS_THE_SAME]
-        asked = [change for change in each["changes"] if change not in own]
+        asked = _asked(each["changes"])
+        own = [change for change in each["changes"] if change not in asked]
         if each["piece_tokens"]:
             lines.append(f"{each['name']}: a run computes {each['piece_tokens']} tokens at a time, to fit")
         if own:
@@ -210,6 +212,11 @@ def render_plan(result: dict[str, Any]) -> str:
         if not each["fits_with_changes"]:
             lines.append(f"{each['name']}: still too large, take a smaller model")
     return "\n".join([as_text(data), lines[0], as_text(machines), *lines[1:]])
+
+
+def _asked(changes: list[str]) -> list[str]:
+    """Those of the `--set` lines that a run does not make by itself, since they change what is learned."""
+    return [change for change in changes if change.split()[1].split("=")[0] not in LEARNS_THE_SAME]
 
 
 def _used_rows(
