@@ -68,6 +68,10 @@ def work_on_run(options: argparse.Namespace) -> None:
         from workflows.assemble import assemble_experiment
 
         experiment = assemble_experiment(options)
+        if options.command not in WITHOUT_MODEL:
+            from workflows.models import check_machine
+
+            check_machine(experiment)  # before data is prepared that this machine could not train on
         run = start_run(experiment, options.run_folder, screen)
     else:
         refuse_options(options)

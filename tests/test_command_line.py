@@ -1,6 +1,8 @@
 """What a person meets on the command line: help without torch, errors of one line, nothing left behind."""
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,15 +32,21 @@ runpy.run_path('run_swift.py', run_name='__main__')
         ["--help"],
         ["run", "--help"],
         *(["list", kind] for kind in ("datasets", "models", "methods", "prompts")),
-        ["prepare"],
+        ["prepare", "--run-folder", "{new}"],
+        ["prepare", "--run-folder", "{new}", "--method", "qlora"],
+        ["score", "{run}"],
+        ["report", "{run}"],
+        ["compare", "{run}", "{run}", "--output", "{new}"],
     ],
     ids=" ".join,
 )
-def test_light_commands_load_neither_torch_nor_swift(arguments: list[str], tmp_path: Path) -> None:
-    import subprocess
-
-    if arguments == ["prepare"]:
-        arguments = ["prepare", "--run-folder", str(tmp_path / "run")]
+def test_light_commands_load_neither_torch_nor_swift(
+    arguments: list[str], tmp_path: Path, demo_run: tuple[RunFolder, str]
+) -> None:
+    folders = {"new": tmp_path / "new", "run": tmp_path / "run"}
+    if "{run}" in arguments:
+        shutil.copytree(demo_run[0].path, folders["run"])
+    arguments = [argument.format(**folders) for argument in arguments]
     done = subprocess.run(
         [sys.executable, "-c", NO_HEAVY_IMPORTS, *arguments],
         capture_output=True,

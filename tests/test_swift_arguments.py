@@ -20,7 +20,7 @@ from workflows.inference.scorer import prompt_tokens
 from workflows.inference.swift_engine import limit_vllm
 from workflows.machine import Machine, fit_to_machine
 from workflows.memory import fit_to_memory
-from workflows.models import ready_model
+from workflows.models import check_machine, ready_model
 from workflows.run_folder import RunFolder, write_json, write_jsonl
 from workflows.swift_arguments import (
     SFT_NAMES,
@@ -95,7 +95,7 @@ def test_four_bits_are_refused_where_they_cannot_be_had() -> None:
     with pytest.raises(
         UserError, match=r"method qlora loads the model in 4 bits, which needs .*--method lora"
     ):
-        _experiment("--method", "qlora")
+        check_machine(_experiment("--method", "qlora"))
 
 
 def test_presets_and_model_cards_hold_swift_names_only() -> None:

@@ -27,7 +27,7 @@ from workflows.experiment import (
     load_prompt,
     set_recipe,
 )
-from workflows.models import check_environment, check_machine, check_method, load_model_card
+from workflows.models import check_environment, check_method, load_model_card
 from workflows.recipes import FROM_RUN, SAME_MODEL, Recipe
 from workflows.run_folder import RunFolder, finished_stages
 
@@ -85,7 +85,6 @@ def assemble_experiment(options: argparse.Namespace) -> Experiment:
     )
     check_method(experiment)
     check_task(options, dataset)
-    check_machine(experiment)
     if not experiment.ends_after_label:
         check_beginnings(experiment.labels, experiment.method)
     if source is not None:

@@ -8,6 +8,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
+from tests.conftest import Command
 from workflows.data.reviews import judge
 from workflows.data.splits import Splits, sample_splits, split_rows
 from workflows.data.tables import open_table
@@ -124,3 +125,16 @@ def test_three_labels_with_a_rare_one() -> None:
 def test_too_few_rows_are_refused(counts: tuple[int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         _split(_labels(*counts))
+
+
+def test_a_split_that_leaves_one_label_to_learn_says_so(command: Command, tmp_path: Path) -> None:
+    table = tmp_path / "few.csv"
+    texts = [f"房间{word}" for word in "大小新旧暗亮静吵冷热"]
+    lines = [f"{int(at > 0)},{text}" for at, text in enumerate(texts)]
+    table.write_text("\n".join(["label,review", *lines]), encoding="utf-8")
+    options = ["--data-file", table, "--text-column", "review", "--label-column", "label"]
+    options += ["--labels", "0=差评,1=好评", "--split", "course", "--run-folder", tmp_path / "run"]
+    done = command("prepare", *options, "--data-seed", 6)  # the one bad review goes to validation
+    expected = "error: --split course: leaves one label alone in the 6 training rows; give more rows"
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(expected)

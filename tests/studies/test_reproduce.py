@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
+from workflows.reporting.data_content import STAGES as STAGES_OF_A_REPORT
 from workflows.run_folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
-from workflows.studies.reproduce import can_be_equal
+from workflows.stages import STAGES
+from workflows.studies.reproduce import COMPARED, can_be_equal
 
 
 def test_a_run_comes_out_equal_and_differences_are_named(command: Command, tmp_path: Path) -> None:
@@ -69,3 +71,23 @@ def test_an_unfinished_run_is_not_reproduced(command: Command, tmp_path: Path) -
     done = command("reproduce", tmp_path / "run")
     assert done.returncode == 2
     assert "is not finished" in done.stderr
+
+
+def test_no_stage_is_forgotten_by_a_repetition_or_by_a_reports_table() -> None:
+    works = [stage.name for stage in STAGES if stage.name != "report"]
+    assert list(COMPARED) == works
+    assert list(STAGES_OF_A_REPORT) == works
+
+
+def test_other_training_rows_made_of_a_model_are_a_difference(tmp_path: Path) -> None:
+    runs = [RunFolder(tmp_path / name) for name in ("one", "other")]
+    for run in runs:
+        write_jsonl(run.material, [{"id": "train:1", "review": "房间很干净"}])
+        write_jsonl(run.material_rejected, [])
+    assert COMPARED["material"](*runs) == []
+    write_jsonl(runs[1].material_rejected, [{"id": "train:2", "reason": "no reasoning"}])
+    write_jsonl(runs[1].material_val, [])
+    assert COMPARED["material"](*runs) == [
+        f"{runs[0].material_val.name} differs",
+        f"{runs[0].material_rejected.name} differs",
+    ]

@@ -84,14 +84,14 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         )
     strata = rows.strata()
     splits = split_rows(source, strata, options, None if share is None else float(share))
+    _check_labels(rows, splits, f"--split {options.split}")
     # After the split, so that rows stay where they are and runs can be compared.
     corrections: list[Correction] = []
     if options.corrections is not None:
         with screen.progress("finding the corrected rows", len(rows.reasons)) as bar:
             corrections = apply_corrections(rows, experiment.labels, Path(options.corrections), bar)
         splits = _without_rejected(rows, splits)
-    if not all(map(len, splits.values())) or len(np.unique(rows.labels[splits["train"]])) < 2:
-        raise UserError(f"{options.corrections}: leaves a split without rows, or training with one label.")
+        _check_labels(rows, splits, options.corrections)
     few = sum(map(len, splits.values())) <= NEAR_COPY_ROWS
     if few:
         splits, near_copies = _search_near_copies(rows, splits, "all rows", options.keep_near_copies, screen)
@@ -161,6 +161,18 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
     }
     write_json(run.manifest, manifest)
     return manifest
+
+
+def _check_labels(rows: Rows, splits: Splits, cause: str) -> None:
+    """Raise UserError where `cause` left nothing to learn from or to measure on."""
+    for name, at in splits.items():
+        if len(at) == 0:
+            raise UserError(f"{cause}: leaves no row in {name}; give more rows.")
+    if len(np.unique(rows.labels[splits["train"]])) < 2:
+        raise UserError(
+            f"{cause}: leaves one label alone in the {len(splits['train'])} training rows; give more rows of "
+            "each label."
+        )
 
 
 def _without_rejected(rows: Rows, splits: Splits) -> Splits:

@@ -25,6 +25,7 @@ STAGES = {
     "baselines": Both("baselines", "基线"),
     "audit": Both("audit the labels", "标签检查"),
     "zero_shot": Both("answers before tuning", "微调前作答"),
+    "material": Both("make the training rows", "生成训练数据"),
     "train": Both("training", "训练"),
     "tuned": Both("answers after tuning", "微调后作答"),
     "score": Both("scores", "评分"),

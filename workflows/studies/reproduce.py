@@ -99,11 +99,16 @@ def _data(a: RunFolder, b: RunFolder) -> list[str]:
     return [f"{name} differs" for name in before if before[name] != after.get(name)]
 
 
-def _same_file(path: Callable[[RunFolder], Path]) -> Callable[[RunFolder, RunFolder], list[str]]:
+def _same_files(*paths: Callable[[RunFolder], Path]) -> Callable[[RunFolder, RunFolder], list[str]]:
     def compared(a: RunFolder, b: RunFolder) -> list[str]:
-        return [] if sha256(path(a)) == sha256(path(b)) else [f"{path(a).name} differs"]
+        pairs = [(path(a), path(b)) for path in paths]
+        return [f"{one.name} differs" for one, other in pairs if _hash(one) != _hash(other)]
 
     return compared
+
+
+def _hash(path: Path) -> str | None:
+    return sha256(path) if path.exists() else None
 
 
 def _predictions(*systems: str) -> Callable[[RunFolder, RunFolder], list[str]]:
@@ -193,10 +198,13 @@ def _environments(a: RunFolder, b: RunFolder) -> dict[str, tuple[str | None, str
 
 COMPARED: dict[str, Callable[[RunFolder, RunFolder], list[str]]] = {
     "prepare": _data,
-    "tokens": _same_file(lambda run: run.tokens),
+    "tokens": _same_files(lambda run: run.tokens),
     "baselines": _predictions("majority", "mean", "tfidf"),
-    "audit": _same_file(lambda run: run.audit_summary),  # it has the hash of audit.csv, which may be edited
+    "audit": _same_files(lambda run: run.audit_summary),  # it has the hash of audit.csv, which may be edited
     "zero_shot": _predictions("zero_shot"),
+    "material": _same_files(
+        lambda run: run.material, lambda run: run.material_val, lambda run: run.material_rejected
+    ),
     "train": _training,
     "tuned": _predictions("tuned"),
     "score": _scores,
