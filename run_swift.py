@@ -13,8 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from workflows.command_line import build_parser
-from workflows.errors import UserError
+from workflows.core.errors import UserError
+from workflows.experiment.options import build_parser
 
 STAGES_OF = {
     "run": (
@@ -53,10 +53,11 @@ def refuse_options(options: argparse.Namespace) -> None:
 
 def work_on_run(options: argparse.Namespace) -> None:
     """Run the stages of the command, and show the scores where it ends with them."""
-    from workflows.experiment import DATASETS, names_of
-    from workflows.pipeline import open_run, run_stages, start_run
-    from workflows.run_folder import locked, read_json, remove_if_barren
-    from workflows.screen import Screen, shown
+    from workflows.core.files import read_json
+    from workflows.core.run_folder import locked, remove_if_barren
+    from workflows.core.screen import Screen, shown
+    from workflows.experiment.cards import DATASETS, names_of
+    from workflows.pipeline.run import open_run, run_stages, start_run
 
     screen = Screen(options.verbose)
     names = STAGES_OF[options.command]
@@ -65,11 +66,11 @@ def work_on_run(options: argparse.Namespace) -> None:
             raise UserError(f"audit {options.folder} --dataset {options.dataset}: name one data set.")
         options.dataset, options.folder = options.folder, None
     if options.folder is None:
-        from workflows.assemble import assemble_experiment
+        from workflows.experiment.resolve import assemble_experiment
 
         experiment = assemble_experiment(options)
         if options.command not in WITHOUT_MODEL:
-            from workflows.models import check_machine
+            from workflows.model.folder import check_machine
 
             check_machine(experiment)  # before data is prepared that this machine could not train on
         run = start_run(experiment, options.run_folder, screen)
@@ -96,10 +97,10 @@ def work_on_run(options: argparse.Namespace) -> None:
 
 def plan_run(options: argparse.Namespace) -> None:
     """Say what the run that the options describe would take, and write it where a file is named."""
-    from workflows.assemble import assemble_experiment
-    from workflows.run_folder import write_json
-    from workflows.screen import Screen
-    from workflows.studies.plan import plan, render_plan
+    from workflows.commands.plan.plan import plan, render_plan
+    from workflows.core.files import write_json
+    from workflows.core.screen import Screen
+    from workflows.experiment.resolve import assemble_experiment
 
     screen = Screen(options.verbose)
     result = plan(assemble_experiment(options), options.run_folder, screen)
@@ -110,11 +111,11 @@ def plan_run(options: argparse.Namespace) -> None:
 
 def compare_runs(options: argparse.Namespace) -> None:
     """Compare the runs, and show the table."""
-    from workflows.pipeline import timed_folder
-    from workflows.run_folder import RunFolder
+    from workflows.commands.compare import compare
+    from workflows.core.run_folder import RunFolder
+    from workflows.core.screen import shown
+    from workflows.pipeline.run import timed_folder
     from workflows.scoring.table import render_comparison
-    from workflows.screen import shown
-    from workflows.studies.compare import compare
 
     folder = options.output or timed_folder("compare")
     runs = [RunFolder(Path(name)) for name in options.folders]
@@ -125,10 +126,10 @@ def compare_runs(options: argparse.Namespace) -> None:
 
 def select_models(options: argparse.Namespace) -> None:
     """Let the models answer the cases, and show the table."""
-    from workflows.assemble import assemble_experiment
+    from workflows.commands.select_model import select_model
+    from workflows.core.screen import Screen, shown
+    from workflows.experiment.resolve import assemble_experiment
     from workflows.scoring.table import render_selection
-    from workflows.screen import Screen, shown
-    from workflows.studies.select_model import select_model
 
     defaults = vars(build_parser(str(__doc__)).parse_args(["run"]))
     given = [name.strip() for name in options.models.split(",")]
@@ -151,10 +152,10 @@ def select_models(options: argparse.Namespace) -> None:
 
 def export_run(options: argparse.Namespace) -> None:
     """Write the run's tuned model as a plain folder, and push it where asked to."""
-    from workflows.pipeline import open_finished, open_run
-    from workflows.run_folder import locked
-    from workflows.screen import Screen, shown
-    from workflows.studies.push import check_push, push
+    from workflows.commands.export.push import check_push, push
+    from workflows.core.run_folder import locked
+    from workflows.core.screen import Screen, shown
+    from workflows.pipeline.run import open_finished, open_run
 
     if options.push is not None:
         check_push(options.push)
@@ -162,7 +163,7 @@ def export_run(options: argparse.Namespace) -> None:
     run = open_finished(Path(options.folder))
     with locked(run):
         with screen.quiet(run.log("export")):
-            from workflows.studies.export import export
+            from workflows.commands.export.export import export
         folder = export(run, open_run(run.path)[1], options.output, screen)
     screen.say(f"model: {shown(folder)}")
     if options.push is not None:
@@ -171,9 +172,9 @@ def export_run(options: argparse.Namespace) -> None:
 
 def reproduce_run(options: argparse.Namespace) -> int:
     """Repeat the run, and show stage by stage what came out equal; 0 where all did, else 3."""
-    from workflows.pipeline import open_run
-    from workflows.screen import Screen, shown
-    from workflows.studies.reproduce import reproduce
+    from workflows.commands.reproduce import reproduce
+    from workflows.core.screen import Screen, shown
+    from workflows.pipeline.run import open_run
 
     screen = Screen(options.verbose)
     original, _ = open_run(Path(options.folder))
@@ -189,9 +190,9 @@ def reproduce_run(options: argparse.Namespace) -> int:
 
 def run_benchmark(options: argparse.Namespace) -> None:
     """Time what was asked for, show the ratios, and write them."""
-    from workflows.pipeline import open_finished, timed_folder
-    from workflows.screen import Screen, shown
-    from workflows.studies.record import record_benchmark
+    from workflows.commands.benchmark.record import record_benchmark
+    from workflows.core.screen import Screen, shown
+    from workflows.pipeline.run import open_finished, timed_folder
 
     screen = Screen(options.verbose)
     if (options.folder is None) != (options.kind == "data"):
@@ -201,19 +202,19 @@ def run_benchmark(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with screen.quiet(folder / "benchmark.log"):
         if run is None:
-            from workflows.studies.data_size import benchmark_data
+            from workflows.commands.benchmark.data_size import benchmark_data
 
             figures = benchmark_data(options.rows or 100_000, options.repeats, screen)
         elif options.kind == "startup":
-            from workflows.studies.startup import benchmark_startup
+            from workflows.commands.benchmark.startup import benchmark_startup
 
             figures = benchmark_startup(run, options.repeats, screen)
         elif options.kind == "pipeline":
-            from workflows.studies.against_swift import benchmark_pipeline
+            from workflows.commands.benchmark.against_swift import benchmark_pipeline
 
             figures = benchmark_pipeline(run, options.repeats, screen)
         else:
-            from workflows.studies.benchmark import benchmark_inference, benchmark_training
+            from workflows.commands.benchmark.benchmark import benchmark_inference, benchmark_training
 
             if options.kind == "inference":
                 figures = benchmark_inference(run, options.rows or 200, options.repeats, screen)
@@ -226,10 +227,10 @@ def run_benchmark(options: argparse.Namespace) -> None:
 
 def examine_machine(options: argparse.Namespace) -> int:
     """Run the doctor's commands, and say where its file is; 0 where all is well, else 3."""
-    from workflows.machine import find_machine
-    from workflows.pipeline import timed_folder
-    from workflows.screen import Screen, shown
-    from workflows.studies.doctor import examine
+    from workflows.commands.doctor import examine
+    from workflows.core.screen import Screen, shown
+    from workflows.model.machine import find_machine
+    from workflows.pipeline.run import timed_folder
 
     if options.gpu and find_machine().device != "cuda":
         raise UserError(
@@ -257,12 +258,12 @@ def main(arguments: list[str]) -> int:
     try:
         options = build_parser(str(__doc__)).parse_args(arguments)
         if options.command not in WITHOUT_MODEL and vars(options).get("kind") != "data":
-            from workflows.gpu import settle_gpu
+            from workflows.model.gpu import settle_gpu
 
             if (said := settle_gpu()) is not None:
                 print(said)
         if options.command == "list":
-            from workflows.listing import render_list
+            from workflows.commands.listing import render_list
 
             print(render_list(options.kind, options.data_dir))
         elif options.command == "plan":

@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 
 from tests.fake_hub import FakeHub, serve_hub
-from workflows.experiment import ROOT
-from workflows.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import ROOT
 
 # Two processes of tests share two cores: see pytest.ini.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

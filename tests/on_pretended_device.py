@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tests.conftest import read_demo_rows
 from tests.pretended_device import DEVICE, WHY_NOT, PretendedDevice, moved
 from tests.tuning.test_label_loss import WORDS, label_loss, padded_batch
-from workflows.experiment import ROOT
+from workflows.experiment.cards import ROOT
 from workflows.inference.head import head_scores
 from workflows.inference.scorer import Greedy, answer_prompts
 from workflows.tuning.label_loss import Terms

@@ -10,22 +10,23 @@ import torch
 
 from tests.pretended import A10, T4, V100, Gpu, torch_shows
 from tests.tiny_encoder import build_encoder
-from workflows.errors import UserError
-from workflows.experiment import (
+from workflows.core.errors import UserError
+from workflows.core.files import write_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import (
     METHODS,
     ROOT,
-    DataOptions,
-    Experiment,
     ModelCard,
     load_dataset_card,
     load_preset,
     load_prompt,
     names_of,
 )
-from workflows.machine import Machine, find_machine
-from workflows.models import check_machine, describe_folder, load_model_card
-from workflows.run_folder import RunFolder, write_jsonl
-from workflows.swift_arguments import build_infer_arguments, build_sft_arguments, merged_arguments
+from workflows.experiment.experiment import DataOptions, Experiment
+from workflows.experiment.model_cards import describe_folder, load_model_card
+from workflows.model.arguments import build_infer_arguments, build_sft_arguments, merged_arguments
+from workflows.model.folder import check_machine
+from workflows.model.machine import Machine, find_machine
 
 COMPUTED_IN = {"A10": torch.bfloat16, "A10 + flash_attn": torch.bfloat16, "2 x A10": torch.bfloat16}
 COMPUTED_IN |= {"T4": torch.float16, "V100": torch.float16}

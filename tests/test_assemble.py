@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
-from workflows.command_of import command_of
-from workflows.experiment import ROOT
+from workflows.experiment.cards import ROOT
+from workflows.experiment.command_of import command_of
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 
 MODEL = str(ROOT / "workflows" / "tiny" / "model")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from workflows.experiment import ROOT
-from workflows.run_folder import RunFolder, locked, read_json
+from workflows.core.files import read_json
+from workflows.core.run_folder import RunFolder, locked
+from workflows.experiment.cards import ROOT
 
 # Stops with an error where a module is imported that a light command may not load.
 NO_HEAVY_IMPORTS = """

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from workflows.experiment import ROOT
+from workflows.experiment.cards import ROOT
 
 
 @pytest.fixture(scope="module")

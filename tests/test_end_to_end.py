@@ -15,8 +15,9 @@ import pytest
 
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
-from workflows.experiment import ROOT
-from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl, sha256, write_jsonl
+from workflows.core.files import read_json, read_jsonl, sha256, write_jsonl
+from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.experiment.cards import ROOT
 
 SHORT = ("--set", "max_steps=4", "--test-samples", "20")
 

@@ -10,8 +10,8 @@ import torch
 
 from tests.conftest import Command
 from tests.pretended import A10, CU126, CU130, T4, V100, Gpu, torch_shows, write_nvidia_smi
-from workflows.errors import UserError
-from workflows.gpu import install_line, runs_on, settle_gpu
+from workflows.core.errors import UserError
+from workflows.model.gpu import install_line, runs_on, settle_gpu
 
 INDEX = "https://download.pytorch.org/whl"
 BLACKWELL = Gpu("NVIDIA GeForce RTX 5090", (12, 0))

@@ -5,8 +5,8 @@ import copy
 import torch
 from transformers import AutoModelForCausalLM
 
-from workflows.experiment import ROOT
-from workflows.mends import PLAIN_ATTENTION, choose_attention, keep_output_layer_in_place
+from workflows.experiment.cards import ROOT
+from workflows.model.patches import PLAIN_ATTENTION, choose_attention, keep_output_layer_in_place
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 

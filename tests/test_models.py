@@ -10,18 +10,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
-from workflows.errors import UserError
-from workflows.experiment import MODELS, ROOT, Label, ModelCard, names_of
-from workflows.models import (
-    check_environment,
-    check_label_words,
-    check_method,
-    describe_folder,
-    fetch_model,
-    load_model_card,
-)
+from workflows.core.errors import UserError
+from workflows.experiment.cards import MODELS, ROOT, Label, ModelCard, names_of
+from workflows.experiment.checks import check_environment, check_method
+from workflows.experiment.model_cards import describe_folder, load_model_card
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
+from workflows.model.folder import check_label_words, fetch_model
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 

@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import run_commands
 from tests.fake_hub import serve_hub
 from tests.tiny_encoder import build_encoder
-from workflows.experiment import ROOT
-from workflows.run_folder import read_json
+from workflows.core.files import read_json
+from workflows.experiment.cards import ROOT
 
 SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"}
 

@@ -12,22 +12,19 @@ import pytest
 import torch
 from swift import InferArguments, SftArguments
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
-from workflows.errors import UserError
-from workflows.experiment import METHODS, MODELS, ROOT, Experiment, load_preset, names_of, read_yaml
+from workflows.core.errors import UserError
+from workflows.core.files import write_json, write_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import METHODS, MODELS, ROOT, load_preset, names_of, read_yaml
+from workflows.experiment.experiment import Experiment
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 from workflows.inference.scorer import prompt_tokens
 from workflows.inference.swift_engine import limit_vllm
-from workflows.machine import Machine, fit_to_machine
-from workflows.memory import fit_to_memory
-from workflows.models import check_machine, ready_model
-from workflows.run_folder import RunFolder, write_json, write_jsonl
-from workflows.swift_arguments import (
-    SFT_NAMES,
-    build_infer_arguments,
-    build_sft_arguments,
-    check_overrides,
-)
+from workflows.model.arguments import SFT_NAMES, build_infer_arguments, build_sft_arguments, check_overrides
+from workflows.model.folder import check_machine, ready_model
+from workflows.model.machine import Machine, fit_to_machine
+from workflows.model.memory import fit_to_memory
 
 A10 = Machine("cuda", "NVIDIA A10", "bfloat16", "")
 T4 = Machine("cuda", "Tesla T4", "float16", "")

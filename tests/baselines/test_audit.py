@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from cleanlab.rank import get_label_quality_scores
 
-from workflows.assemble import assemble_experiment
 from workflows.baselines.audit import audit, out_of_fold, rank
-from workflows.command_line import build_parser
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, read_jsonl, write_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
-from workflows.errors import UserError
-from workflows.run_folder import RunFolder, read_json, read_jsonl, write_jsonl
-from workflows.screen import Screen
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 
 FLIPPED_SHARE = 0.05
 FLOOR = 0.62  # measured: 0.67 of the first 388 of the ranking are flipped ones; chance would be 0.05

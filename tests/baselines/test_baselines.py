@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from workflows.assemble import assemble_experiment
 from workflows.baselines.baselines import run_baselines
-from workflows.command_line import build_parser
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
-from workflows.run_folder import RunFolder, read_json, read_jsonl
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 from workflows.scoring.score import score
-from workflows.screen import Screen
 
 
 def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, tmp_path: Path) -> None:

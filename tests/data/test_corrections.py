@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
-from workflows.errors import UserError
-from workflows.run_folder import SPLITS, RunFolder, read_json, read_jsonl
-from workflows.screen import Screen
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 
 TEXTS = [f"第{i}条评论，{'味道不错' if i % 2 else '味道很差'}，第{i * 7}次来" for i in range(60)]
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import Command
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder
 from workflows.data.labels import Meaning, stratify, value_reader
-from workflows.data.reviews import normalise_label
-from workflows.experiment import ROOT, load_dataset_card
-from workflows.run_folder import RunFolder, read_json, read_jsonl
+from workflows.experiment.cards import ROOT, load_dataset_card
+from workflows.experiment.labels import normalise_label
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")

@@ -7,16 +7,17 @@ from typing import Literal
 
 import pytest
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
+from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.data.examples import choose_examples
 from workflows.data.messages import join_label_words, line_writer, write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
-from workflows.errors import UserError
-from workflows.experiment import PROMPTS, Label, load_dataset_card, load_prompt, names_of
-from workflows.run_folder import RunFolder, read_jsonl
-from workflows.screen import Screen
+from workflows.experiment.cards import PROMPTS, Label, load_dataset_card, load_prompt, names_of
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 
 LABELS = (Label("negative", "负面"), Label("positive", "正面"))
 REVIEW = Review("train:7", "早餐太差{labels}，房间{review}本身很好", 1)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.data.mix import compare_lengths
 from workflows.data.prepare import prepare
-from workflows.errors import UserError
-from workflows.run_folder import RunFolder, read_json, read_jsonl
-from workflows.screen import Screen
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 
 
 def _prepare(folder: Path, *options: str) -> RunFolder:

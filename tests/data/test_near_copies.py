@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.data.near_copies import find_near_copies
 from workflows.data.prepare import prepare
-from workflows.run_folder import RunFolder, read_json, read_jsonl
-from workflows.screen import Screen
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 
 
 def test_copies_with_other_marks_and_small_changes_are_found() -> None:

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from tqdm import tqdm
 
+from workflows.core.errors import UserError
+from workflows.core.tables import open_table
 from workflows.data.reviews import Review, UnknownLabels, judge, read_texts, rejected_rows
-from workflows.data.tables import open_table
-from workflows.errors import UserError
-from workflows.experiment import load_dataset_card
+from workflows.experiment.cards import load_dataset_card
 
 Cells = list[tuple[str, str]]
 
@@ -108,7 +108,7 @@ def test_label_values_of_the_binary_layout_are_not_stars(tmp_path: Path) -> None
 def test_of_copies_the_test_set_keeps_its_own_and_conflicts_keep_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr("workflows.data.tables.CHUNK_ROWS", chunk)
+    monkeypatch.setattr("workflows.core.tables.CHUNK_ROWS", chunk)
     train: Cells = [("1", "很好"), ("1", " 很好 "), ("0", "一般"), ("1", "一般"), ("0", "差"), ("1", "好")]
     test: Cells = [("1", "很好"), ("0", "好")]
     files = {"train": _file(tmp_path, train), "test": _file(tmp_path, test, name="test")}

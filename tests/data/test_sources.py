@@ -12,8 +12,9 @@ import pytest
 
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
-from workflows.experiment import load_dataset_card
-from workflows.run_folder import RunFolder, read_json
+from workflows.core.files import read_json
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import load_dataset_card
 
 JD = (
     b"sentence,label,dataset\n"

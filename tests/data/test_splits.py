@@ -9,11 +9,12 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from tests.conftest import Command
+from workflows.core.errors import UserError
+from workflows.core.tables import open_table
 from workflows.data.reviews import judge
 from workflows.data.splits import Splits, sample_splits, split_rows
-from workflows.data.tables import open_table
-from workflows.errors import UserError
-from workflows.experiment import DataOptions, load_dataset_card
+from workflows.experiment.cards import load_dataset_card
+from workflows.experiment.experiment import DataOptions
 
 
 def _labels(*counts: int) -> np.ndarray:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from workflows.data import tables
-from workflows.data.tables import open_table, read_chunks, read_table
-from workflows.errors import UserError
+from workflows.core import tables
+from workflows.core.errors import UserError
+from workflows.core.tables import open_table, read_chunks, read_table
 
 TEXTS = ['房间"很大"，\n早餐不错', "NA", "味道好😋，值！", "没有"]
 LABELS = ["1", "0", "1", "0"]

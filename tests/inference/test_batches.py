@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-from workflows.errors import UserError
-from workflows.experiment import ROOT
-from workflows.inference import batches
-from workflows.inference.batches import in_batches, length_batches, most_rows, row_bytes
+from workflows.core.errors import UserError
+from workflows.experiment.cards import ROOT
 from workflows.inference.scorer import Greedy, _Scorer, answer_prompts
+from workflows.model import batches
+from workflows.model.batches import in_batches, length_batches, most_rows, row_bytes
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 QWEN1_5 = Qwen2Config(

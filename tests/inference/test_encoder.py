@@ -9,12 +9,13 @@ from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import Command
 from tests.tiny_encoder import build_encoder
-from workflows.experiment import load_experiment
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.experiment import load_experiment
 from workflows.inference.head import row_tokens, row_windows, score_rows
-from workflows.machine import Machine
-from workflows.models import ready_model
-from workflows.run_folder import RunFolder, read_json, read_jsonl
-from workflows.swift_arguments import build_infer_arguments
+from workflows.model.arguments import build_infer_arguments
+from workflows.model.folder import ready_model
+from workflows.model.machine import Machine
 
 CAN_READ = 24  # tokens
 STRIDE = 10

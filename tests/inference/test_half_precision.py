@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from workflows.experiment import ROOT
+from workflows.experiment.cards import ROOT
 from workflows.inference.infer import merged_for_a_while
 from workflows.inference.scorer import Answer, Greedy, answer_prompts
 

@@ -13,13 +13,15 @@ import torch
 from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import Command, run_commands
-from workflows.experiment import ROOT, load_experiment
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import load_experiment
 from workflows.inference.head import head_scores, row_tokens, score_rows
 from workflows.inference.infer import merge_adapter
-from workflows.machine import Machine
-from workflows.models import ready_model
-from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
-from workflows.swift_arguments import build_infer_arguments
+from workflows.model.arguments import build_infer_arguments
+from workflows.model.folder import ready_model
+from workflows.model.machine import Machine
 
 SHORT: tuple[object, ...] = ("--train-samples", 48, "--test-samples", 24, "--set", "max_steps=3")
 SHORT += ("--set", "eval_steps=3", "--set", "save_steps=3")  # else each step is evaluated and saved

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from workflows.errors import UserError
-from workflows.experiment import Label
+from workflows.core.errors import UserError
+from workflows.experiment.cards import Label
 from workflows.inference.predictions import join_answers
 
 LABELS = (Label("negative", "负面"), Label("positive", "正面"))

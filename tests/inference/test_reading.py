@@ -2,7 +2,7 @@
 
 import pytest
 
-from workflows.experiment import Label
+from workflows.experiment.cards import Label
 from workflows.inference.reading import read_label
 
 TWO = (Label("negative", "负面"), Label("positive", "正面"))

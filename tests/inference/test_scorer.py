@@ -7,19 +7,19 @@ import torch
 from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
+from workflows.core.errors import UserError
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
-from workflows.errors import UserError
-from workflows.experiment import Label
-from workflows.inference import batches
+from workflows.experiment.cards import Label
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 from workflows.inference.infer import answer_rows, has_own_cache
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.scorer import Answer, Greedy, answer_prompts, prompt_tokens
-from workflows.machine import Machine
-from workflows.models import label_tokens, ready_model
-from workflows.swift_arguments import build_infer_arguments
+from workflows.model import batches
+from workflows.model.arguments import build_infer_arguments
+from workflows.model.folder import label_tokens, ready_model
+from workflows.model.machine import Machine
 
 EXPERIMENT = assemble_experiment(build_parser().parse_args(["run"]))
 # Words of one token and of several; one is the beginning of another.

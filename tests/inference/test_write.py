@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from workflows.assemble import assemble_experiment
-from workflows.command_line import build_parser
+from workflows.core.screen import Screen
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
 from workflows.inference.write import write_texts
-from workflows.machine import Machine
-from workflows.screen import Screen
-from workflows.session import BaseModel, Session
+from workflows.model.loaded import BaseModel, Session
+from workflows.model.machine import Machine
 
 
 def test_only_the_missing_texts_are_written(demo_rows: list[dict[str, str]], tmp_path: Path) -> None:

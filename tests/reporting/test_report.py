@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import Command
-from workflows.experiment import load_experiment
+from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.experiment import load_experiment
 from workflows.reporting import figures
 from workflows.reporting.report import report
-from workflows.run_folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 
 HOSTILE = "<script>alert('x')</script> | `a` **b** \"引号\" & 😀 " + "很长的评论。" * 500
 

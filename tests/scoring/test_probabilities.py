@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from workflows.core.statistics import auroc_interval
 from workflows.scoring.probabilities import measure_probabilities
-from workflows.statistics import auroc_interval
 
 TWO = ["negative", "positive"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, wilcoxon
 
+from workflows.core.texts import Both
 from workflows.scoring.regression import compare_errors, conclude_errors, measure_numbers
-from workflows.wording import Both
 
 A, B = Both("TF-IDF", "词袋"), Both("the tuned model", "微调后的模型")
 

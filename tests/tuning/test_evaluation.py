@@ -12,13 +12,15 @@ from swift.callbacks import TrainerCallback, callbacks_map
 from transformers import AutoModelForCausalLM
 
 from tests.test_swift_arguments import _experiment
+from workflows.core.files import read_json
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.data.splits import evaluation_sample
-from workflows.experiment import ROOT, save_experiment
+from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import save_experiment
 from workflows.inference.infer import merged_for_a_while
 from workflows.inference.predictions import head_loss
-from workflows.pipeline import run_stages
-from workflows.run_folder import RunFolder, read_json
-from workflows.screen import Screen
+from workflows.pipeline.run import run_stages
 from workflows.tuning.callbacks import Pace
 
 TINY = ROOT / "workflows" / "tiny" / "model"

@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 
 from tests.conftest import run_commands
 from tests.tiny_encoder import build_encoder
-from workflows.experiment import ROOT
-from workflows.run_folder import RunFolder, checkpoint_of, read_json, read_jsonl
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.experiment.cards import ROOT
 
 # What a CPU with bf16 gets by itself, so that it is so on every machine; no warm-up: three steps are all.
 MIXED = ["--set", "bf16=true", "--set", "warmup_ratio=0", "--set", "lr_scheduler_type=constant"]

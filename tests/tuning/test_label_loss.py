@@ -11,7 +11,7 @@ from swift.metrics import MeanMetric
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workflows.experiment import ROOT
+from workflows.experiment.cards import ROOT
 from workflows.tuning.label_loss import LabelLoss, Terms, balanced_weights, branchings, find_label
 
 FOLDER = ROOT / "workflows" / "tiny" / "model"

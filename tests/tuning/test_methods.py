@@ -9,14 +9,15 @@ import torch
 from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import Command, run_commands
-from workflows.errors import UserError
-from workflows.experiment import load_experiment
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, read_jsonl, sha256
+from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.experiment.experiment import load_experiment
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.machine import Machine
-from workflows.models import ready_model
-from workflows.run_folder import RunFolder, checkpoint_of, read_json, read_jsonl, sha256
-from workflows.swift_arguments import build_infer_arguments, build_sft_arguments, check_overrides
+from workflows.model.arguments import build_infer_arguments, build_sft_arguments, check_overrides
+from workflows.model.folder import ready_model
+from workflows.model.machine import Machine
 
 # One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
 LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]

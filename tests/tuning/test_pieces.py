@@ -7,12 +7,13 @@ import torch
 from swift.callbacks import callbacks_map
 
 from tests.test_swift_arguments import _experiment
-from workflows import memory
-from workflows.errors import UserError
-from workflows.experiment import save_experiment
-from workflows.pipeline import run_stages
-from workflows.run_folder import RunFolder, read_json
-from workflows.screen import Screen
+from workflows.core.errors import UserError
+from workflows.core.files import read_json
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
+from workflows.experiment.experiment import save_experiment
+from workflows.model import memory
+from workflows.pipeline.run import run_stages
 from workflows.tuning.callbacks import RUN_WATCH
 
 SETTINGS = ("max_steps=3", "eval_steps=3", "save_steps=3", "logging_steps=1", "lora_dropout=0")

@@ -8,15 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from workflows.experiment import ROOT
-from workflows.inference.batches import length_batches
-from workflows.tuning.step import (
-    body_of,
-    cut,
-    share_beginning,
-    shares_beginning,
-    train_in_pieces,
-)
+from workflows.experiment.cards import ROOT
+from workflows.model.batches import length_batches
+from workflows.tuning.step import body_of, cut, share_beginning, shares_beginning, train_in_pieces
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 BEGINNING = [7, 8, 9, 10, 11, 12]

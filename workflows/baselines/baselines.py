@@ -17,8 +17,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
-from workflows.experiment import Experiment, Task
-from workflows.run_folder import RunFolder, read_jsonl, write_jsonl
+from workflows.core.files import read_jsonl, write_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import Task
+from workflows.experiment.experiment import Experiment
 
 # Characters up to three: Chinese words are mostly two, and no segmenter is needed.
 NGRAMS = (1, 3)

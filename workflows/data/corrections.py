@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from workflows.core.errors import UserError
+from workflows.core.tables import read_table
 from workflows.data.reviews import DROPPED, Rows, read_texts
-from workflows.data.tables import read_table
-from workflows.errors import UserError
-from workflows.experiment import Label
+from workflows.experiment.cards import Label
 
 COLUMNS = ("id", "text", "correction")
 DROP = "drop"

@@ -9,12 +9,14 @@ from typing import Any
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import NearestNeighbors
 
+from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl, write_jsonl
+from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.screen import Screen
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
-from workflows.errors import UserError
-from workflows.experiment import Experiment, Prompt
-from workflows.run_folder import SPLITS, RunFolder, read_jsonl, write_jsonl
-from workflows.screen import Screen
+from workflows.experiment.cards import Prompt
+from workflows.experiment.experiment import Experiment
 
 AT_ONCE = 500  # reviews whose likeness to all training rows is held in memory
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from workflows.statistics import auroc_interval
+from workflows.core.statistics import auroc_interval
 
 DRIFT_ROWS = 1000  # of each split, enough to tell an AUROC of 0.5 from one of 0.53
 FEWEST_ROWS = 20  # of each split, below which drift is not judged

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from workflows.errors import UserError
-from workflows.experiment import DatasetCard, Layout, Task
+from workflows.core.errors import UserError
+from workflows.experiment.cards import DatasetCard, Layout, Task
 
 Meaning = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
 STRATA = 5  # of numbers, equally full

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from workflows.data.labels import Meaning
 from workflows.data.reviews import Review
-from workflows.experiment import PLACEHOLDER, Label, Prompt
+from workflows.experiment.cards import PLACEHOLDER, Label, Prompt
 
 # Where id and review go in a line; no text of a YAML file can hold a NUL.
 ID_MARK, REVIEW_MARK = "\0id", "\0review"

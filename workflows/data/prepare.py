@@ -10,6 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from workflows.core.errors import UserError
+from workflows.core.files import HashedFile, json_line, open_hashed, sha256, write_json, write_jsonl
+from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.screen import Screen
+from workflows.core.statistics import describe_lengths
+from workflows.core.tables import open_table
 from workflows.data.corrections import Correction, apply_corrections
 from workflows.data.examples import show_examples
 from workflows.data.health import measure_drift, sample_for_drift
@@ -33,21 +39,7 @@ from workflows.data.reviews import (
 )
 from workflows.data.sources import find_files
 from workflows.data.splits import Splits, sample_splits, split_rows
-from workflows.data.tables import open_table
-from workflows.errors import UserError
-from workflows.experiment import Experiment, Mix
-from workflows.run_folder import (
-    SPLITS,
-    HashedFile,
-    RunFolder,
-    json_line,
-    open_hashed,
-    sha256,
-    write_json,
-    write_jsonl,
-)
-from workflows.screen import Screen
-from workflows.statistics import describe_lengths
+from workflows.experiment.experiment import Experiment, Mix
 
 # Their texts are in memory, and each takes 60 µs (120 characters, one core): 12 s for that many.
 NEAR_COPY_ROWS = 200_000

@@ -5,7 +5,6 @@ Rows read = reviews kept + rows rejected, always.  In memory a row is some numbe
 reads the files again.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,15 +16,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from workflows.core.errors import UserError
+from workflows.core.tables import Table, read_chunks
 from workflows.data.labels import Meaning, indices_of, name_meaning, stratify, value_reader
-from workflows.data.tables import Table, read_chunks
-from workflows.errors import UserError
-from workflows.experiment import DatasetCard, Layout
+from workflows.experiment.cards import DatasetCard, Layout
+from workflows.experiment.labels import INVISIBLE, labels_flag, normalise_label
 
 # The test set is kept whole where a text stands in several splits: the copy in training goes.
 KEEP_ORDER = ("test", "val", "train")
-INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # marks that str.strip leaves, though nobody sees them
-WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 KEPT, UNKNOWN_LABEL = "", "unknown label"
 CONFLICT, DUPLICATE = "conflicting labels", "duplicate"
 DROPPED, NEAR_COPY = "dropped by hand", "near copy of a test row"
@@ -175,18 +173,6 @@ def choose_layout(card: DatasetCard, path: Path, columns: list[str]) -> Layout:
         f"{path}: columns {wanted} are wanted, the file has {', '.join(map(repr, columns))}. "
         "Name them with --text-column and --label-column."
     )
-
-
-def normalise_label(value: str) -> str:
-    """A label value as compared: stripped, and 1.0 as 1."""
-    value = value.strip().strip(INVISIBLE).strip()
-    whole = WHOLE_NUMBER.fullmatch(value)
-    return whole.group(1) if whole else value
-
-
-def labels_flag(mapping: str) -> str:
-    """--labels with `mapping`, written so that a value like -1 is not taken for a flag."""
-    return f"--labels={mapping}" if mapping.startswith("-") else f"--labels {mapping}"
 
 
 def strip_text(text: str) -> str:

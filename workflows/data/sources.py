@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from workflows.errors import UserError
-from workflows.experiment import DATASETS, DataOptions, DatasetCard, HubSource
+from workflows.core.errors import UserError
+from workflows.experiment.cards import DATASETS, DatasetCard, HubSource
+from workflows.experiment.experiment import DataOptions
 
 DATA_DIR_VARIABLE = "REVIEW_DATA_DIR"
 REACH_SECONDS = 10.0  # the clients themselves try for half a minute before they give a dead network up

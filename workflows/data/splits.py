@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from workflows.errors import UserError
-from workflows.experiment import DataOptions
+from workflows.core.errors import UserError
+from workflows.experiment.experiment import DataOptions
 
 Splits = dict[str, np.ndarray]  # places of rows, in file order
 

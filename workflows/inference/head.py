@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from workflows.inference.batches import in_batches, most_rows
+from workflows.core.rows import question
 from workflows.inference.scorer import Tokens
-from workflows.run_folder import question
+from workflows.model.batches import in_batches, most_rows
 
 Rows = list[dict[str, Any]]
 

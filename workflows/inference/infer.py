@@ -17,7 +17,11 @@ from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
-from workflows.experiment import MAX_NEW_TOKENS, Experiment, Label
+from workflows.core.files import read_jsonl, write_jsonl
+from workflows.core.rows import conversation
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import MAX_NEW_TOKENS, Label
+from workflows.experiment.experiment import Experiment
 from workflows.inference.head import score_rows
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.predictions import (
@@ -29,11 +33,10 @@ from workflows.inference.predictions import (
 )
 from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, limit_vllm, read_whole_lines
-from workflows.machine import Machine
-from workflows.models import label_tokens, ready_model
-from workflows.run_folder import RunFolder, conversation, read_jsonl, write_jsonl
-from workflows.session import Session
-from workflows.swift_arguments import build_infer_arguments, truncation_of_answers
+from workflows.model.arguments import build_infer_arguments, truncation_of_answers
+from workflows.model.folder import label_tokens, ready_model
+from workflows.model.loaded import Session
+from workflows.model.machine import Machine
 
 PROMPT_WORK = 20  # characters' worth of work that an answer costs beside its review
 

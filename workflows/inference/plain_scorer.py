@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 
+from workflows.core.rows import question
 from workflows.inference.scorer import body_and_head, prompt_tokens
-from workflows.run_folder import question
 
 BATCH = 8  # prompts; each is run with every label at once
 

@@ -7,8 +7,9 @@ import numpy as np
 from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_mean_squared_error
 
-from workflows.errors import UserError
-from workflows.experiment import Experiment, Label
+from workflows.core.errors import UserError
+from workflows.experiment.cards import Label
+from workflows.experiment.experiment import Experiment
 from workflows.inference.reading import read_label
 
 Rows = list[dict[str, Any]]

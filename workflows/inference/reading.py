@@ -2,7 +2,7 @@
 
 import re
 
-from workflows.experiment import Label
+from workflows.experiment.cards import Label
 
 
 def read_label(output: str, labels: tuple[Label, ...]) -> str | None:

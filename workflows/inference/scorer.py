@@ -23,10 +23,10 @@ from swift.infer_engine import RequestConfig
 from swift.infer_engine.utils import prepare_generation_config
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
-from workflows.errors import UserError
-from workflows.experiment import MAX_NEW_TOKENS
-from workflows.inference.batches import LOGIT_ROWS, in_batches, most_rows
-from workflows.run_folder import question
+from workflows.core.errors import UserError
+from workflows.core.rows import question
+from workflows.experiment.cards import MAX_NEW_TOKENS
+from workflows.model.batches import LOGIT_ROWS, in_batches, most_rows
 
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.

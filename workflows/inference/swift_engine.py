@@ -10,8 +10,9 @@ from typing import Any
 from swift import InferArguments, infer_main
 from tqdm import tqdm
 
+from workflows.core.files import write_jsonl
+from workflows.core.rows import conversation
 from workflows.inference.scorer import prompt_tokens
-from workflows.run_folder import conversation, write_jsonl
 
 Rows = list[dict[str, Any]]
 

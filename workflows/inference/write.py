@@ -7,12 +7,13 @@ from typing import Any
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 from swift.pipelines.utils import prepare_model_template
 
-from workflows.experiment import MAX_NEW_TOKENS, Experiment
+from workflows.experiment.cards import MAX_NEW_TOKENS
+from workflows.experiment.experiment import Experiment
 from workflows.inference.swift_engine import read_whole_lines
-from workflows.machine import Machine
-from workflows.models import ready_model
-from workflows.session import Session
-from workflows.swift_arguments import build_infer_arguments
+from workflows.model.arguments import build_infer_arguments
+from workflows.model.folder import ready_model
+from workflows.model.loaded import Session
+from workflows.model.machine import Machine
 
 
 def write_texts(

@@ -6,7 +6,7 @@ makes HTML and Markdown of the blocks, so both say the same.
 
 from dataclasses import dataclass
 
-from workflows.wording import Both, Text
+from workflows.core.texts import Both, Text
 
 
 @dataclass(frozen=True)

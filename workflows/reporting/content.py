@@ -2,21 +2,13 @@
 
 from typing import Any
 
-from workflows.experiment import Experiment
-from workflows.reporting.blocks import (
-    Block,
-    Command,
-    Grid,
-    Paragraph,
-    Picture,
-    Report,
-    Section,
-)
+from workflows.core.texts import SPLIT_NAMES, SYSTEMS, Both, Text, label_text, number
+from workflows.experiment.experiment import Experiment
+from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.data_content import describe_data, describe_labels, describe_run
 from workflows.reporting.figures import EVALUATED
 from workflows.reporting.files import Files
 from workflows.reporting.results import pairs_blocks, systems_blocks
-from workflows.wording import SPLIT_NAMES, SYSTEMS, Both, Text, label_text, number
 
 SHOWN_MISTAKES = 20
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from workflows.experiment import Experiment
+from workflows.core.run_folder import SPLITS
+from workflows.core.texts import SPLIT_NAMES, Both, Text, number, with_interval
+from workflows.experiment.experiment import Experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Section
 from workflows.reporting.files import Files
-from workflows.run_folder import SPLITS
-from workflows.wording import SPLIT_NAMES, Both, Text, number, with_interval
 
 REASONS = {
     "empty text": "正文为空",

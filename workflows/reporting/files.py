@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from workflows.run_folder import RunFolder, finished_stages, read_json, read_jsonl
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.run_folder import RunFolder, finished_stages
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 import shutil
 from pathlib import Path
 
-from workflows.experiment import Experiment
+from workflows.core.files import open_whole, read_jsonl
+from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.texts import SYSTEMS
+from workflows.experiment.experiment import Experiment
 from workflows.reporting.content import build_report
 from workflows.reporting.figures import (
     draw_confusions,
@@ -14,8 +17,6 @@ from workflows.reporting.figures import (
 )
 from workflows.reporting.files import Files, read_files
 from workflows.reporting.render import render_markdown, render_page
-from workflows.run_folder import SPLITS, RunFolder, open_whole, read_jsonl
-from workflows.wording import SYSTEMS
 
 
 def report(run: RunFolder, experiment: Experiment, command: str, reproduce: str) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workflows.experiment import Task
+from workflows.core.texts import Both, Text, in_language, number, p_value, with_interval, with_signed_interval
+from workflows.experiment.cards import Task
 from workflows.reporting.blocks import Block, Grid, Paragraph
-from workflows.wording import Both, Text, in_language, number, p_value, with_interval, with_signed_interval
 
 FIGURES: dict[str, Text] = {  # what a table of systems shows, in this order, where the systems have it
     "accuracy": Both("accuracy", "准确率"),

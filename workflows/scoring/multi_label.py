@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
+from workflows.core.statistics import bootstrap_interval, wilson_interval
 from workflows.scoring.averages import averages
-from workflows.statistics import bootstrap_interval, wilson_interval
 
 
 def measure_sets(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from workflows.statistics import auroc_interval, wilson_interval
+from workflows.core.statistics import auroc_interval, wilson_interval
 
 BINS = 15  # of confidence, equally wide (Guo et al. 2017, On Calibration of Modern Neural Networks)
 

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import ConstantInputWarning, spearmanr, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from workflows.statistics import bootstrap_interval
-from workflows.wording import Both, blank, p_value
+from workflows.core.statistics import bootstrap_interval
+from workflows.core.texts import Both, blank, p_value
 
 SIGNIFICANCE = 0.05
 

@@ -16,16 +16,18 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from workflows.errors import UserError
-from workflows.experiment import Experiment, Task
-from workflows.run_folder import RunFolder, read_jsonl, sha256, write_json
+from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl, sha256, write_json
+from workflows.core.run_folder import RunFolder
+from workflows.core.statistics import wilson_interval
+from workflows.core.texts import SYSTEMS, Both
+from workflows.experiment.cards import Task
+from workflows.experiment.experiment import Experiment
 from workflows.scoring.averages import averages
 from workflows.scoring.multi_label import measure_sets
 from workflows.scoring.probabilities import measure_probabilities
 from workflows.scoring.regression import compare_errors, conclude_errors, measure_numbers
 from workflows.scoring.uncertainty import compare_systems, conclude, macro_f1_interval, verdict
-from workflows.statistics import wilson_interval
-from workflows.wording import SYSTEMS, Both
 
 UNREADABLE = "(unreadable)"
 READ_BY_WORDS = Both(

@@ -5,9 +5,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from workflows.experiment import Task
-from workflows.screen import as_text
-from workflows.wording import SYSTEMS, number
+from workflows.core.screen import as_text
+from workflows.core.texts import SYSTEMS, number
+from workflows.experiment.cards import Task
 
 FIGURES = {  # in the order of the columns
     "accuracy": "accuracy 准确率",

@@ -14,8 +14,8 @@ from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from workflows.statistics import bootstrap_interval
-from workflows.wording import Both, blank, p_value
+from workflows.core.statistics import bootstrap_interval
+from workflows.core.texts import Both, blank, p_value
 
 SIGNIFICANCE = 0.05
 POWER = 0.80  # of the test whose size `rows_to_tell` gives

@@ -24,7 +24,7 @@ from swift.loss import loss_map
 from swift.loss.base import BaseLoss
 from torch.nn.functional import cross_entropy, kl_div, pad
 
-from workflows.errors import UserError
+from workflows.core.errors import UserError
 
 LABEL_LOSS = "label_loss"
 Tokens = list[int]

@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from workflows.inference.batches import is_out_of_memory, length_batches
+from workflows.model.batches import is_out_of_memory, length_batches
 
 SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
 

@@ -8,16 +8,18 @@ from typing import Any
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
-from workflows.errors import UserError
-from workflows.experiment import Experiment
-from workflows.inference.batches import is_out_of_memory
-from workflows.machine import Machine, free_memory, memory_within_reach
-from workflows.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
-from workflows.models import label_tokens, ready_model
-from workflows.recipes import Distillation, LabelLoss, Preference
-from workflows.run_folder import SPLITS, RunFolder, conversation, read_json, read_jsonl, write_json
-from workflows.session import Session
-from workflows.swift_arguments import build_sft_arguments
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, read_jsonl, write_json
+from workflows.core.rows import conversation
+from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.experiment.experiment import Experiment
+from workflows.experiment.recipes import Distillation, LabelLoss, Preference
+from workflows.model.arguments import build_sft_arguments
+from workflows.model.batches import is_out_of_memory
+from workflows.model.folder import label_tokens, ready_model
+from workflows.model.loaded import Session
+from workflows.model.machine import Machine, free_memory, memory_within_reach
+from workflows.model.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, register_watch
 from workflows.tuning.label_loss import Terms, balanced_weights, register_label_loss
 

@@ -1,0 +1,83 @@
+"""Runs side by side: the same rows only, and what each says of the other."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from workflows.core.files import read_json, read_jsonl, write_jsonl
+from workflows.core.run_folder import RunFolder
+
+
+@pytest.fixture
+def pair(demo_run: tuple[RunFolder, str], tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+    """The finished run, and a copy whose tuned model answers every fourth row the other way round."""
+    first = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "first"))
+    second = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "second"))
+    rows = read_jsonl(second.predictions("tuned"))
+    for row in rows[::4]:
+        row["prediction"] = "negative" if row["prediction"] == "positive" else "positive"
+    write_jsonl(second.predictions("tuned"), rows)
+    return first, second
+
+
+def test_two_runs_on_the_same_rows(
+    command: Command, pair: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    first, second = pair
+    done = command("compare", first.path, second.path, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "out" / "comparison.json")
+    assert found["test_rows"] == 300
+    assert found["rows_that_differ"] == 75
+    # The baselines are the same: they stand in the table once.
+    assert [key for key in found["systems"] if "tfidf" in key] == ["first/tfidf"]
+    (compared,) = found["comparisons"]
+    assert compared["only_a_right"] + compared["only_b_right"] == 75
+    assert compared["holm_p"] < 0.001
+    assert "second is worse than first" in found["verdict"]["en"]
+    assert "second is worse than first" in done.stdout
+    with open(tmp_path / "out" / "differences.csv", encoding="utf-8-sig", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 75
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "second 不如 first" in page
+    assert (tmp_path / "out" / "figures" / "losses.en.png").exists()
+
+
+def test_other_test_rows_are_refused_or_cut_to_the_common_ones(
+    command: Command, pair: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    first, second = pair
+    for system in ("majority", "tfidf", "zero_shot", "tuned"):
+        write_jsonl(second.predictions(system), read_jsonl(second.predictions(system))[100:])
+    refused = command("compare", first.path, second.path)
+    assert refused.returncode == 2
+    assert "different test rows (first 300, second 200; 200 in common); --common" in refused.stderr
+    done = command("compare", first.path, second.path, "--common", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "out" / "comparison.json")
+    assert (found["test_rows"], found["rows_that_differ"]) == (200, 50)
+    write_jsonl(second.predictions("majority"), [{"text": "x", "gold": "positive"}])
+    assert "no test row in common" in command("compare", first.path, second.path, "--common").stderr
+
+
+def test_what_cannot_be_compared_is_one_line(
+    command: Command, pair: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    first, second = pair
+    assert "two runs or more" in command("compare", first.path, first.path).stderr
+    assert "not a run folder" in command("compare", first.path, tmp_path).stderr
+    (tmp_path / "file").touch()
+    assert "is a file" in command("compare", first.path, second.path, "--output", tmp_path / "file").stderr
+    answers = second.predictions("tuned").read_text(encoding="utf-8")
+    second.predictions("tuned").unlink()
+    unlike = command("compare", first.path, second.path).stderr
+    assert "different kinds (first after tuning, second before tuning)" in unlike
+    second.predictions("tuned").write_text(answers, encoding="utf-8")
+    text = second.experiment.read_text(encoding="utf-8").replace("name: positive", "name: good")
+    second.experiment.write_text(text.replace("positive:", "good:"), encoding="utf-8")
+    done = command("compare", first.path, second.path)
+    assert done.returncode == 2
+    assert "second has the labels negative, good" in done.stderr

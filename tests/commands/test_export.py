@@ -1,0 +1,178 @@
+"""The exported folder is the tuned model, for transformers alone, for this project, and on the hub."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from tests.fake_hub import FakeHub
+from workflows.commands.export.export import CONTINUED, WITH_SYSTEM, WITHOUT_THINKING, choose_chat_template
+from workflows.core.files import read_json, read_jsonl, write_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.data.messages import write_row
+from workflows.data.reviews import Review
+from workflows.experiment.cards import ModelCard
+from workflows.experiment.model_cards import describe_folder
+from workflows.experiment.options import build_parser
+from workflows.experiment.resolve import assemble_experiment
+from workflows.model.arguments import build_infer_arguments
+from workflows.model.folder import ready_model
+from workflows.model.machine import Machine
+
+TOKEN = "a-token-for-the-test"
+
+
+@pytest.fixture(scope="module")
+def exported(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunFolder, Path]:
+    """The finished run (a copy), and the folder that it was exported to."""
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path_factory.mktemp("export") / "run"))
+    done = command("export", run.path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].endswith("/run/export")
+    return run, run.path / "export"
+
+
+def test_the_folder_answers_the_test_rows_as_the_run_did(exported: tuple[RunFolder, Path]) -> None:
+    _, folder = exported
+    check = read_json(folder / "export.json")
+    assert (check["dtype"], check["test_rows"], check["prompts_equal"]) == ("float32", 300, 300)
+    assert check["outputs_differing"] == []
+    assert not list(folder.parent.glob(".export*"))
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "generation_config.json"} <= names
+    assert not any("adapter" in name for name in names)
+    assert describe_folder(folder) == {"model": str(folder), "model_type": "qwen2", "template": "qwen"}
+
+
+def test_the_model_card_has_the_figures_and_no_path_of_this_machine(exported: tuple[RunFolder, Path]) -> None:
+    run, folder = exported
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    scores, manifest = read_json(run.scores), read_json(run.manifest)
+    for system in scores["systems"].values():
+        low, high = system["accuracy_interval"]
+        assert card.count(f"{system['accuracy']:.3f} ({low:.3f} – {high:.3f})") >= 2  # in both languages
+    assert scores["verdict"]["en"] in card
+    assert scores["verdict"]["zh"] in card
+    assert f"Rows read {manifest['rows']['read']}, kept {manifest['rows']['kept']}" in card
+    assert f"读入 {manifest['rows']['read']} 行" in card
+    for split in manifest["splits"].values():
+        assert f"| {split['rows']} | negative {split['labels']['negative']}, positive" in card
+    assert "| `lora_rank` | 8 |" in card
+    assert "0 of 300 answers" in card
+    for path in folder.iterdir():
+        if path.suffix not in (".safetensors",):
+            assert str(run.path.parents[1]) not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_lines_of_the_model_card_work_without_swift(exported: tuple[RunFolder, Path]) -> None:
+    _, folder = exported
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert "swift" not in code
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=folder,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "正面"
+
+
+def test_the_folder_is_a_model_for_another_run(
+    exported: tuple[RunFolder, Path], command: Command, tmp_path: Path
+) -> None:
+    run, folder = exported
+    options = ["--model", folder, "--set", "torch_dtype=float32", "--test-samples", "40"]
+    other = RunFolder(tmp_path / "run")
+    assert command("prepare", *options, "--run-folder", other.path).returncode == 0
+    done = command("infer", other.path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tuned = {row["id"]: row["output"] for row in read_jsonl(run.predictions("tuned"))}
+    for row in read_jsonl(other.predictions("zero_shot")):
+        assert row["output"] == tuned[row["id"]]
+
+
+def test_a_folder_that_answers_otherwise_is_not_kept(
+    exported: tuple[RunFolder, Path], command: Command, tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(exported[0].path, tmp_path / "run"))
+    refused = command("export", run.path, "--output", run.sft)
+    assert refused.returncode == 2
+    assert "is there already" in refused.stderr
+    rows = read_jsonl(run.predictions("tuned"))
+    write_jsonl(run.predictions("tuned"), [{**rows[0], "output": "正面负面"}, *rows[1:]])
+    done = command("export", run.path, "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert f"answers 1 of 300 test rows otherwise than the run did, {rows[0]['id']} first" in done.stderr
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_push_uploads_the_folder_and_keeps_the_token_to_itself(
+    exported: tuple[RunFolder, Path], command: Command, hub: FakeHub
+) -> None:
+    run, folder = exported
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    arguments = ["export", run.path, "--push", "someone/tuned"]
+    done = command(*arguments, env={**hub.env, "MODELSCOPE_API_TOKEN": TOKEN})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "exported before" in done.stdout
+    assert "/models/someone/tuned" in done.stdout.splitlines()[-1]
+    there = {path.name: path.read_bytes() for path in (hub.root / "models" / "someone" / "tuned").iterdir()}
+    assert there == before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    written = [*run.path.rglob("*"), *hub.root.rglob("*")]
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written if path.is_file())
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_nothing_is_done_for_a_push_without_a_token(
+    exported: tuple[RunFolder, Path], command: Command, tmp_path: Path
+) -> None:
+    run, _ = exported
+    env = {"MODELSCOPE_API_TOKEN": ""}
+    done = command("export", run.path, "--output", tmp_path / "out", "--push", "someone/tuned", env=env)
+    assert done.returncode == 2
+    assert "MODELSCOPE_API_TOKEN" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    wrong = command("export", run.path, "--push", "tuned", env={**os.environ, "MODELSCOPE_API_TOKEN": TOKEN})
+    assert "write OWNER/NAME" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "addition"),
+    [
+        ({}, WITH_SYSTEM % '"You are a helpful assistant."'),
+        ({"use_chat_template": False}, CONTINUED),
+        ({"model_type": "qwen3", "template": "qwen3", "enable_thinking": False}, WITHOUT_THINKING),
+    ],
+    ids=["default system", "base", "thinking off"],
+)
+def test_the_chat_template_gives_the_prompts_of_the_tuning(
+    demo_rows: list[dict[str, str]], tmp_path: Path, arguments: dict[str, object], addition: str
+) -> None:
+    """The embedded tokenizer, with the answer's place as Qwen3's template has it."""
+    experiment = assemble_experiment(build_parser().parse_args(["run"]))
+    card = ModelCard("tiny", {**experiment.model.arguments, **arguments})
+    ready = ready_model(replace(experiment, model=card))
+    machine = Machine("cpu", "", "float32", "")
+    template = build_infer_arguments(ready, machine, tmp_path / "t", tmp_path / "r", None).get_template()
+    template.tokenizer.chat_template += (
+        "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
+        "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    )
+    reviews = [Review(f"test:{i}", row["text"], 0) for i, row in enumerate(demo_rows[:20])]
+    rows = [write_row(review, experiment.prompt, experiment.labels, "messages") for review in reviews]
+    chosen, equal = choose_chat_template(template.tokenizer, template, rows)
+    assert equal == 20
+    assert chosen.startswith(addition)

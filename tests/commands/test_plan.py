@@ -1,0 +1,122 @@
+"""A plan has the run's figures, fetches no weights, leaves nothing behind, and knows what to change."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from tests.fake_hub import FakeHub
+from workflows.commands.plan.devices import DEVICES, make_fit
+from workflows.core.files import read_json
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import ROOT
+from workflows.model.memory import Load, memory, read_sizes
+
+QWEN_1_5B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+WIDE = Load(
+    device="cuda",
+    torch_dtype="float16",
+    compute_dtype="float16",
+    checkpointing=False,
+    batch=64,
+    longest=(1024,) * 64,
+    piece_tokens=65536,
+    lora_rank=8,
+    target_modules="all-linear",
+    quant_bits=None,
+)
+
+
+def test_plan_of_a_hub_model_has_the_figures_of_the_run_and_fetches_no_weights(
+    command: Command, hub: FakeHub, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run, _ = demo_run
+    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
+        hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())
+    short = Path(tempfile.mkdtemp(prefix="p"))  # datasets' processes meet at a socket in it: 107 characters
+    before = sorted((ROOT / "outputs").iterdir())
+    card = ("num_train_epochs=3", "per_device_train_batch_size=32", "per_device_eval_batch_size=64")
+    done = command(
+        *(
+            "plan",
+            "--model",
+            "someone/tiny-chat",
+            "--run-folder",
+            run.path,
+            "--output",
+            tmp_path / "plan.json",
+        ),
+        *(part for each in card for part in ("--set", each)),
+        env={**hub.env, "TMPDIR": str(short)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "prepare: done before" in done.stdout
+    result, tokens, training = (
+        read_json(tmp_path / "plan.json"),
+        read_json(run.tokens),
+        read_json(run.training),
+    )
+    for name, split in result["splits"].items():
+        assert split == {key: tokens["splits"][name][key] for key in ("rows", "median", "max")}
+    assert result["steps"] == training["steps"]
+    assert result["training_rows_used"] == training["rows"]["train"]["used"]
+    assert result["evaluations"] == sum("eval_loss" in entry for entry in training["log_history"])
+    lengths = tokens["splits"]["train"]
+    assert result["training_tokens"]["used"] == round(3 * lengths["mean"] * lengths["rows"])
+    assert 0 < result["training_tokens"]["computed"] < result["training_tokens"]["used"]
+    assert all(machine["changes"] == [] for machine in result["machines"])
+    caches = [path for path in hub.root.rglob("*") if "cache" in path.parts[len(hub.root.parts)]]
+    assert [path for path in caches if path.name == "config.json"]
+    assert not [path for path in caches if path.suffix == ".safetensors"]
+    assert sorted((ROOT / "outputs").iterdir()) == before
+    assert not list(short.glob("plan-*"))
+    shutil.rmtree(short)
+
+
+def test_a_gpu_that_is_too_small_leads_to_changes_that_fit_at_the_same_effective_batch(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_1_5B), encoding="utf-8")
+    sizes = read_sizes(tmp_path)
+    assert sizes.parameters == 1_543_714_304  # as the model's page has it: 1.54 B
+    t4 = DEVICES[1]
+    assert t4.memory is not None
+    assert memory(sizes, WIDE) > t4.memory
+    changes, smaller, fits = make_fit(t4, sizes, WIDE, p99=300)
+    assert fits
+    assert changes == []  # fewer tokens at a time cost less than checkpointing, shorter rows or four bits
+    assert smaller.batch == WIDE.batch
+    assert smaller.piece_tokens is not None
+    assert 1024 <= smaller.piece_tokens < 65536
+
+
+def test_a_gpu_that_no_change_makes_large_enough_is_called_too_small(tmp_path: Path) -> None:
+    large = {**QWEN_1_5B, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80}
+    (tmp_path / "config.json").write_text(json.dumps({**large, "num_attention_heads": 64}), encoding="utf-8")
+    changes, _, fits = make_fit(DEVICES[1], read_sizes(tmp_path), WIDE, p99=300)
+    assert not fits
+    assert changes[-2:] == ["--set quant_method=bnb", "--set quant_bits=4"]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "advised"), [("bfloat16", ["--set torch_dtype=float16"]), ("float16", [])]
+)
+def test_a_t4_gets_float16(tmp_path: Path, pinned: str, advised: list[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_1_5B), encoding="utf-8")
+    small = replace(WIDE, torch_dtype=pinned, compute_dtype=pinned, batch=8, longest=(200,) * 8)
+    changes, _, fits = make_fit(DEVICES[1], read_sizes(tmp_path), small, p99=100)
+    assert (changes, fits) == (advised, True)

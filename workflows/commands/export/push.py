@@ -1,0 +1,44 @@
+"""Uploads an exported model to the ModelScope hub by its own client; the token is never written down."""
+
+import os
+from pathlib import Path
+
+from modelscope_hub import HubApi, HubError, get_default_config
+
+from workflows.core.errors import UserError
+
+TOKEN = "MODELSCOPE_API_TOKEN"
+
+
+def check_push(repository: str) -> None:
+    """Raise UserError where nothing could be pushed: `repository` is no OWNER/NAME, or there is no token.
+
+    The token comes from the environment alone, where the hub's client finds it too.
+    """
+    if len([part for part in repository.split("/") if part]) != 2 or repository.count("/") != 1:
+        raise UserError(f"--push {repository}: write OWNER/NAME, the model's place on the ModelScope hub.")
+    if not os.environ.get(TOKEN):
+        raise UserError(
+            f"--push {repository}: needs a token of the ModelScope hub in the environment variable {TOKEN}; "
+            "nothing was done."
+        )
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload the folder to the ModelScope hub, as a private model where there is none; return its address.
+
+    Raises UserError for whatever the hub refuses.
+    """
+    hub = HubApi()
+    try:
+        if not hub.repo_exists(repository, "model"):
+            hub.create_repo(repository, "model", visibility="private", license="other")
+        hub.upload_folder(
+            repository, "model", folder, commit_message=f"Export {folder.name}", use_cache=False
+        )
+    except (HubError, OSError) as error:
+        raise UserError(
+            f"--push {repository}: {type(error).__name__}: {' '.join(str(error).split())[:300]} The folder "
+            f"{folder} is whole; the same command pushes it again."
+        ) from error
+    return f"{get_default_config().endpoint}/models/{repository}"

@@ -1,0 +1,103 @@
+"""Files that are whole or not there: JSON, JSON lines, tables of text, and their hashes."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[TextIO]:
+    """Open `path` for writing UTF-8 text under a temporary name; rename it at the end, remove it on an
+    error.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class HashedFile:
+    """A file of UTF-8 text that is hashed while it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def write(self, text: str) -> None:
+        """Append `text`."""
+        data = text.encode("utf-8")
+        self._digest.update(data)
+        self._file.write(data)
+
+    def sha256(self) -> str:
+        """The SHA-256 of what was written, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def open_hashed(path: Path) -> Iterator[HashedFile]:
+    """As `open_whole`, for a file whose hash is wanted."""
+    with open_whole(path) as file:
+        yield HashedFile(file.buffer)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all; what is not a finite number becomes null."""
+    with open_whole(path) as file:
+        json.dump(_finite(content), file, ensure_ascii=False, indent=2, allow_nan=False)
+        file.write("\n")
+
+
+def _finite(content: Any) -> Any:
+    """`content` without the numbers that JSON has no word for, such as the loss of a diverged training."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, whole or not at all."""
+    with open_whole(path) as file:
+        file.writelines(map(json_line, rows))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A row as a line of a JSONL file."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(content: Any) -> str:
+    """A short hash of anything that JSON can hold."""
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

@@ -1,0 +1,159 @@
+"""What one run is: a data-set card, a model card, a preset, a prompt, overrides and seeds, in one frozen
+value.
+
+Cards are YAML: `datasets/*.yaml` for data sets, `sft_args/models/*.yaml` for models, `sft_args/*.yaml` for
+presets, `workflows/data/prompts/*.yaml` for prompts.  Model cards and presets hold SWIFT's own argument names
+and nothing else, so `swift sft FILE` takes them too; only a preset whose method SWIFT does not have holds one
+key more, `recipe`.  An `Experiment` holds all of them resolved: the YAML that it is stored as repeats the run
+even when a card has changed since.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from workflows.core.errors import UserError
+from workflows.experiment.cards import (
+    Arguments,
+    DatasetCard,
+    Gold,
+    Label,
+    ModelCard,
+    Prompt,
+    from_mapping,
+    has_head,
+    head_of,
+    read_mapping,
+)
+from workflows.experiment.recipes import MATERIAL, Reasoning, Recipe
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which rows are used, and how they are split and written."""
+
+    data_file: str | None = None
+    val_file: str | None = None
+    test_file: str | None = None
+    data_dir: str | None = None
+    split: Literal["standard", "course"] = "standard"
+    train_samples: int | None = None
+    test_samples: int | None = None
+    balance: bool = False
+    neutral: str | None = None
+    keep_near_copies: bool = False
+    corrections: str | None = None  # a table of labels corrected by hand
+    format: Literal["messages", "query-response"] = "messages"
+    data_seed: int = 42
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A data set whose training rows are added to the target's."""
+
+    dataset: DatasetCard
+    ratio: float  # rows added for each training row of the target, above 0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything needed to repeat a run."""
+
+    dataset: DatasetCard
+    model: ModelCard
+    method: str
+    prompt: Prompt
+    data: DataOptions
+    preset: Arguments
+    overrides: dict[str, str]  # --set NAME=VALUE, unparsed: SWIFT's own parser gives them their types
+    seed: int = 42
+    engine: Literal["fast", "swift", "vllm"] = "fast"  # what writes the answers
+    lang: Literal["zh", "en"] = "zh"  # that the report opens in
+    best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
+    mixed: tuple[Mix, ...] = ()
+    eval_rows: int = 256  # validation rows at most that are looked at in each evaluation
+    window: int | None = None  # tokens from one window of a long text to the next; None cuts the text
+    recipe: Recipe | None = None  # what the method does that SWIFT's arguments cannot say
+    from_run: str | None = None  # the folder of the run that the method starts from
+    unlabelled: str | None = None  # a table of reviews without labels
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The data set's labels in index order, with the prompt's words where it has its own."""
+        own = self.prompt.label_words
+        return tuple(replace(label, words=own.get(label.name, label.words)) for label in self.dataset.labels)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a classification (or regression) head answers, instead of label words being written."""
+        return has_head(self.preset)
+
+    @property
+    def for_encoders(self) -> bool:
+        """Whether the method is for BERT-size encoders."""
+        return self.preset.get("model_type") == "bert"
+
+    @property
+    def arguments(self) -> Arguments:
+        """SWIFT's arguments: the preset, then what --best-by and the data set's task mean, the model
+        card's, the overrides.
+        """
+        best_by_macro_f1 = {"metric_for_best_model": "macro_f1", "greater_is_better": True}
+        best = best_by_macro_f1 if self.best_by == "macro_f1" else {}
+        head = head_of(self.dataset) if self.has_head else {}
+        return {**self.preset, **best, **head, **self.model.arguments, **self.overrides}
+
+    def named(self, label: Gold) -> str | list[str] | float:
+        """What a data file's `label` stands for: a label's name, several names, or the number itself."""
+        if isinstance(label, float):
+            return label
+        return self.labels[label].name if isinstance(label, int) else [self.labels[i].name for i in label]
+
+    def written(self, label: Gold) -> str:
+        """A data file's `label` in words, as a model would write it."""
+        if isinstance(label, float):
+            return f"{label:.4f}"
+        return "、".join(self.labels[i].words for i in ([label] if isinstance(label, int) else label))
+
+    @property
+    def recipe_settings(self) -> Arguments:
+        """The recipe's settings, by the names that --set has for them."""
+        settings = {} if self.recipe is None else asdict(self.recipe)
+        return {f"recipe.{name}": value for name, value in settings.items() if name != "kind"}
+
+    @property
+    def pinned(self) -> set[str]:
+        """The argument names that the machine may not change: the model card's and the overrides'."""
+        return {*self.model.arguments, *self.overrides}
+
+    @property
+    def ends_after_label(self) -> bool:
+        """Whether a tuned answer is the label's words alone, or goes on after them."""
+        return not isinstance(self.recipe, Reasoning)
+
+    @property
+    def makes_material(self) -> bool:
+        """Whether training reads rows that the stage `material` makes."""
+        return self.recipe is not None and self.recipe.kind in MATERIAL
+
+    @property
+    def name(self) -> str:
+        """<data set>-<model>-<method>, as run folders are named."""
+        return f"{self.dataset.name}-{self.model.name}-{self.method}"
+
+
+def save_experiment(experiment: Experiment) -> str:
+    """The YAML text of an experiment."""
+    return yaml.safe_dump(asdict(experiment), allow_unicode=True, sort_keys=False, width=110)
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The experiment stored at `path`; a UserError where it does not exist or does not fit."""
+    if not path.exists():
+        raise UserError(
+            f"{path.parent}: not a run folder (it has no {path.name}); `python run_swift.py prepare` "
+            "starts one."
+        )
+    return from_mapping(Experiment, read_mapping(path), path)

@@ -1,0 +1,224 @@
+"""From a run's merged arguments to SWIFT's own argument objects, through SWIFT's own parser.
+
+The parser is the one behind `swift sft FILE`, so a preset means the same in both places, and every value gets
+the type that SWIFT declares for it.
+"""
+
+import contextlib
+import difflib
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swift import InferArguments, RLHFArguments, SftArguments
+from swift.utils import parse_args
+from transformers import HfArgumentParser
+
+from workflows.core.errors import UserError
+from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
+from workflows.experiment.experiment import Experiment
+from workflows.experiment.recipes import Preference, Recipe
+from workflows.model.machine import Machine, dtype_of_answers, fit_to_machine
+
+SFT_NAMES = {field.name for field in fields(SftArguments)}
+INFER_NAMES = {field.name for field in fields(InferArguments)}
+# What the run itself decides; naming it by --set would contradict the run folder.
+OWNED = {
+    "dataset": "use --dataset or --data-file",
+    "val_dataset": "use --val-file",
+    "model": "use --model",
+    "adapters": "use --model with a merged model",
+    "output_dir": "use --run-folder",
+    "add_version": "use --run-folder",
+    "result_path": "use --run-folder",
+    "seed": "use --seed",
+    "data_seed": "use --data-seed",
+    "max_new_tokens": "answers are five tokens long",
+    "temperature": "decoding is greedy",
+    "num_beams": "decoding is greedy",
+    "task_type": "use --method head",
+    "num_labels": "the data set's labels are counted",
+    "problem_type": "the data set's card has its task",
+    "stream": "answers go to a file",
+    "use_cpu": 'to leave a GPU alone, put CUDA_VISIBLE_DEVICES="" before the command',
+    "resume_from_checkpoint": "the same command goes on by itself",
+}
+# How the model is loaded and prompted: inference must use the same as training.
+SHARED = (
+    *("model", "model_type", "model_revision", "use_hf", "max_model_len", "torch_dtype", "attn_impl"),
+    *("device_map", "quant_method", "quant_bits", "bnb_4bit_compute_dtype"),
+    *("template", "use_chat_template", "system"),
+    *("response_prefix", "enable_thinking", "seed", "data_seed"),
+    *("task_type", "num_labels", "problem_type"),
+)  # fmt: skip
+VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilities needs its own
+Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments)
+
+
+def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> None:
+    """Check --set before anything is run, by SWIFT's parsers.
+
+    Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run
+    owns, and for a value that is not of its type.
+    """
+    for name, value in overrides.items():
+        if name in OWNED:
+            raise UserError(f"--set {name}: the run sets this itself; {OWNED[name]}.")
+        training = _training_kind(recipe)
+        known = {field.name for field in fields(training)}
+        if name not in known | INFER_NAMES:
+            raise UserError(f"--set {name}: SWIFT has no such argument. {_nearest(name)}")
+        kind = training if name in known else InferArguments
+        with _complaints_as_user_errors():
+            HfArgumentParser([kind]).parse_known_args(command_line_of(kind, {name: value}))
+
+
+def _training_kind(recipe: Recipe | None) -> type[SftArguments]:
+    return RLHFArguments if isinstance(recipe, Preference) else SftArguments
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, sorted(SFT_NAMES | INFER_NAMES), n=3, cutoff=0.5)
+    return f"Nearest: {', '.join(near) or 'none'}."
+
+
+def merged_arguments(experiment: Experiment, machine: Machine) -> Arguments:
+    """Preset, model card, machine and overrides in one, the later ones winning where they overlap."""
+    seeds = {"seed": experiment.seed, "data_seed": experiment.data.data_seed}
+    return fit_to_machine({**experiment.arguments, **seeds}, experiment.pinned, machine)
+
+
+def build_sft_arguments(
+    run: RunFolder, experiment: Experiment, machine: Machine, resume_from: Path | None = None
+) -> SftArguments:
+    """The SftArguments of this run: LoRA or what the preset says, on the run's own data files.
+
+    For DPO they are RLHFArguments, which start from the adapter of the run that the experiment names.
+    Raises UserError where SWIFT refuses a value, or there is no adapter.
+    """
+    merged = merged_arguments(experiment, machine)
+    material = experiment.makes_material
+    # What SWIFT does not know stays in, to be refused.
+    arguments = {name: value for name, value in merged.items() if name not in INFER_NAMES - SFT_NAMES}
+    arguments |= {
+        "dataset": [str(run.material if material else run.split("train"))],
+        "val_dataset": [
+            str(run.material_val if material and run.material_val.exists() else run.split("val"))
+        ],
+        "output_dir": str(run.sft),
+        "add_version": False,
+        "resume_from_checkpoint": str(resume_from) if resume_from else None,
+    }
+    arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
+    if isinstance(experiment.recipe, Preference) and experiment.from_run is not None:
+        adapter = checkpoint_of(RunFolder(Path(experiment.from_run)))
+        if not (adapter / "adapter_config.json").exists():
+            raise UserError(
+                f"{experiment.from_run}: is fully tuned; method {experiment.method} needs an adapter."
+            )
+        arguments |= {"ref_adapters": [str(adapter)], "adapters": None if resume_from else [str(adapter)]}
+    return parse_swift(_training_kind(experiment.recipe), arguments)
+
+
+def build_infer_arguments(
+    experiment: Experiment, machine: Machine, test_file: Path, result_file: Path, adapter: Path | None
+) -> InferArguments:
+    """The InferArguments for one pass over `test_file`: greedy, at most five new tokens, the adapter where
+    given.
+
+    Raises UserError where SWIFT refuses a value.
+    """
+    merged = merged_arguments(experiment, machine)
+    batch = merged.get("max_batch_size", merged.get("per_device_eval_batch_size", 16))
+    arguments = {name: merged[name] for name in SHARED if name in merged}
+    arguments |= {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES}
+    arguments |= {
+        **_tuned_weights(adapter),
+        # Full tuning trains fp32 weights; what came of it is read as the untuned model is.
+        "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
+        "val_dataset": [str(test_file)],
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "temperature": 0,
+        "stream": False,
+        "max_batch_size": batch,
+        "write_batch_size": batch,  # the file grows with each batch: it shows progress and survives a stop
+        "result_path": str(result_file),
+        "load_args": False,
+        "truncation_strategy": truncation_of_answers(experiment),
+    }
+    if experiment.engine == "vllm":
+        arguments |= {
+            "infer_backend": "vllm",
+            "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16))),
+            "vllm_gpu_memory_utilization": VLLM_SHARE,
+        }
+    parsed = parse_swift(InferArguments, arguments)
+    if not experiment.has_head:
+        parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
+    return parsed
+
+
+def truncation_of_answers(experiment: Experiment) -> str:
+    """Which end of a text goes that is longer than the model can read; every test row is answered.
+
+    The beginning, so that question and answer's place stay; of an encoder the end, as in training.
+    """
+    return "right" if experiment.for_encoders else "left"
+
+
+def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
+    """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line."""
+    for name in arguments.keys() - {
+        field.name for field in fields(kind)
+    }:  # argparse would take a part of a name
+        raise UserError(f"SWIFT has no argument {name}; mend the preset or the model card. {_nearest(name)}")
+    with _complaints_as_user_errors():
+        return parse_args(kind, command_line_of(kind, arguments))[0]
+
+
+@contextlib.contextmanager
+def _complaints_as_user_errors() -> Iterator[None]:
+    """Turn what SWIFT's parser and argument classes raise into one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            yield
+    except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
+        message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
+        raise UserError(f"SWIFT refuses the arguments: {message}.") from error
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
+
+
+def _tuned_weights(checkpoint: Path | None) -> Arguments:
+    """A checkpoint as SWIFT's inference takes it: an adapter beside the model, or (full tuning) the
+    model itself.
+    """
+    if checkpoint is None:
+        return {}
+    is_adapter = (checkpoint / "adapter_config.json").exists()
+    return {"adapters": [str(checkpoint)]} if is_adapter else {"model": str(checkpoint)}
+
+
+def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
+    """`arguments` as SWIFT's command line has them; a text for a list argument is cut at blanks and
+    commas.
+    """
+    lists = {action.dest for action in HfArgumentParser([kind])._actions if action.nargs in ("+", "*")}
+    line: list[str] = []
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if name in lists:
+            values: list[Any] = (
+                value if isinstance(value, list) else re.findall(r"[^\s,\[\]\"']+", str(value))
+            )
+            line += [f"--{name}", *map(str, values)]
+        else:  # with "=", so that a value may begin with a dash
+            line.append(f"--{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
+    return line

@@ -1,0 +1,122 @@
+"""How many rows a model without gradients reads at a time: as many as are quick, and as memory holds.
+
+Not covered: what other programs take after the free memory was read; a batch that finds none is made smaller.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from workflows.core.errors import UserError
+from workflows.model.machine import free_memory
+
+# Padded tokens in a batch: enough for matrix products to run at their best.
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 8192}
+# What starting another batch costs, as padding tokens that take as long: the weights are read once more.
+BATCH_COST = {"cpu": 128, "cuda": 1024}
+LOGIT_ROWS = 256  # rows of the output layer at a time: 256 x 151,936 float32 are 150 MB
+USABLE = 0.8  # of the memory that is free: the rest is the allocator's gaps, and other programs'
+Answered = TypeVar("Answered")
+
+
+def row_bytes(config: Any, size: int, beginning: int, width: int) -> float:
+    """Bytes that a row of `width` tokens behind a common `beginning` takes in a batch.
+
+    `size`: bytes of a number in the model's dtype.  Counted: keys and values (twice while a longer tensor is
+    made of them), one layer's tensors (as in memory.py, nothing is kept of the others), and the mask.
+    """
+    heads = config.num_attention_heads
+    key_heads = getattr(config, "num_key_value_heads", heads)
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    seen = beginning + width
+    cache = config.num_hidden_layers * 2 * key_heads * head * size
+    a_layer = size * (8 * config.hidden_size + 4 * config.intermediate_size) + 8 * config.hidden_size
+    return seen * cache * (1 + 1 / config.num_hidden_layers) + width * (a_layer + (size + 2) * seen)
+
+
+def most_rows(model: Any, beginning: int = 0) -> Callable[[int], int]:
+    """How many rows of a width in tokens the memory that is free now holds at a time; one at least."""
+    weight = next(model.parameters())
+    config, vocabulary = model.config, getattr(model.config, "vocab_size", 0)
+    logits = 12.0 * LOGIT_ROWS * vocabulary if model.get_output_embeddings() is not None else 0.0
+    left = USABLE * free_memory(weight.device.type) - logits
+
+    def rows(width: int) -> int:
+        return max(1, int(left / row_bytes(config, weight.element_size(), beginning, width)))
+
+    return rows
+
+
+def length_batches(
+    lengths: dict[int, int],
+    device: str,
+    most: Callable[[int], int] | None = None,
+    budget: int | None = None,
+) -> Iterator[list[int]]:
+    """Rows cut into batches, longest first; `lengths`: tokens to be read of each row; `most`: rows of a width
+    that memory holds; `budget`: padded tokens in a batch, one row at least (None: the device's).
+
+    A batch ends where padding would cost more than another batch does, or where it is full.
+    """
+    cost = BATCH_COST.get(device, BATCH_COST["cpu"])
+    if budget is None:
+        budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])
+    batch: list[int] = []
+    padding = width = fitting = 0
+    for row in sorted(lengths, key=lambda row: (-lengths[row], row)):
+        full = len(batch) == fitting or (len(batch) + 1) * width > budget
+        if batch and (full or padding + width - lengths[row] > cost):
+            yield batch
+            batch, padding = [], 0
+        if not batch:
+            width = lengths[row]
+            fitting = min(LOGIT_ROWS, LOGIT_ROWS if most is None else most(width))
+        padding += width - lengths[row]
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def in_batches(
+    lengths: dict[int, int],
+    device: str,
+    most: Callable[[int], int],
+    work: Callable[[list[int]], list[Answered]],
+) -> Iterator[list[Answered]]:
+    """What `work` makes of rows, batch by batch, longest first; `lengths` and `most` as in `length_batches`.
+
+    Where memory runs out, that batch and those after it have at most half its tokens.
+    Raises UserError where it does at one row.
+    """
+    waiting = list(length_batches(lengths, device, most))
+    while waiting:
+        batch = waiting[0]
+        try:
+            answered = work(batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            answered = None  # what the failed batch held is let go only after this block
+        if answered is not None:
+            yield answered
+            waiting.pop(0)
+            continue
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        longest = lengths[batch[0]]
+        if len(batch) == 1:
+            raise UserError(
+                f"memory ran out at answering one row of {longest} tokens, with "
+                f"{free_memory(device) / 1e9:.1f} GB free: end other programs that use it, shorten the "
+                "prompt (fewer examples), or take a smaller model; the same command then goes on."
+            )
+        left = {row: lengths[row] for rows in waiting for row in rows}
+        waiting = list(length_batches(left, device, most, len(batch) // 2 * longest))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found no memory: on a GPU an exception of its own, on a CPU a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

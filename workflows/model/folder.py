@@ -1,0 +1,168 @@
+"""The model's files: fetched, and checked against the experiment and this machine before they are loaded.
+
+Nothing here imports torch or SWIFT until a model is needed (`fetch_model`).
+"""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workflows.core.errors import UserError
+from workflows.experiment.cards import (
+    MAX_NEW_TOKENS,
+    ROOT,
+    Arguments,
+    Label,
+)
+from workflows.experiment.checks import check_environment, check_method
+from workflows.experiment.experiment import Experiment
+from workflows.experiment.model_cards import describe_folder, read_config, runs_own_code
+from workflows.model.machine import find_machine, fit_to_machine, is_full
+
+FLASH_ATTENTION = {"flash_attn", "flash_attention_2"}  # SWIFT's names for the package flash_attn
+
+
+def check_machine(experiment: Experiment) -> None:
+    """Raise UserError where the experiment asks for what this machine cannot do: four bits without
+    bitsandbytes and a GPU, or flash attention that would stop the run; and for full tuning of fp16 weights,
+    which no machine can.
+    """
+    arguments = experiment.arguments
+    if arguments.get("quant_method") == "bnb" and (lacking := _lacking_for_four_bits()):
+        raise UserError(
+            f"method {experiment.method} loads the model in 4 bits, which needs {' and '.join(lacking)}; "
+            "without them take --method lora."
+        )
+    if is_full(arguments) and "torch_dtype" in experiment.pinned and arguments["torch_dtype"] == "float16":
+        raise UserError(
+            f"method {experiment.method} trains all weights, which fp16 has too few digits for: leave out "
+            "torch_dtype=float16; the weights are then fp32, and a GPU without bf16 computes in fp16."
+        )
+    if str(arguments.get("attn_impl")) in FLASH_ATTENTION and (why := _why_no_flash_attention(experiment)):
+        raise UserError(
+            f"--set attn_impl={arguments['attn_impl']}: {why}; leave it out, torch's own attention is used."
+        )
+
+
+def _lacking_for_four_bits() -> list[str]:
+    import torch
+
+    lacking = []
+    if importlib.util.find_spec("bitsandbytes") is None:
+        lacking.append("bitsandbytes (pip install bitsandbytes)")
+    if not torch.cuda.is_available():
+        lacking.append("an NVIDIA GPU")
+    return lacking
+
+
+def _why_no_flash_attention(experiment: Experiment) -> str | None:
+    """Why the package flash_attn would stop this run here, or None where nothing speaks against it."""
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    if not torch.cuda.is_available():
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "it needs a GPU of Ampere or newer"
+    fitted = fit_to_machine(experiment.arguments, experiment.pinned, find_machine())
+    if fitted["torch_dtype"] == "float32":
+        return "it refuses float32, which this run's weights are in"
+    if not is_flash_attn_2_available():
+        return "the package flash_attn is not installed here, or too old"
+    try:
+        import flash_attn  # noqa: F401
+    except ImportError as error:
+        return f"the package flash_attn was built for another torch ({' '.join(str(error).split())[:100]})"
+    return None
+
+
+def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
+    """The local folder of the model that `arguments` name, downloaded by SWIFT where it is a hub id;
+    without `weights` only what describes the model is: config, tokenizer, generation config.
+
+    Switches remote code off in SWIFT's loader, and refuses a folder that asks for it, for all but the first
+    Qwen. Raises UserError where the model cannot be had, with what was tried.
+    """
+    from swift.model.register import ModelLoader
+    from swift.utils import safe_snapshot_download
+
+    model = str(arguments["model"])
+    local = ROOT / model  # `tiny` ships with the project; an absolute path stays as it is
+    if local.is_dir():
+        folder = local
+    else:
+        try:
+            folder = Path(
+                safe_snapshot_download(
+                    model,
+                    revision=arguments.get("model_revision"),
+                    download_model=weights,
+                    use_hf=arguments.get("use_hf") in (True, "true"),
+                )
+            )
+        except Exception as error:  # whatever a hub client raises, the user's way out is the same
+            raise UserError(
+                f"model {model}: could not be downloaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}). "
+                "Give a local folder with --model DIR, or take the other hub with --set use_hf=true."
+            ) from error
+    remote_code = runs_own_code(folder)
+    if not remote_code and "auto_map" in read_config(folder):
+        raise UserError(
+            f"model {folder}: its config.json wants to run Python code from the model's repository "
+            "(auto_map); "
+            "that is off here for all but the first Qwen. Take a model without remote code."
+        )
+    ModelLoader.default_trust_remote_code = remote_code
+    return folder
+
+
+def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
+    """Raise UserError unless every label's words fit in MAX_NEW_TOKENS tokens and those tokens tell labels
+    apart.
+
+    `tokenizer` is the model's own.
+    """
+    starts: dict[tuple[int, ...], Label] = {}
+    for label in labels:
+        words, ids = label.words, tokenizer.encode(label.words, add_special_tokens=False)
+        if len(ids) > MAX_NEW_TOKENS:
+            raise UserError(
+                f"label words {words!r} are {len(ids)} tokens for this model, its answers are cut at "
+                f"{MAX_NEW_TOKENS}: "
+                "take shorter words (--labels value=words, or label_words in the prompt)."
+            )
+        twin = starts.setdefault(tuple(ids), label)
+        if twin != label:
+            raise UserError(
+                f"labels {twin.name} and {label.name} have the same words for this model ({words!r}): "
+                "take other words."
+            )
+
+
+def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[list[int]]:
+    """Each label's whole answer: the tokens of its words, then the mark that ends an answer in training."""
+    end = template.template_meta.stop_token_id
+    return [[*template.tokenizer.encode(label.words, add_special_tokens=False), end] for label in labels]
+
+
+def ready_model(experiment: Experiment) -> Experiment:
+    """The experiment with its model as a local folder, after every check that can be made before loading it.
+
+    What a hub id left open (model_type, template) is read from the folder's files.
+    Raises UserError where the environment, the model or the label words do not fit.
+    """
+    from transformers import AutoTokenizer
+
+    check_environment(experiment.model, experiment.engine)
+    check_machine(experiment)
+    folder = fetch_model(experiment.arguments)
+    card = experiment.model
+    ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})
+    readied = replace(experiment, model=ready)
+    check_method(readied)
+    if not experiment.has_head:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
+        check_label_words(tokenizer, experiment.labels)
+    return readied

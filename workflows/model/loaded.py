@@ -1,0 +1,74 @@
+"""What the stages of one command share: the screen, and the base model, loaded once for all of them."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from workflows.core.files import fingerprint
+from workflows.core.screen import Screen
+
+
+@dataclass
+class BaseModel:
+    """The model that SWIFT loaded last, with its own weights; empty at first, and after `forget`."""
+
+    loaded_with: str = ""
+    model: Any = None
+    processor: Any = None
+    generation_config: Any = None
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Within this, SWIFT gets the model kept here where it would load the same one again."""
+        from swift.arguments.base_args import base_args
+
+        from workflows.model.patches import choose_attention, keep_output_layer_in_place
+
+        load = base_args.get_model_processor
+
+        def get_model_processor(**arguments: Any) -> tuple[Any, Any]:
+            if not arguments.get("load_model", True):
+                return load(**arguments)
+            wanted = fingerprint(arguments)
+            if self.model is None or wanted != self.loaded_with:
+                self.forget()  # before the next one takes its memory
+                self.model, self.processor = load(**arguments)
+                keep_output_layer_in_place(self.model)
+                choose_attention(self.model)
+                self.loaded_with = wanted
+                self.generation_config = copy.deepcopy(self.model.generation_config)
+            # SWIFT changes it: for training as for inference.
+            self.model.generation_config = copy.deepcopy(self.generation_config)
+            return self.model, self.processor
+
+        base_args.get_model_processor = get_model_processor
+        try:
+            yield
+        finally:
+            base_args.get_model_processor = load
+
+    def take_back(self, tuned: Any) -> None:
+        """Take a LoRA adapter off the model; forget it where tuning changed other weights too."""
+        from peft import PeftModel
+
+        # A layer trained whole (modules_to_save, biases) would stay: peft gives back the trained one.
+        trained = [name for name, weight in tuned.named_parameters() if weight.requires_grad]
+        if not isinstance(tuned, PeftModel) or not all("lora_" in name for name in trained):
+            self.forget()
+        elif tuned.get_base_model() is self.model:
+            self.model = tuned.unload()
+
+    def forget(self) -> None:
+        """Let the model's memory go."""
+        self.model = self.processor = self.generation_config = None
+        self.loaded_with = ""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One command at work."""
+
+    screen: Screen
+    base: BaseModel

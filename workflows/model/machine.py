@@ -1,0 +1,263 @@
+"""What this machine is, and which of SWIFT's arguments follow from it."""
+
+import importlib.metadata
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflows.experiment.cards import ROOT, Arguments
+
+PACKAGES = ("ms-swift", "modelscope", "torch", "transformers", "peft", "datasets", "pandas", "scikit-learn")
+
+# Of control groups, version 2 and 1: folder, files of the limit and of what is in use, and the entry of
+# memory.stat for files in memory.
+CONTAINER_FILES = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device that a run uses and the dtype that suits it."""
+
+    device: str  # cuda or cpu
+    name: str
+    torch_dtype: str  # what it computes in: bfloat16, float16 or float32
+    reason: str
+    memory: int | None = None  # bytes: the GPU's own, else this machine's
+
+
+def find_machine() -> Machine:
+    """The best device here and its dtype: bf16 on Ampere and newer, fp16 on older GPUs.
+
+    A CPU gets bf16 where it has instructions for it: measured with a 0.5 B Qwen on 2 cores, matrix products
+    run at 300 to 390 GFLOP/s in bf16 and at 135 to 170 in fp32.  Without those instructions bf16 is emulated
+    and slower.  A Mac works on its CPU: nothing here was ever run on its GPU.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        bf16 = major >= 8
+        why = f"compute capability {major}.{minor} {'has' if bf16 else 'has no'} bf16"
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Machine("cuda", torch.cuda.get_device_name(), "bfloat16" if bf16 else "float16", why, memory)
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    flags = _cpu_flags()
+    bf16 = bool(flags & {"avx512_bf16", "amx_bf16"})
+    why = f"this CPU {'has' if bf16 else 'has no'} bf16 instructions"
+    return Machine("cpu", _cpu_name(), "bfloat16" if bf16 else "float32", why, ram)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a program may still take on `device` now: of the GPU in use, else of RAM.
+
+    In a container that is what its own limit leaves, where that is less than the machine has.
+    """
+    import psutil
+
+    if device == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        # What torch keeps of what was freed can be taken again.
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return min([psutil.virtual_memory().available, *_left_in_container()])
+
+
+def memory_within_reach(device: str) -> int:
+    """Bytes that this process may have on `device`: what is free, and what it has taken."""
+    return free_memory(device) + _used_memory(device)
+
+
+def _used_memory(device: str) -> int:
+    import psutil
+
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    return psutil.Process().memory_info().rss
+
+
+def products_per_second(dtype: str, device: str) -> float:
+    """Floating-point operations a second of a large matrix product in `dtype`, the best of ten."""
+    import torch
+
+    a = torch.randn(1024, 4096, dtype=getattr(torch, dtype), device=device)
+    b = torch.randn(4096, 4096, dtype=getattr(torch, dtype), device=device)
+    return 2 * 1024 * 4096 * 4096 / _least_seconds(lambda: a @ b, device)
+
+
+def copies_per_second(device: str) -> float:
+    """Bytes read and written a second by the copy of 256 MB within `device`'s memory, the best of ten."""
+    import torch
+
+    a = torch.ones(2**26, device=device)
+    b = torch.ones_like(a)
+    return 2 * a.nbytes / _least_seconds(lambda: b.copy_(a), device)
+
+
+def _least_seconds(work: Callable[[], Any], device: str) -> float:
+    import torch
+
+    best = math.inf
+    for _ in range(10):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":  # launching is not computing
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+class OtherPrograms:
+    """How much of the processors other programs took between the making of this and a call of `share`."""
+
+    def __init__(self) -> None:
+        self._then = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of the clock, of processors at work (a virtual machine's stolen ones too), and of this
+        process on them.
+        """
+        import psutil
+
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        return (
+            time.monotonic(),
+            sum(times) - times.idle - getattr(times, "iowait", 0.0),
+            own.user + own.system,
+        )
+
+    def share(self) -> float:
+        """Of the processors' time, from 0 to 1, where they were all busy; 0 where some were free: then other
+        programs took nothing that this one would have used.
+        """
+        wall, busy, own = (now - then for now, then in zip(self._now(), self._then, strict=True))
+        if busy < 0.9 * wall * (os.cpu_count() or 1):
+            return 0.0
+        return max(0.0, 1 - own / busy)
+
+
+def _left_in_container() -> list[int]:
+    """Bytes that the control group's limit leaves, where there is a limit; the files that it holds in memory
+    are given up when needed.
+    """
+    left = []
+    for folder, limit, used, files in CONTAINER_FILES:
+        try:
+            most, now = (int(Path(folder, name).read_text(encoding="utf-8")) for name in (limit, used))
+            statistics = Path(folder, "memory.stat").read_text(encoding="utf-8").split()
+        except (OSError, ValueError):  # no such kind of group here, or "max": no limit
+            continue
+        left.append(most - now + int(statistics[statistics.index(files) + 1]))
+    return left
+
+
+def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> Arguments:
+    """`arguments` as a training on this machine needs them; names in `pinned` (the model card's, --set's)
+    stay as they are.
+
+    Full tuning keeps its weights in fp32 and computes in the machine's dtype (mixed precision, Micikevicius
+    et al. 2018, section 3.1): in bf16 the step of a usual learning rate is less than most weights' last digit
+    and is rounded away, and gradients of fp16 weights cannot be unscaled.
+    """
+    fitted = dict(arguments)
+
+    def put(name: str, value: Any) -> None:
+        if name not in pinned:
+            fitted[name] = value
+
+    put("torch_dtype", "float32" if is_full(fitted) else machine.torch_dtype)
+    computed_in = dtype_of_answers(arguments, pinned, machine)
+    # SWIFT takes fp32 weights for fp16 mixed precision unless told otherwise.
+    put("bf16", computed_in == "bfloat16")
+    put("fp16", computed_in == "float16")
+    if fitted.get("quant_method") == "bnb":
+        put("bnb_4bit_compute_dtype", computed_in)  # SWIFT would compute in fp32 beside fp16
+    put("device_map", "cuda:0" if machine.device == "cuda" else "cpu")  # one device, never several
+    if machine.device == "cpu":
+        put("use_cpu", True)  # else transformers refuses bf16 without a GPU
+        put("gradient_checkpointing", False)  # saves GPU memory; here it would only cost time
+        put("dataloader_num_workers", 0)  # a worker would compete for the same cores
+    return fitted
+
+
+def is_full(arguments: Arguments) -> bool:
+    """Whether all of the model's weights are trained."""
+    return arguments.get("tuner_type") == "full"
+
+
+def dtype_of_answers(arguments: Arguments, pinned: set[str], machine: Machine) -> str:
+    """What the model is read in, before tuning and after it; training computes in it, too."""
+    return str(arguments["torch_dtype"]) if "torch_dtype" in pinned else machine.torch_dtype
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware and git commit, as environment.json keeps them."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` start anew: for this process where Linux allows it, and for a GPU in use."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # proc(5): resets the peak of resident memory
+    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process so far
+        pass
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes at most in use since `reset_peak_memory`: of this process in RAM, and of a GPU in use."""
+    status = _read_field("/proc/self/status", "VmHWM")
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peaks = {"ram": int(status.split()[0]) * 1024 if status else usage}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peaks["gpu"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # no git here
+        return None
+
+
+def _read_field(path: str, key: str) -> str:
+    """What stands after `key:` in a file of /proc, or "" where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith(key)), "")
+    except OSError:
+        return ""
+
+
+def _cpu_flags() -> set[str]:
+    return set(_read_field("/proc/cpuinfo", "flags").split())
+
+
+def _cpu_name() -> str:
+    return _read_field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()

@@ -1,0 +1,142 @@
+"""Runs the stages of a run (stages.py), and finds or makes its folder.
+
+A stage whose inputs (by fingerprint) did not change is not run again, so a run goes on at its first
+unfinished stage.
+"""
+
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+
+from workflows.core.errors import UserError
+from workflows.core.files import fingerprint, open_whole, sha256
+from workflows.core.run_folder import RunFolder, finished_stages, is_locked, mark_finished
+from workflows.core.screen import Screen, shown
+from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
+from workflows.model.loaded import BaseModel, Session
+from workflows.model.machine import peak_memory, reset_peak_memory
+from workflows.pipeline.stages import EARLIER, STAGES
+
+OUTPUTS = ROOT / "outputs"
+
+
+def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> RunFolder:
+    """The run folder for an experiment: the unfinished one of the same experiment where there is one, else a
+    new one.
+    """
+    if experiment.overrides:
+        screen.say("checking --set against SWIFT's arguments …")
+        with screen.quiet(Path(os.devnull)):
+            from workflows.model.arguments import check_overrides
+
+            check_overrides(experiment.overrides, experiment.recipe)
+    text = save_experiment(experiment)
+    if folder is not None:
+        run = RunFolder(folder)
+        if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"--run-folder {folder}: is no run folder and not empty; name a new one.")
+        if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
+            if finished_stages(run) or is_locked(run):
+                raise UserError(
+                    f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
+                )
+            run.experiment.unlink()  # nothing came of it: a refused start, say, that was corrected since
+    else:
+        run = _unfinished(experiment, text) or RunFolder(timed_folder(experiment.name))
+    if run.experiment.exists():
+        screen.say(f"going on with {shown(run.path)}")
+        return run
+    with open_whole(run.experiment) as file:
+        file.write(text)
+    screen.say(f"new run {shown(run.path)}")
+    return run
+
+
+def _unfinished(experiment: Experiment, text: str) -> RunFolder | None:
+    for path in sorted(OUTPUTS.glob(f"{experiment.name}-*/experiment.yaml"), reverse=True):
+        run = RunFolder(path.parent)
+        if (
+            path.read_text(encoding="utf-8") == text
+            and STAGES[-1].name not in finished_stages(run)
+            and not is_locked(run)
+        ):
+            return run
+    return None
+
+
+def timed_folder(name: str) -> Path:
+    """A folder in outputs/ that is not there yet: <name>-<time>."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    count, path = 1, OUTPUTS / stem
+    while path.exists():
+        count, path = count + 1, OUTPUTS / f"{stem}-{count}"
+    return path
+
+
+def open_run(folder: Path) -> tuple[RunFolder, Experiment]:
+    """An existing run folder and its experiment; a UserError where it is none."""
+    run = RunFolder(folder)
+    return run, load_experiment(run.experiment)
+
+
+def open_finished(folder: Path) -> RunFolder:
+    """A run folder whose model is tuned and scored; a UserError where it is not."""
+    run, _ = open_run(folder)
+    if not {"tuned", "score"} <= finished_stages(run).keys():
+        raise UserError(f"{folder}: is not finished; finish it first: python run_swift.py run {folder}")
+    return run
+
+
+def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
+    """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
+    record each in stages.json.
+
+    Raises UserError where a file of an earlier stage is missing, or the last of `names` is not for this
+    experiment.
+    """
+    if not any(stage.name == names[-1] and stage.is_part_of(experiment) for stage in STAGES):
+        raise UserError(
+            f"{run.path}: {names[-1]} is no stage of method {experiment.method} on "
+            f"{experiment.dataset.task} data."
+        )
+    session = Session(screen, BaseModel())
+    stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
+    for number, stage in enumerate(stages, start=1):
+        title = f"[{number}/{len(stages)}] {stage.name}"
+        for path in stage.needs(run):
+            if not path.exists():
+                command = next(
+                    command
+                    for start, command in EARLIER.items()
+                    if str(path.relative_to(run.path)).startswith(start)
+                )
+                raise UserError(
+                    f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
+                )
+        inputs = fingerprint([stage.settings(run, experiment), [sha256(path) for path in stage.needs(run)]])
+        done = finished_stages(run).get(stage.name, {})
+        if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run, experiment)):
+            screen.say(f"{title}: done before")
+            continue
+        screen.say(title)
+        start = time.monotonic()
+        reset_peak_memory()
+        try:
+            with screen.quiet(run.log(stage.name)):
+                stage.work(run, experiment, session, inputs)
+        except UserError:
+            raise
+        except Exception:
+            screen.say(f"  failed; what SWIFT printed is in {shown(run.log(stage.name))}")
+            raise
+        seconds = time.monotonic() - start
+        record = {
+            "inputs": inputs,
+            "seconds": round(seconds, 2),
+            "peak_memory_bytes": peak_memory(),
+            "at": f"{datetime.now():%F %T}",
+        }
+        mark_finished(run, stage.name, record)
+        screen.say(f"  {seconds:.0f} s")
