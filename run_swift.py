@@ -1,185 +1,238 @@
 #!/usr/bin/env python3
 """Fine-tune a small Qwen for Chinese review sentiment with ModelScope SWIFT, and score it honestly.
 
-python run_swift.py                                     the whole job on the embedded demo data and model
-python run_swift.py run --dataset jd --model qwen2.5-0.5b-instruct
-python run_swift.py run --data-file reviews.csv --text-column text --label-column label --labels 差评,好评
-python run_swift.py list datasets                       what can be named
+Without a command: the whole job on the embedded demo data and model.
+Your own reviews: run --data-file reviews.csv --text-column text --label-column label --labels 差评,好评
 """
 
-import argparse
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
 
 from workflows.core.errors import UserError
-from workflows.experiment.options import build_parser
+from workflows.core.screen import Screen, shown
+from workflows.experiment.options import (
+    DEFAULTS,
+    Count,
+    DataOptions,
+    File,
+    Flag,
+    Language,
+    Pairs,
+    RunOptions,
+    SourceOptions,
+    TuningOptions,
+)
 
-STAGES_OF = {
-    "run": (
-        "prepare",
-        "tokens",
-        "baselines",
-        "audit",
-        "zero_shot",
-        "material",
-        "train",
-        "tuned",
-        "score",
-        "report",
-    ),
-    "prepare": ("prepare",),
-    "audit": ("prepare", "audit"),
-    "train": ("tokens", "material", "train"),
-    "infer": ("zero_shot", "tuned"),
-    "score": ("baselines", "score"),
-    "report": ("report",),
-}
-WITHOUT_MODEL = {"list", "prepare", "audit", "score", "report", "compare"}
-
-
-def refuse_options(options: argparse.Namespace) -> None:
-    """Raise UserError for options that would describe a run beside a folder that already has its own."""
-    ignored = {"verbose", "lang"} if options.command == "report" else {"verbose"}
-    defaults = vars(build_parser(str(__doc__)).parse_args([options.command, str(options.folder)]))
-    given = [name for name, value in vars(options).items() if name not in ignored and value != defaults[name]]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UserError(
-            f"{options.folder} has its own experiment.yaml; {flags} would be ignored: leave out one of them."
-        )
+Run = Annotated[Path, Parameter(help="a run folder")]
+FinishedRun = Annotated[Path, Parameter(help="a finished run")]
+NewFolder = Annotated[Path | None, Parameter(help="where the run goes (default: a new one in outputs/)")]
+Output = Annotated[Path | None, Parameter(help="where to write (default: a new folder in outputs/)")]
+Opens = Annotated[Language, Parameter(help="language that the report opens in")]
+Verbose = Annotated[Flag, Parameter(help="show SWIFT's own log on the screen too")]
+app = App(
+    name="run_swift.py", help=__doc__, help_format="plaintext", version_flags=(), result_action="return_value"
+)
 
 
-def work_on_run(options: argparse.Namespace) -> None:
-    """Run the stages of the command, and show the scores where it ends with them."""
-    from workflows.core.files import read_json
-    from workflows.core.run_folder import locked, remove_if_barren
-    from workflows.core.screen import Screen, shown
+@app.command
+def run(
+    folder: Run | None = None,
+    /,
+    *,
+    options: RunOptions = DEFAULTS,
+    run_folder: NewFolder = None,
+    verbose: Verbose = False,
+) -> None:
+    """The whole job; goes on at the first unfinished stage."""
+    use_one_gpu()
+    from workflows.commands.run import ALL_STAGES, work_on_run
+
+    work_on_run(ALL_STAGES, folder, options, run_folder, verbose)
+
+
+@app.command
+def prepare(
+    folder: Run | None = None,
+    /,
+    *,
+    options: RunOptions = DEFAULTS,
+    run_folder: NewFolder = None,
+    verbose: Verbose = False,
+) -> None:
+    """Only the data: read, clean, split, write SWIFT's files."""
+    from workflows.commands.run import work_on_run
+
+    work_on_run(("prepare",), folder, options, run_folder, verbose)
+
+
+@app.command
+def train(folder: Run, /, *, verbose: Verbose = False) -> None:
+    """Only the tuning of a prepared run."""
+    use_one_gpu()
+    from workflows.commands.run import work_on_run
+
+    work_on_run(("tokens", "material", "train"), folder, verbose=verbose)
+
+
+@app.command
+def infer(folder: Run, /, *, verbose: Verbose = False) -> None:
+    """Only the answers to the test rows, before and (once trained) after tuning."""
+    use_one_gpu()
+    from workflows.commands.run import work_on_run
+
+    work_on_run(("zero_shot", "tuned"), folder, verbose=verbose)
+
+
+@app.command
+def score(folder: Run, /, *, verbose: Verbose = False) -> None:
+    """Only baselines and scores."""
+    from workflows.commands.run import work_on_run
+
+    work_on_run(("baselines", "score"), folder, verbose=verbose)
+
+
+@app.command
+def report(folder: Run, /, *, lang: Opens | None = None, verbose: Verbose = False) -> None:
+    """Only the report of a scored run."""
+    from workflows.commands.run import work_on_run
+
+    work_on_run(("report",), folder, verbose=verbose, lang=lang)
+
+
+@app.command
+def audit(
+    what: Annotated[Path | None, Parameter(help="a run folder, or a data set by name")] = None,
+    /,
+    *,
+    options: RunOptions = DEFAULTS,
+    run_folder: NewFolder = None,
+    verbose: Verbose = False,
+) -> None:
+    """Only the data, and which of its labels are likely wrong."""
     from workflows.experiment.cards import DATASETS, names_of
-    from workflows.pipeline.run import open_run, run_stages, start_run
 
-    screen = Screen(options.verbose)
-    names = STAGES_OF[options.command]
-    if options.command == "audit" and options.folder in names_of(DATASETS):
-        if options.dataset is not None:
-            raise UserError(f"audit {options.folder} --dataset {options.dataset}: name one data set.")
-        options.dataset, options.folder = options.folder, None
-    if options.folder is None:
-        from workflows.experiment.resolve import assemble_experiment
+    if str(what) in names_of(DATASETS):
+        if options.data.dataset is not None:
+            raise UserError(f"audit {what} --dataset {options.data.dataset}: name one data set.")
+        options = replace(options, data=replace(options.data, dataset=str(what)))
+        what = None
+    from workflows.commands.run import work_on_run
 
-        experiment = assemble_experiment(options)
-        if options.command not in WITHOUT_MODEL:
-            from workflows.model.folder import check_machine
-
-            check_machine(experiment)  # before data is prepared that this machine could not train on
-        run = start_run(experiment, options.run_folder, screen)
-    else:
-        refuse_options(options)
-        run, experiment = open_run(Path(options.folder))
-        if options.command == "report" and options.lang is not None:
-            experiment = replace(experiment, lang=options.lang)
-    with locked(run):
-        if options.command == "infer" and not run.training.exists():
-            names = ("zero_shot",)
-            screen.say("not trained yet: only the answers before tuning")
-        try:
-            run_stages(run, experiment, names, screen)
-        except UserError:
-            remove_if_barren(run)
-            raise
-    if "score" in names:
-        from workflows.scoring.table import render_scores
-
-        screen.say("\n" + render_scores(read_json(run.scores)))
-    screen.say(f"run folder: {shown(run.path)}")
+    work_on_run(("prepare", "audit"), what, options, run_folder, verbose)
 
 
-def plan_run(options: argparse.Namespace) -> None:
-    """Say what the run that the options describe would take, and write it where a file is named."""
-    from workflows.commands.plan.plan import plan, render_plan
+@app.command
+def plan(
+    *,
+    options: RunOptions = DEFAULTS,
+    run_folder: NewFolder = None,
+    output: Annotated[Path | None, Parameter(help="write the figures as JSON, too")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """What a run would take, before any weights are downloaded."""
+    use_one_gpu()
+    from workflows.commands.plan import plan as planning
     from workflows.core.files import write_json
-    from workflows.core.screen import Screen
-    from workflows.experiment.resolve import assemble_experiment
+    from workflows.experiment.resolve import resolve
 
-    screen = Screen(options.verbose)
-    result = plan(assemble_experiment(options), options.run_folder, screen)
-    if options.output is not None:
-        write_json(options.output, result)
-    screen.say("\n" + render_plan(result))
+    screen = Screen(verbose)
+    result = planning.plan(resolve(options), run_folder, screen)
+    if output is not None:
+        write_json(output, result)
+    screen.say("\n" + planning.render_plan(result))
 
 
-def compare_runs(options: argparse.Namespace) -> None:
-    """Compare the runs, and show the table."""
-    from workflows.commands.compare import compare
+@app.command
+def compare(
+    folders: Annotated[list[Path], Parameter(help="run folders, two or more")],
+    /,
+    *,
+    common: Annotated[Flag, Parameter(help="on the test rows that all share, where they differ")] = False,
+    lang: Opens = "zh",
+    output: Output = None,
+) -> None:
+    """Several runs on the same test rows, in one table."""
+    from workflows.commands import compare as comparing
     from workflows.core.run_folder import RunFolder
-    from workflows.core.screen import shown
     from workflows.pipeline.run import timed_folder
     from workflows.scoring.table import render_comparison
 
-    folder = options.output or timed_folder("compare")
-    runs = [RunFolder(Path(name)) for name in options.folders]
-    comparison = compare(runs, options.common, folder, options.lang)
-    print(render_comparison(comparison))
-    print(f"report: {shown(folder / 'report.html')}")
+    output = output or timed_folder("compare")
+    print(render_comparison(comparing.compare([RunFolder(each) for each in folders], common, output, lang)))
+    print(f"report: {shown(output / 'report.html')}")
 
 
-def select_models(options: argparse.Namespace) -> None:
-    """Let the models answer the cases, and show the table."""
-    from workflows.commands.select_model import select_model
-    from workflows.core.screen import Screen, shown
-    from workflows.experiment.resolve import assemble_experiment
+@app.command
+def select_model(
+    *,
+    models: Annotated[str, Parameter(help="two or more, by name, folder or hub id: a,b,c")],
+    cases: Annotated[Count, Parameter(help="balanced training rows")] = 50,
+    prompt: Annotated[str | None, Parameter(help="a prompt by name, or a YAML file, for all models")] = None,
+    set: Annotated[Pairs, Parameter(help="NAME=VALUE: any SWIFT argument; may be repeated")] = (),
+    data: SourceOptions = DEFAULTS.data,
+    lang: Opens = "zh",
+    output: Output = None,
+    verbose: Verbose = False,
+) -> None:
+    """Which base model to tune: several answer the same few cases, untuned."""
+    use_one_gpu()
+    from workflows.commands import select_model as selecting
     from workflows.scoring.table import render_selection
 
-    defaults = vars(build_parser(str(__doc__)).parse_args(["run"]))
-    given = [name.strip() for name in options.models.split(",")]
-    if len(set(given)) < len(given) or len(given) < 2:
-        raise UserError(f"--models {options.models}: name two models or more, each once.")
-    found = [
-        (name, assemble_experiment(argparse.Namespace(**{**defaults, **vars(options), "model": name})))
-        for name in given
-    ]
-    short = [experiment.model.name for _, experiment in found]
-    experiments = {
-        name if short.count(experiment.model.name) > 1 else experiment.model.name: experiment
-        for name, experiment in found
-    }
-    screen = Screen(options.verbose)
-    folder, selection = select_model(experiments, options.cases, options.output, screen)
+    asked = RunOptions(DataOptions(**vars(data)), TuningOptions(prompt=prompt, set=set), lang)
+    screen = Screen(verbose)
+    experiments = selecting.experiments_of(models, asked)
+    folder, selection = selecting.select_model(experiments, cases, output, screen)
     screen.say(render_selection(selection))
     screen.say(f"selection: {shown(folder / 'selection.json')}")
 
 
-def export_run(options: argparse.Namespace) -> None:
-    """Write the run's tuned model as a plain folder, and push it where asked to."""
-    from workflows.commands.export.push import check_push, push
+@app.command
+def export(
+    folder: FinishedRun,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(help="where to write (default: export/ in the run)")] = None,
+    push: Annotated[
+        str | None, Parameter(help="OWNER/NAME on the ModelScope hub (token: MODELSCOPE_API_TOKEN)")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """A run's tuned model as a plain Hugging Face folder, uploaded where asked."""
+    use_one_gpu()
+    from workflows.commands.export import push as pushing
     from workflows.core.run_folder import locked
-    from workflows.core.screen import Screen, shown
     from workflows.pipeline.run import open_finished, open_run
 
-    if options.push is not None:
-        check_push(options.push)
-    screen = Screen(options.verbose)
-    run = open_finished(Path(options.folder))
-    with locked(run):
-        with screen.quiet(run.log("export")):
-            from workflows.commands.export.export import export
-        folder = export(run, open_run(run.path)[1], options.output, screen)
-    screen.say(f"model: {shown(folder)}")
-    if options.push is not None:
-        screen.say(f"pushed: {push(folder, options.push)}")
+    if push is not None:
+        pushing.check_push(push)
+    screen, found = Screen(verbose), open_finished(folder)
+    with locked(found):
+        with screen.quiet(found.log("export")):
+            from workflows.commands.export import export as exporting
+        model = exporting.export(found, open_run(found.path)[1], output, screen)
+    screen.say(f"model: {shown(model)}")
+    if push is not None:
+        screen.say(f"pushed: {pushing.push(model, push)}")
 
 
-def reproduce_run(options: argparse.Namespace) -> int:
-    """Repeat the run, and show stage by stage what came out equal; 0 where all did, else 3."""
-    from workflows.commands.reproduce import reproduce
-    from workflows.core.screen import Screen, shown
+@app.command
+def reproduce(folder: FinishedRun, /, *, verbose: Verbose = False) -> int:
+    """Repeat a run, and say what came out equal; exit code 3 where something did not."""
+    use_one_gpu()
+    from workflows.commands import reproduce as repeating
     from workflows.pipeline.run import open_run
 
-    screen = Screen(options.verbose)
-    original, _ = open_run(Path(options.folder))
-    run, result = reproduce(original, screen)
-    screen.say(f"\n{shown(run.path)} against {shown(original.path)}:")
+    screen = Screen(verbose)
+    original, _ = open_run(folder)
+    repeated, result = repeating.reproduce(original, screen)
+    screen.say(f"\n{shown(repeated.path)} against {shown(original.path)}:")
     for stage, differences in result["stages"].items():
         screen.say(f"  {stage:10} {'; '.join(differences) or 'equal'}")
     for line in result["environment"]:
@@ -188,64 +241,79 @@ def reproduce_run(options: argparse.Namespace) -> int:
     return 0 if result["equal"] else 3
 
 
-def run_benchmark(options: argparse.Namespace) -> None:
-    """Time what was asked for, show the ratios, and write them."""
-    from workflows.commands.benchmark.record import record_benchmark
-    from workflows.core.screen import Screen, shown
-    from workflows.pipeline.run import open_finished, timed_folder
+@app.command
+def benchmark(
+    kind: Literal["inference", "training", "pipeline", "startup", "data"],
+    folder: Annotated[
+        Path | None, Parameter(help="a finished run, whose model and data are used (but for data)")
+    ] = None,
+    /,
+    *,
+    rows: Annotated[
+        Count | None, Parameter(help="test rows (inference; default: 200), rows (data; 100,000)")
+    ] = None,
+    steps: Annotated[Count, Parameter(help="steps (training)")] = 10,
+    repeats: Annotated[Count, Parameter(help="of each, in turn")] = 3,
+    output: Output = None,
+    verbose: Verbose = False,
+) -> None:
+    """Times against plain SWIFT and against this machine's limit."""
+    if kind != "data":
+        use_one_gpu()
+    from workflows.commands.benchmark.run import benchmark as time_it
 
-    screen = Screen(options.verbose)
-    if (options.folder is None) != (options.kind == "data"):
-        raise UserError("benchmark data takes no run folder, every other benchmark takes one.")
-    run = None if options.folder is None else open_finished(Path(options.folder))
-    folder = options.output or timed_folder(f"benchmark-{options.kind}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with screen.quiet(folder / "benchmark.log"):
-        if run is None:
-            from workflows.commands.benchmark.data_size import benchmark_data
-
-            figures = benchmark_data(options.rows or 100_000, options.repeats, screen)
-        elif options.kind == "startup":
-            from workflows.commands.benchmark.startup import benchmark_startup
-
-            figures = benchmark_startup(run, options.repeats, screen)
-        elif options.kind == "pipeline":
-            from workflows.commands.benchmark.against_swift import benchmark_pipeline
-
-            figures = benchmark_pipeline(run, options.repeats, screen)
-        else:
-            from workflows.commands.benchmark.benchmark import benchmark_inference, benchmark_training
-
-            if options.kind == "inference":
-                figures = benchmark_inference(run, options.rows or 200, options.repeats, screen)
-            else:
-                figures = benchmark_training(run, options.steps, options.repeats, screen)
-    for line in record_benchmark(folder, options.kind, figures):
-        screen.say(line)
-    screen.say(f"benchmark: {shown(folder / 'benchmark.json')}")
+    time_it(kind, folder, rows, steps, repeats, output, Screen(verbose))
 
 
-def examine_machine(options: argparse.Namespace) -> int:
-    """Run the doctor's commands, and say where its file is; 0 where all is well, else 3."""
+@app.command
+def doctor(
+    *,
+    gpu: Annotated[Flag, Parameter(help="stop where there is no GPU, instead of using the CPU")] = False,
+    output: Output = None,
+) -> int:
+    """Ten small commands that show whether all works here, and one file on how they went.
+
+    The exit code is 3 where something is not well.
+    """
+    use_one_gpu()
     from workflows.commands.doctor import examine
-    from workflows.core.screen import Screen, shown
     from workflows.model.machine import find_machine
     from workflows.pipeline.run import timed_folder
 
-    if options.gpu and find_machine().device != "cuda":
+    if gpu and find_machine().device != "cuda":
         raise UserError(
             "doctor --gpu: there is no GPU here; without --gpu it looks whether all works on the CPU."
         )
-    folder = (options.output or timed_folder("doctor")).expanduser().resolve()
-    screen = Screen()
-    report = examine(folder, screen)
-    unwell = [outcome["shows"] for outcome in report["commands"] if outcome["problems"]]
+    folder, screen = (output or timed_folder("doctor")).expanduser().resolve(), Screen()
+    examined = examine(folder, screen)
+    unwell = [outcome["shows"] for outcome in examined["commands"] if outcome["problems"]]
     screen.say(f"not well: {', '.join(unwell)}" if unwell else "all is well")
     screen.say(f"doctor: {shown(folder / 'doctor.json')}")
     return 3 if unwell else 0
 
 
-def main(arguments: list[str]) -> int:
+@app.command(name="list")
+def list_names(
+    kind: Literal["datasets", "models", "methods", "prompts"],
+    /,
+    *,
+    data_dir: Annotated[File | None, Parameter(help="a folder with data sets' files")] = None,
+) -> None:
+    """What can be named: data sets, models, methods, prompts."""
+    from workflows.commands.listing import render_list
+
+    print(render_list(kind, data_dir))
+
+
+def use_one_gpu() -> None:
+    """Settle on the GPU that is used, where there is one, before anything else asks for it."""
+    from workflows.model.gpu import settle_gpu
+
+    if (said := settle_gpu()) is not None:
+        print(said)
+
+
+def main(arguments: Sequence[str]) -> int:
     """Carry out one command; the exit code is 0, 2 for what the user can mend, 130 after Ctrl-C.
 
     `reproduce` ends with 3 where something came out different, `doctor` where something is not well.
@@ -256,39 +324,16 @@ def main(arguments: list[str]) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["run", *arguments]
     try:
-        options = build_parser(str(__doc__)).parse_args(arguments)
-        if options.command not in WITHOUT_MODEL and vars(options).get("kind") != "data":
-            from workflows.model.gpu import settle_gpu
-
-            if (said := settle_gpu()) is not None:
-                print(said)
-        if options.command == "list":
-            from workflows.commands.listing import render_list
-
-            print(render_list(options.kind, options.data_dir))
-        elif options.command == "plan":
-            plan_run(options)
-        elif options.command == "compare":
-            compare_runs(options)
-        elif options.command == "benchmark":
-            run_benchmark(options)
-        elif options.command == "select-model":
-            select_models(options)
-        elif options.command == "export":
-            export_run(options)
-        elif options.command == "doctor":
-            return examine_machine(options)
-        elif options.command == "reproduce":
-            return reproduce_run(options)
-        else:
-            work_on_run(options)
+        return app(arguments, exit_on_error=False, print_error=False) or 0
+    except CycloptsError as error:
+        print(f"error: {' '.join(str(error).split())} (python run_swift.py --help)", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from run_swift import app
 from tests.fake_hub import FakeHub, serve_hub
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import Experiment
+from workflows.experiment.options import DEFAULTS, RunOptions
+from workflows.experiment.resolve import resolve
 
 # Two processes of tests share two cores: see pytest.ini.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,6 +59,17 @@ def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subpr
         timeout=600,
         check=False,
     )
+
+
+def read_options(*flags: object) -> RunOptions:
+    """What the flags of `run` ask for."""
+    _, bound, *_ = app.parse_args(["run", *map(str, flags)], exit_on_error=False, print_error=False)
+    return bound.arguments.get("options", DEFAULTS)
+
+
+def make_experiment(*flags: object) -> Experiment:
+    """The experiment that the flags of `run` describe."""
+    return resolve(read_options(*flags))
 
 
 RUN_ALL = """

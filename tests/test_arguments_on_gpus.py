@@ -22,8 +22,9 @@ from workflows.experiment.cards import (
     load_prompt,
     names_of,
 )
-from workflows.experiment.experiment import DataOptions, Experiment
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import describe_folder, load_model_card
+from workflows.experiment.options import DataOptions, TuningOptions
 from workflows.model.arguments import build_infer_arguments, build_sft_arguments, merged_arguments
 from workflows.model.folder import check_machine
 from workflows.model.machine import Machine, find_machine
@@ -61,11 +62,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def _experiment(method: str, model: ModelCard, **overrides: str) -> Experiment:
     preset, recipe = load_preset(method)
     return Experiment(
+        data=DataOptions(),
+        tuning=TuningOptions(method=method),
+        lang="zh",
         dataset=load_dataset_card("demo"),
         model=model,
-        method=method,
         prompt=load_prompt("zh-question"),
-        data=DataOptions(),
         preset=preset,
         overrides=overrides,
         recipe=recipe,

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.experiment.cards import MODELS, ROOT, Label, ModelCard, names_of
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.model_cards import describe_folder, load_model_card
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 from workflows.model.folder import check_label_words, fetch_model
 
 TINY = ROOT / "workflows" / "tiny" / "model"
@@ -126,7 +125,7 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_way_to_it() -> None
 
 
 def test_the_first_qwen_has_no_head() -> None:
-    experiment = assemble_experiment(build_parser().parse_args(["run", "--method", "head"]))
+    experiment = make_experiment("--method", "head")
     first = replace(experiment, model=ModelCard("qwen-1.8b", {"model": "x", "model_type": "qwen"}))
     with pytest.raises(UserError, match=r"--method head: .* first Qwen \(qwen-1.8b\); take --method lora"):
         check_method(first)

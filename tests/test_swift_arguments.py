@@ -2,7 +2,6 @@
 line.
 """
 
-import argparse
 import importlib.util
 import shutil
 from dataclasses import replace
@@ -12,19 +11,20 @@ import pytest
 import torch
 from swift import InferArguments, SftArguments
 
+from tests.conftest import make_experiment
 from workflows.core.errors import UserError
-from workflows.core.files import write_json, write_jsonl
+from workflows.core.files import read_json, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import METHODS, MODELS, ROOT, load_preset, names_of, read_yaml
-from workflows.experiment.experiment import Experiment
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
+from workflows.experiment.recipes import Preference
 from workflows.inference.scorer import prompt_tokens
 from workflows.inference.swift_engine import limit_vllm
-from workflows.model.arguments import SFT_NAMES, build_infer_arguments, build_sft_arguments, check_overrides
+from workflows.model import swift_names
+from workflows.model.arguments import SFT_NAMES, build_infer_arguments, build_sft_arguments
 from workflows.model.folder import check_machine, ready_model
 from workflows.model.machine import Machine, fit_to_machine
 from workflows.model.memory import fit_to_memory
+from workflows.model.swift_names import check_overrides
 
 A10 = Machine("cuda", "NVIDIA A10", "bfloat16", "")
 T4 = Machine("cuda", "Tesla T4", "float16", "")
@@ -72,11 +72,6 @@ COURSE = {
 }
 
 
-def _experiment(*options: str) -> Experiment:
-    parsed: argparse.Namespace = build_parser().parse_args(["run", *options])
-    return assemble_experiment(parsed)
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
@@ -92,7 +87,7 @@ def test_four_bits_are_refused_where_they_cannot_be_had() -> None:
     with pytest.raises(
         UserError, match=r"method qlora loads the model in 4 bits, which needs .*--method lora"
     ):
-        check_machine(_experiment("--method", "qlora"))
+        check_machine(make_experiment("--method", "qlora"))
 
 
 def test_presets_and_model_cards_hold_swift_names_only() -> None:
@@ -116,7 +111,7 @@ PLAIN = sorted(set(names_of(METHODS)) - {"qlora", "dpo", "distill", "pseudo-labe
 @pytest.mark.parametrize("method", PLAIN)
 def test_every_preset_becomes_sft_arguments(run: RunFolder, method: str) -> None:
     experiment = ready_model(
-        _experiment("--method", method, "--set", "learning_rate=3e-4", "--set", "lora_rank=16")
+        make_experiment("--method", method, "--set", "learning_rate=3e-4", "--set", "lora_rank=16")
     )
     arguments = build_sft_arguments(run, experiment, CPU)
     assert isinstance(arguments, SftArguments)
@@ -129,7 +124,7 @@ def test_every_preset_becomes_sft_arguments(run: RunFolder, method: str) -> None
 def test_inference_is_greedy_in_five_tokens_with_the_model_of_training(
     run: RunFolder, tmp_path: Path
 ) -> None:
-    experiment = ready_model(_experiment("--set", "system=你是评论员", "--set", "max_batch_size=7"))
+    experiment = ready_model(make_experiment("--set", "system=你是评论员", "--set", "max_batch_size=7"))
     arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", None)
     assert isinstance(arguments, InferArguments)
     assert (arguments.max_new_tokens, arguments.temperature, arguments.max_batch_size) == (5, 0, 7)
@@ -137,7 +132,8 @@ def test_inference_is_greedy_in_five_tokens_with_the_model_of_training(
 
 
 def test_vllm_is_given_the_adapter_and_room_for_its_rank(run: RunFolder, tmp_path: Path) -> None:
-    experiment = replace(ready_model(_experiment("--set", "lora_rank=64")), engine="vllm")
+    ready = ready_model(make_experiment("--set", "lora_rank=64"))
+    experiment = replace(ready, tuning=replace(ready.tuning, engine="vllm"))
     adapter = tmp_path / "checkpoint-1"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
@@ -185,7 +181,7 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     folder = tmp_path / "tiny-chat"  # a folder's name pins nothing, as the card of `tiny` does
     shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder)
     here = ("--set", "use_cpu=true", "--set", "torch_dtype=float32")  # the machine that is meant has a GPU
-    ready = ready_model(_experiment("--model", str(folder), *here, *options))
+    ready = ready_model(make_experiment("--model", str(folder), *here, *options))
     if "jd-qwen-1.8b" in options:  # the first Qwen's module
         ready = replace(ready, preset={**ready.preset, "target_modules": "all-linear"})
     write_json(run.tokens, {"splits": {"train": {"max": 1000}}})
@@ -198,19 +194,19 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
 
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:
     options = ["--set", "target_modules=q_proj,v_proj", "--set", "system=-请回答"]
-    arguments = build_sft_arguments(run, ready_model(_experiment(*options)), CPU)
+    arguments = build_sft_arguments(run, ready_model(make_experiment(*options)), CPU)
     assert (arguments.target_modules, arguments.system) == (["q_proj", "v_proj"], "-请回答")
 
 
 def test_an_unknown_name_in_a_preset_is_refused(run: RunFolder) -> None:
-    experiment = ready_model(_experiment())
+    experiment = ready_model(make_experiment())
     misspelt = replace(experiment, preset={**experiment.preset, "learning_rat": 1e-3})
     with pytest.raises(UserError, match=r"SWIFT has no argument learning_rat; .* Nearest: learning_rate"):
         build_sft_arguments(run, misspelt, CPU)
 
 
 def test_a_fully_tuned_checkpoint_is_the_model_of_inference(run: RunFolder, tmp_path: Path) -> None:
-    experiment = ready_model(_experiment())
+    experiment = ready_model(make_experiment())
     whole = Path(experiment.model.arguments["model"])  # a folder with weights and no adapter
     arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", whole)
     assert (arguments.model, arguments.adapters) == (str(whole), [])
@@ -237,11 +233,36 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 )
 def test_a_value_that_swift_refuses_is_one_line(run: RunFolder, override: str, complaint: str) -> None:
     with pytest.raises(UserError, match=f"SWIFT refuses the arguments: .*{complaint}") as caught:
-        build_sft_arguments(run, ready_model(_experiment("--set", override)), CPU)
+        build_sft_arguments(run, ready_model(make_experiment("--set", override)), CPU)
     assert "\n" not in str(caught.value)
 
 
-def test_a_value_of_the_wrong_type_is_refused_before_anything_runs() -> None:
-    check_overrides({"learning_rate": "3e-4", "target_modules": "all-linear", "max_batch_size": "8"})
-    with pytest.raises(UserError, match=r"argument --lora_rank.*: invalid int value: 'eight'"):
-        check_overrides({"lora_rank": "eight"})
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("lora_rank", "eight", "a whole number"),
+        ("learning_rate", "fast", "a number"),
+        ("gradient_checkpointing", "maybe", "true or false"),
+        ("truncation_strategy", "cut", "one of .*delete"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_before_anything_runs(
+    name: str, value: str, wanted: str
+) -> None:
+    good = {"learning_rate": "3e-4", "target_modules": "all-linear", "max_batch_size": "8", "bf16": "True"}
+    check_overrides(good)
+    with pytest.raises(UserError, match=f"--set {name}={value}: SWIFT takes {wanted}"):
+        check_overrides({name: value})
+
+
+def test_the_names_that_are_known_without_swift_are_the_installed_swifts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = swift_names.describe_swift()
+    if installed["made_with"] != read_json(swift_names.FILE)["made_with"]:
+        pytest.skip(f"swift_names.json was made with other versions than {installed['made_with']}")
+    assert read_json(swift_names.FILE) == installed
+    monkeypatch.setattr(swift_names, "_versions", lambda: {"ms-swift": "4.6.9", "transformers": "5.20"})
+    with pytest.raises(UserError, match=r"SWIFT has no such argument\. Nearest: learning_rate"):
+        check_overrides({"learning_rat": "1"})  # SWIFT itself was asked
+    check_overrides({"rlhf_type": "dpo"}, Preference("dpo"))

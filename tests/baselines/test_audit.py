@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 from cleanlab.rank import get_label_quality_scores
 
+from tests.conftest import make_experiment
 from workflows.baselines.audit import audit, out_of_fold, rank
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 
 FLIPPED_SHARE = 0.05
 FLOOR = 0.62  # measured: 0.67 of the first 388 of the ranking are flipped ones; chance would be 0.05
@@ -40,7 +39,7 @@ def test_flipped_labels_come_first_on_hotel_reviews(shared_data: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, object]:
-    experiment = assemble_experiment(build_parser().parse_args(["run"]))
+    experiment = make_experiment()
     run = RunFolder(tmp_path_factory.mktemp("audit"))
     prepare(run, experiment, Screen())
     return run, experiment
@@ -48,7 +47,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, objec
 
 def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFolder, object]) -> None:
     run, _ = prepared
-    experiment = assemble_experiment(build_parser().parse_args(["run"]))
+    experiment = make_experiment()
     summary = audit(run, experiment)
     assert run.audit.read_bytes().startswith("\ufeff".encode())
     with open(run.audit, encoding="utf-8-sig", newline="") as file:
@@ -68,7 +67,7 @@ def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFo
 
 def test_too_few_rows_of_a_label_give_an_empty_table(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    experiment = assemble_experiment(build_parser().parse_args(["run"]))
+    experiment = make_experiment()
     for split, rows in {"train": 8, "val": 1, "test": 1}.items():
         write_jsonl(
             run.split(split), ({"id": f"{split}:{i}", "review": "好", "label": i % 2} for i in range(rows))

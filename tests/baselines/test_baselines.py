@@ -5,20 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, make_experiment
 from workflows.baselines.baselines import run_baselines
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 from workflows.scoring.score import score
 
 
 def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, tmp_path: Path) -> None:
     options = ["--dataset", "chnsenticorp", "--data-file", str(shared_data / "ChnSentiCorp_htl_all.csv")]
-    experiment = assemble_experiment(build_parser().parse_args(["run", *options]))
+    experiment = make_experiment(*options)
     run = RunFolder(tmp_path)
     prepare(run, experiment, Screen())
     run_baselines(run, experiment)
@@ -46,7 +44,7 @@ def test_a_label_that_training_lacks_is_never_predicted(tmp_path: Path) -> None:
         "--label-column",
         "label",
     ]
-    experiment = assemble_experiment(build_parser().parse_args(["run", *options, "--labels", "差,中,好"]))
+    experiment = make_experiment(*options, "--labels", "差,中,好")
     run = RunFolder(tmp_path / "run")
     prepare(run, experiment, Screen())
     run_baselines(run, experiment)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from run_swift import app
 from tests.conftest import Command
 from tests.pretended import A10
 from workflows.commands.doctor import STEPS, Step, check_training, compare_answers, examine, summary_of
@@ -14,7 +15,6 @@ from workflows.core.files import read_json, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
-from workflows.experiment.options import build_parser
 
 DOCS = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
 
@@ -29,7 +29,7 @@ def test_the_docs_have_the_doctors_commands_and_all_of_theirs_can_be_parsed() ->
     for line in ours:
         words = [word for word in shlex.split(line) if not word.startswith("CUDA_VISIBLE_DEVICES=")]
         assert words[:2] == ["python", "run_swift.py"]
-        build_parser().parse_args(words[2:])
+        app.parse_args(words[2:], exit_on_error=False, print_error=False)
 
 
 def test_each_command_is_run_and_what_went_wrong_is_in_the_file(tmp_path: Path) -> None:

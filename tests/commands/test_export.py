@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, make_experiment
 from tests.fake_hub import FakeHub
 from workflows.commands.export.export import CONTINUED, WITH_SYSTEM, WITHOUT_THINKING, choose_chat_template
 from workflows.core.files import read_json, read_jsonl, write_jsonl
@@ -19,8 +19,6 @@ from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import ModelCard
 from workflows.experiment.model_cards import describe_folder
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import ready_model
 from workflows.model.machine import Machine
@@ -162,7 +160,7 @@ def test_the_chat_template_gives_the_prompts_of_the_tuning(
     demo_rows: list[dict[str, str]], tmp_path: Path, arguments: dict[str, object], addition: str
 ) -> None:
     """The embedded tokenizer, with the answer's place as Qwen3's template has it."""
-    experiment = assemble_experiment(build_parser().parse_args(["run"]))
+    experiment = make_experiment()
     card = ModelCard("tiny", {**experiment.model.arguments, **arguments})
     ready = ready_model(replace(experiment, model=card))
     machine = Machine("cpu", "", "float32", "")

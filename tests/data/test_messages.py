@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -16,8 +17,6 @@ from workflows.data.messages import join_label_words, line_writer, write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
 from workflows.experiment.cards import PROMPTS, Label, load_dataset_card, load_prompt, names_of
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 
 LABELS = (Label("negative", "负面"), Label("positive", "正面"))
 REVIEW = Review("train:7", "早餐太差{labels}，房间{review}本身很好", 1)
@@ -70,17 +69,13 @@ def test_descriptions_stand_before_the_question_with_the_label_words() -> None:
     assert text["query"].startswith("差评: 顾客不满意")
     assert "\n好评: 顾客满意" in text["query"]
     with pytest.raises(UserError, match="zh-descriptions has descriptions for negative, positive, not for"):
-        assemble_experiment(
-            build_parser().parse_args(
-                ["run", "--dataset", "jd", "--labels", "0=差,1=好", "--prompt", "zh-descriptions"]
-            )
-        )
+        make_experiment("--dataset", "jd", "--labels", "0=差,1=好", "--prompt", "zh-descriptions")
 
 
 @pytest.mark.parametrize("name", ["zh-few-shot", "zh-nearest"])
 def test_examples_are_training_rows_other_than_the_review(name: str, tmp_path: Path) -> None:
-    options = ["run", "--prompt", name, "--train-samples", "200", "--test-samples", "20"]
-    prepare(RunFolder(tmp_path), assemble_experiment(build_parser().parse_args(options)), Screen())
+    options = ["--prompt", name, "--train-samples", "200", "--test-samples", "20"]
+    prepare(RunFolder(tmp_path), make_experiment(*options), Screen())
     splits = {split: read_jsonl(RunFolder(tmp_path).split(split)) for split in ("train", "val", "test")}
     train = {row["id"]: row for row in splits["train"]}
     chosen = {tuple(row["examples"]) for row in splits["test"]}

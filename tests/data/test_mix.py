@@ -5,19 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.mix import compare_lengths
 from workflows.data.prepare import prepare
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 
 
 def _prepare(folder: Path, *options: str) -> RunFolder:
     run = RunFolder(folder)
-    prepare(run, assemble_experiment(build_parser().parse_args(["prepare", *options])), Screen())
+    prepare(run, make_experiment(*options), Screen())
     return run
 
 

@@ -14,7 +14,7 @@ from workflows.core.tables import open_table
 from workflows.data.reviews import judge
 from workflows.data.splits import Splits, sample_splits, split_rows
 from workflows.experiment.cards import load_dataset_card
-from workflows.experiment.experiment import DataOptions
+from workflows.experiment.options import DataOptions
 
 
 def _labels(*counts: int) -> np.ndarray:

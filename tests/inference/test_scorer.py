@@ -7,12 +7,11 @@ import torch
 from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 
+from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import Label
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 from workflows.inference.infer import answer_rows, has_own_cache
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.scorer import Answer, Greedy, answer_prompts, prompt_tokens
@@ -21,7 +20,7 @@ from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import label_tokens, ready_model
 from workflows.model.machine import Machine
 
-EXPERIMENT = assemble_experiment(build_parser().parse_args(["run"]))
+EXPERIMENT = make_experiment()
 # Words of one token and of several; one is the beginning of another.
 LABELS = (Label("bad", "负面"), Label("good", "正面"), Label("best", "正面，非常好"), Label("fair", "一般般"))
 

@@ -3,16 +3,15 @@
 import json
 from pathlib import Path
 
+from tests.conftest import make_experiment
 from workflows.core.screen import Screen
-from workflows.experiment.options import build_parser
-from workflows.experiment.resolve import assemble_experiment
 from workflows.inference.write import write_texts
 from workflows.model.loaded import BaseModel, Session
 from workflows.model.machine import Machine
 
 
 def test_only_the_missing_texts_are_written(demo_rows: list[dict[str, str]], tmp_path: Path) -> None:
-    experiment = assemble_experiment(build_parser().parse_args(["run"]))
+    experiment = make_experiment()
     prompts = [
         {"id": str(i), "messages": [{"role": "user", "content": row["text"]}]}
         for i, row in enumerate(demo_rows[:5])

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from swift.callbacks import TrainerCallback, callbacks_map
 from transformers import AutoModelForCausalLM
 
-from tests.test_swift_arguments import _experiment
+from tests.conftest import make_experiment
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -43,7 +43,7 @@ def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint
     callbacks_map["witness"] = Witness
     run = RunFolder(tmp_path / "run")
     options = [part for setting in SETTINGS for part in ("--set", setting)]
-    experiment = _experiment("--train-samples", "256", "--test-samples", "20", *options)
+    experiment = make_experiment("--train-samples", "256", "--test-samples", "20", *options)
     run.path.mkdir()
     run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
     run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())

@@ -15,9 +15,10 @@ from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.experiment import load_experiment
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.model.arguments import build_infer_arguments, build_sft_arguments, check_overrides
+from workflows.model.arguments import build_infer_arguments, build_sft_arguments
 from workflows.model.folder import ready_model
 from workflows.model.machine import Machine
+from workflows.model.swift_names import check_overrides
 
 # One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
 LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
@@ -174,7 +175,7 @@ def test_dpo_takes_the_arguments_of_rlhf_and_needs_an_adapter(runs: dict[str, Ru
     check_overrides({"beta": "0.2", "rlhf_type": "dpo"}, experiment.recipe)
     with pytest.raises(UserError, match="SWIFT has no such argument"):
         check_overrides({"rlhf_type": "dpo"})
-    whole = replace(experiment, from_run=str(runs["full"].path))
+    whole = replace(experiment, tuning=replace(experiment.tuning, from_run=str(runs["full"].path)))
     with pytest.raises(UserError, match="is fully tuned; method dpo needs an adapter"):
         build_sft_arguments(runs["dpo"], ready_model(whole), Machine("cpu", "", "float32", ""))
 

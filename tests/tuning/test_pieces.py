@@ -6,7 +6,7 @@ import pytest
 import torch
 from swift.callbacks import callbacks_map
 
-from tests.test_swift_arguments import _experiment
+from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
@@ -22,7 +22,9 @@ SETTINGS = ("max_steps=3", "eval_steps=3", "save_steps=3", "logging_steps=1", "l
 @pytest.mark.parametrize("method", ["lora", "label-loss", "head"])
 def test_losses_are_the_same_row_by_row(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = [part for setting in SETTINGS for part in ("--set", setting)]
-    experiment = _experiment("--method", method, "--train-samples", "96", "--test-samples", "20", *options)
+    experiment = make_experiment(
+        "--method", method, "--train-samples", "96", "--test-samples", "20", *options
+    )
     losses: list[list[float]] = []
     for tokens in (2048, 1):
         monkeypatch.setitem(memory.PIECE_TOKENS, "cpu", tokens)
@@ -44,7 +46,7 @@ def test_a_training_without_memory_for_one_row_is_one_line_that_says_what_would_
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
     run = RunFolder(tmp_path / "run")
-    experiment = _experiment("--train-samples", "96", "--test-samples", "20")
+    experiment = make_experiment("--train-samples", "96", "--test-samples", "20")
     run.path.mkdir()
     run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
     run_stages(run, experiment, ("prepare", "tokens"), Screen())

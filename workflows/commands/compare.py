@@ -177,9 +177,9 @@ def _differing_settings(experiments: dict[str, Experiment]) -> dict[str, list[st
         {
             "data set": each.dataset.name,
             "model": each.model.name,
-            "method": each.method,
+            "method": each.tuning.method,
             "prompt": each.prompt.name,
-            "seed": each.seed,
+            "seed": each.tuning.seed,
             **{f"data: {name}": value for name, value in asdict(each.data).items()},
             **each.arguments,
             **each.recipe_settings,

@@ -25,9 +25,12 @@ from workflows.data.messages import write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
 from workflows.experiment.experiment import Experiment, save_experiment
+from workflows.experiment.options import RunOptions
+from workflows.experiment.resolve import resolve
 from workflows.model.folder import ready_model
 from workflows.model.loaded import BaseModel
 from workflows.model.machine import find_machine, fit_to_machine, peak_memory, reset_peak_memory
+from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, timed_folder
 from workflows.reporting.blocks import Block, Grid, Paragraph, Report, Section
 from workflows.reporting.render import render_markdown
@@ -37,6 +40,22 @@ from workflows.scoring.uncertainty import SIGNIFICANCE, compare_systems, conclud
 
 SETTINGS = "settings.json"
 CASES = Both("cases", "条样例")
+
+
+def experiments_of(models: str, asked: RunOptions) -> dict[str, Experiment]:
+    """An experiment for each model of a list with commas, otherwise as asked, by the model's name.
+
+    Raises UserError for fewer than two models, or one twice.
+    """
+    given = [name.strip() for name in models.split(",")]
+    if len(set(given)) < len(given) or len(given) < 2:
+        raise UserError(f"--models {models}: name two models or more, each once.")
+    found = [(name, resolve(replace(asked, tuning=replace(asked.tuning, model=name)))) for name in given]
+    short = [experiment.model.name for _, experiment in found]
+    return {
+        name if short.count(experiment.model.name) > 1 else experiment.model.name: experiment
+        for name, experiment in found
+    }
 
 
 def select_model(
@@ -65,10 +84,7 @@ def select_model(
         with screen.quiet(folder / "selection.log"):
             first = next(iter(experiments.values()))
             try:
-                if first.overrides:
-                    from workflows.model.arguments import check_overrides
-
-                    check_overrides(first.overrides)
+                check_overrides(first.overrides)
                 rows = _draw_cases(RunFolder(folder / "cases"), first, cases, screen)
             except UserError:
                 shutil.rmtree(folder)

@@ -14,7 +14,8 @@ from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.data.near_copies import find_near_copies
-from workflows.experiment.experiment import DataOptions, Experiment, Mix
+from workflows.experiment.experiment import Experiment, Mix
+from workflows.experiment.options import DataOptions
 
 # The largest distance between the two distributions of length that counts as alike; of thousands of rows the
 # test's p alone would call any two data sets different.

@@ -79,11 +79,11 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
     _check_labels(rows, splits, f"--split {options.split}")
     # After the split, so that rows stay where they are and runs can be compared.
     corrections: list[Correction] = []
-    if options.corrections is not None:
+    if options.apply is not None:
         with screen.progress("finding the corrected rows", len(rows.reasons)) as bar:
-            corrections = apply_corrections(rows, experiment.labels, Path(options.corrections), bar)
+            corrections = apply_corrections(rows, experiment.labels, Path(options.apply), bar)
         splits = _without_rejected(rows, splits)
-        _check_labels(rows, splits, options.corrections)
+        _check_labels(rows, splits, options.apply)
     few = sum(map(len, splits.values())) <= NEAR_COPY_ROWS
     if few:
         splits, near_copies = _search_near_copies(rows, splits, "all rows", options.keep_near_copies, screen)
@@ -128,8 +128,8 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         "split": options.split,
         "data_seed": options.data_seed,
         "corrections": {
-            "file": options.corrections,
-            "sha256": None if options.corrections is None else sha256(Path(options.corrections)),
+            "file": options.apply,
+            "sha256": None if options.apply is None else sha256(Path(options.apply)),
             "relabelled": sum(row.after is not None for row in corrections),
             "dropped": sum(row.after is None for row in corrections),
         },

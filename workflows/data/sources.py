@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workflows.core.errors import UserError
 from workflows.experiment.cards import DATASETS, DatasetCard, HubSource
-from workflows.experiment.experiment import DataOptions
+from workflows.experiment.options import DataOptions
 
 DATA_DIR_VARIABLE = "REVIEW_DATA_DIR"
 REACH_SECONDS = 10.0  # the clients themselves try for half a minute before they give a dead network up

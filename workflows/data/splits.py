@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from workflows.core.errors import UserError
-from workflows.experiment.experiment import DataOptions
+from workflows.experiment.options import DataOptions
 
 Splits = dict[str, np.ndarray]  # places of rows, in file order
 

@@ -1,6 +1,5 @@
 """What does not go together, said before anything is run."""
 
-import argparse
 import importlib.util
 from importlib import metadata
 
@@ -57,11 +56,12 @@ def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
             )
 
 
-def check_task(options: argparse.Namespace, dataset: DatasetCard) -> None:
+def check_task(experiment: Experiment) -> None:
     """Raise UserError for an option that means nothing where rows have several labels, or numbers."""
-    one_label = {"--balance": options.balance, "--apply": options.apply, "--mix": options.mix}
+    data, dataset = experiment.data, experiment.dataset
+    one_label = {"--balance": data.balance, "--apply": data.apply, "--mix": data.mix}
     if dataset.task == "regression":
-        one_label["--best-by macro_f1"] = options.best_by == "macro_f1"
+        one_label["--best-by macro_f1"] = experiment.tuning.best_by == "macro_f1"
     for flag, given in one_label.items():
         if given and dataset.task != "single_label":
             raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
@@ -104,40 +104,38 @@ def check_method(experiment: Experiment) -> None:
     """Raise UserError where the model or the data set's task is not what the method is for, with the method
     that is.
     """
-    model, dataset = experiment.model, experiment.dataset
+    model, dataset, tuning = experiment.model, experiment.dataset, experiment.tuning
+    method = f"--method {tuning.method}"
     family = model.arguments.get("model_type")  # None where it is known only when the model is here
     if experiment.for_encoders and family not in (None, "bert"):
         raise UserError(
-            f"--method {experiment.method}: is for BERT-size encoders, {model.name} is a {family}; "
-            "take --method head."
+            f"{method}: is for BERT-size encoders, {model.name} is a {family}; take --method head."
         )
     if family == "bert" and not experiment.for_encoders:
-        raise UserError(
-            f"--method {experiment.method}: {model.name} is a BERT-size encoder; take --method encoder."
-        )
-    if experiment.window is not None and not experiment.for_encoders:
+        raise UserError(f"{method}: {model.name} is a BERT-size encoder; take --method encoder.")
+    if tuning.window is not None and not experiment.for_encoders:
         raise UserError("--window: only encoders need it, which read 512 tokens; take --method encoder.")
-    if experiment.window is not None and experiment.window > ENCODER_TOKENS - 2:
+    if tuning.window is not None and tuning.window > ENCODER_TOKENS - 2:
         raise UserError(
-            f"--window {experiment.window}: an encoder reads {ENCODER_TOKENS - 2} tokens of text at a time; "
+            f"--window {tuning.window}: an encoder reads {ENCODER_TOKENS - 2} tokens of text at a time; "
             "take a smaller one, or some would never be read."
         )
-    if experiment.window is not None and experiment.engine == "swift":
+    if tuning.window is not None and tuning.engine == "swift":
         raise UserError("--window: SWIFT's engine reads the beginning alone; leave out --engine swift.")
     if experiment.has_head and experiment.prompt.shots:
         raise UserError(
-            f"--method {experiment.method}: a head learns from all training rows; prompt "
+            f"{method}: a head learns from all training rows; prompt "
             f"{experiment.prompt.name}, which shows some, is for methods that write their answers."
         )
-    if experiment.has_head and experiment.engine == "vllm":
+    if experiment.has_head and tuning.engine == "vllm":
         raise UserError("--engine vllm: takes no adapter with a head; leave it out.")
     if experiment.has_head and family == "qwen":
         raise UserError(
-            f"--method {experiment.method}: transformers has no classification head for the first Qwen "
+            f"{method}: transformers has no classification head for the first Qwen "
             f"({model.name}); take --method lora, or a Qwen1.5 or newer."
         )
     if not experiment.has_head and dataset.task != "single_label":
         raise UserError(
-            f"--method {experiment.method}: answers with one label's words, data set {dataset.name} is "
+            f"{method}: answers with one label's words, data set {dataset.name} is "
             f"{dataset.task}; take --method head."
         )

@@ -8,9 +8,8 @@ key more, `recipe`.  An `Experiment` holds all of them resolved: the YAML that i
 even when a card has changed since.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
@@ -27,26 +26,17 @@ from workflows.experiment.cards import (
     head_of,
     read_mapping,
 )
+from workflows.experiment.options import (
+    DataOptions,
+    Language,
+    RunOptions,
+    TuningOptions,
+    asked,
+    parse_overrides,
+)
 from workflows.experiment.recipes import MATERIAL, Reasoning, Recipe
 
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which rows are used, and how they are split and written."""
-
-    data_file: str | None = None
-    val_file: str | None = None
-    test_file: str | None = None
-    data_dir: str | None = None
-    split: Literal["standard", "course"] = "standard"
-    train_samples: int | None = None
-    test_samples: int | None = None
-    balance: bool = False
-    neutral: str | None = None
-    keep_near_copies: bool = False
-    corrections: str | None = None  # a table of labels corrected by hand
-    format: Literal["messages", "query-response"] = "messages"
-    data_seed: int = 42
+FORMAT = 2  # of experiment.yaml
 
 
 @dataclass(frozen=True)
@@ -58,26 +48,45 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """Everything needed to repeat a run."""
+class Resolved:
+    """What the names among the options meant when the run began: cards change."""
 
     dataset: DatasetCard
     model: ModelCard
-    method: str
     prompt: Prompt
-    data: DataOptions
     preset: Arguments
-    overrides: dict[str, str]  # --set NAME=VALUE, unparsed: SWIFT's own parser gives them their types
-    seed: int = 42
-    engine: Literal["fast", "swift", "vllm"] = "fast"  # what writes the answers
-    lang: Literal["zh", "en"] = "zh"  # that the report opens in
-    best_by: Literal["loss", "macro_f1"] = "loss"  # which validation figure the kept checkpoint is best by
+    mixed: tuple[Mix, ...]
+    recipe: Recipe | None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What experiment.yaml holds."""
+
+    format: int
+    options: RunOptions
+    resolved: Resolved
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything needed to repeat a run: what was asked, and what the names in it meant then."""
+
+    data: DataOptions
+    tuning: TuningOptions
+    lang: Language
+    dataset: DatasetCard
+    model: ModelCard
+    prompt: Prompt
+    preset: Arguments
+    overrides: dict[str, str]  # of --set, unparsed: SWIFT's own parser gives them their types
     mixed: tuple[Mix, ...] = ()
-    eval_rows: int = 256  # validation rows at most that are looked at in each evaluation
-    window: int | None = None  # tokens from one window of a long text to the next; None cuts the text
     recipe: Recipe | None = None  # what the method does that SWIFT's arguments cannot say
-    from_run: str | None = None  # the folder of the run that the method starts from
-    unlabelled: str | None = None  # a table of reviews without labels
+
+    @property
+    def options(self) -> RunOptions:
+        """What was asked, as the command line has it."""
+        return RunOptions(self.data, self.tuning, self.lang)
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -101,7 +110,7 @@ class Experiment:
         card's, the overrides.
         """
         best_by_macro_f1 = {"metric_for_best_model": "macro_f1", "greater_is_better": True}
-        best = best_by_macro_f1 if self.best_by == "macro_f1" else {}
+        best = best_by_macro_f1 if self.tuning.best_by == "macro_f1" else {}
         head = head_of(self.dataset) if self.has_head else {}
         return {**self.preset, **best, **head, **self.model.arguments, **self.overrides}
 
@@ -141,12 +150,14 @@ class Experiment:
     @property
     def name(self) -> str:
         """<data set>-<model>-<method>, as run folders are named."""
-        return f"{self.dataset.name}-{self.model.name}-{self.method}"
+        return f"{self.dataset.name}-{self.model.name}-{self.tuning.method}"
 
 
 def save_experiment(experiment: Experiment) -> str:
-    """The YAML text of an experiment."""
-    return yaml.safe_dump(asdict(experiment), allow_unicode=True, sort_keys=False, width=110)
+    """The YAML text of an experiment: what was asked, in a few lines, then what the names meant."""
+    resolved = Resolved(*(getattr(experiment, each.name) for each in fields(Resolved)))
+    content = {"format": FORMAT, "options": asked(experiment.options), "resolved": asdict(resolved)}
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=110)
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -156,4 +167,14 @@ def load_experiment(path: Path) -> Experiment:
             f"{path.parent}: not a run folder (it has no {path.name}); `python run_swift.py prepare` "
             "starts one."
         )
-    return from_mapping(Experiment, read_mapping(path), path)
+    content = read_mapping(path)
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: was written by an older version, in format {content.get('format', 1)}; this one reads "
+            f"format {FORMAT}. Start the run anew, or work on it with the version that made it."
+        )
+    saved = from_mapping(Saved, content, path)
+    overrides, _ = parse_overrides(saved.options.tuning.set)
+    resolved = {each.name: getattr(saved.resolved, each.name) for each in fields(Resolved)}
+    options = saved.options
+    return Experiment(options.data, options.tuning, options.lang, overrides=overrides, **resolved)

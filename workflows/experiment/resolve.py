@@ -1,6 +1,5 @@
 """From the command line's options to an `Experiment`: every name looked up, every contradiction refused."""
 
-import argparse
 import math
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.tables import open_table, read_chunks
 from workflows.experiment.cards import (
+    MODELS,
     Arguments,
     DatasetCard,
     Label,
@@ -20,6 +20,7 @@ from workflows.experiment.cards import (
     load_dataset_card,
     load_preset,
     load_prompt,
+    names_of,
     set_recipe,
 )
 from workflows.experiment.checks import (
@@ -30,73 +31,54 @@ from workflows.experiment.checks import (
     check_prompt,
     check_task,
 )
-from workflows.experiment.experiment import DataOptions, Experiment, Mix, load_experiment
+from workflows.experiment.experiment import Experiment, Mix, load_experiment
 from workflows.experiment.labels import labels_flag, normalise_label, parse_labels
 from workflows.experiment.model_cards import load_model_card
+from workflows.experiment.options import DataOptions, RunOptions, TuningOptions, absolute, parse_overrides
 from workflows.experiment.recipes import FROM_RUN, SAME_MODEL, Recipe
 
 DEFAULT_DATASET = "demo"
 DEFAULT_MODEL = "tiny"
 
 
-def assemble_experiment(options: argparse.Namespace) -> Experiment:
-    """The experiment that the options of `run` or `prepare` describe; a UserError for what does not fit
+def resolve(options: RunOptions) -> Experiment:
+    """The experiment that the options describe, every name looked up; a UserError for what does not fit
     together.
     """
-    dataset = choose_dataset(options)
-    preset, recipe = load_preset(options.method)
-    source = open_source(options, recipe)
+    data, tuning = options.data, options.tuning
+    dataset = choose_dataset(data)
+    preset, recipe = load_preset(tuning.method)
+    source = open_source(tuning, recipe)
     if source is not None and recipe is not None and recipe.kind in SAME_MODEL:
         model, prompt = source.model, source.prompt
     else:
-        model = load_model_card(options.model or DEFAULT_MODEL)
-        prompt = load_prompt(options.prompt or default_prompt(model, preset))
-    check_environment(model, options.engine)
+        model = load_model_card(tuning.model or DEFAULT_MODEL)
+        prompt = load_prompt(tuning.prompt or default_prompt(model, preset))
+        tuning = replace(tuning, model=_from_anywhere(tuning.model), prompt=prompt.file or tuning.prompt)
+    check_environment(model, tuning.engine)
     check_prompt(prompt, dataset)
-    overrides, settings = parse_overrides(options.set)
+    overrides, settings = parse_overrides(tuning.set)
+    recipe = set_recipe(recipe, settings, tuning.method)
+    mixed = parse_mixes(data.mix, dataset)
     experiment = Experiment(
-        dataset=dataset,
-        model=model,
-        method=options.method,
-        prompt=prompt,
-        data=DataOptions(
-            data_file=_absolute(options.data_file),
-            val_file=_absolute(options.val_file),
-            test_file=_absolute(options.test_file),
-            data_dir=_absolute(options.data_dir),
-            split=options.split,
-            train_samples=options.train_samples,
-            test_samples=options.test_samples,
-            balance=options.balance,
-            neutral=options.neutral,
-            keep_near_copies=options.keep_near_copies,
-            corrections=_absolute(options.apply),
-            format=options.format,
-            data_seed=options.data_seed,
-        ),
-        preset=preset,
-        overrides=overrides,
-        seed=options.seed,
-        engine=options.engine,
-        lang=options.lang,
-        best_by=options.best_by,
-        eval_rows=options.eval_rows,
-        mixed=parse_mixes(options.mix, dataset),
-        window=options.window,
-        recipe=set_recipe(recipe, settings, options.method),
-        from_run=_absolute(options.from_run),
-        unlabelled=_absolute(options.unlabelled),
+        data, tuning, options.lang, dataset, model, prompt, preset, overrides, mixed, recipe
     )
     check_method(experiment)
-    check_task(options, dataset)
+    check_task(experiment)
     if not experiment.ends_after_label:
-        check_beginnings(experiment.labels, experiment.method)
+        check_beginnings(experiment.labels, tuning.method)
     if source is not None:
         check_labels(experiment, source)
     return experiment
 
 
-def open_source(options: argparse.Namespace, recipe: Recipe | None) -> Experiment | None:
+def _from_anywhere(model: str | None) -> str | None:
+    """The model as --model names it from any folder: a folder's path from the root, else as it is."""
+    is_folder = model is not None and model not in names_of(MODELS) and Path(model).expanduser().is_dir()
+    return absolute(str(model)) if is_folder else model
+
+
+def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | None:
     """The experiment of the run that --from-run names, or None where the method needs none.
 
     Raises UserError where the option and the method do not go together, or the run is not finished.
@@ -115,7 +97,7 @@ def open_source(options: argparse.Namespace, recipe: Recipe | None) -> Experimen
         return None
     if options.from_run is None:
         raise UserError(f"method {options.method} starts from a finished run: name it with --from-run RUN.")
-    run = RunFolder(Path(options.from_run).expanduser().resolve())
+    run = RunFolder(Path(options.from_run))
     source = load_experiment(run.experiment)
     if "tuned" not in finished_stages(run):
         raise UserError(
@@ -128,7 +110,7 @@ def open_source(options: argparse.Namespace, recipe: Recipe | None) -> Experimen
     return source
 
 
-def choose_dataset(options: argparse.Namespace) -> DatasetCard:
+def choose_dataset(options: DataOptions) -> DatasetCard:
     """The card that --dataset names, with --text-column, --label-column and --labels applied; or a card made
     of them.
     """
@@ -159,17 +141,18 @@ def choose_dataset(options: argparse.Namespace) -> DatasetCard:
     return replace(card, layouts=layouts)
 
 
-def _card_of_file(options: argparse.Namespace) -> DatasetCard:
-    path = Path(options.data_file).expanduser()
-    if None in (options.text_column, options.label_column, options.labels):
+def _card_of_file(options: DataOptions) -> DatasetCard:
+    path = Path(str(options.data_file))
+    text, label, words = options.text_column, options.label_column, options.labels
+    if text is None or label is None or words is None:
         raise UserError(_missing_flags(path, options))
-    labels, values, left_out = parse_labels(options.labels)
-    layout = Layout(options.text_column, options.label_column, values, unlabelled=left_out)
+    labels, values, left_out = parse_labels(words)
+    layout = Layout(text, label, values, unlabelled=left_out)
     name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "reviews"
     return DatasetCard(name=name, title=path.name, labels=labels, layouts=(layout,))
 
 
-def _missing_flags(path: Path, options: argparse.Namespace) -> str:
+def _missing_flags(path: Path, options: DataOptions) -> str:
     """What to add to the command line, read off the file itself."""
     counts: Counter[str] = Counter()
     for frame in read_chunks(open_table(path)):
@@ -191,25 +174,7 @@ def _missing_flags(path: Path, options: argparse.Namespace) -> str:
     )
 
 
-def parse_overrides(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """--set NAME=VALUE pairs: SWIFT's, whose names are checked where SWIFT is imported, and the recipe's
-    (recipe.NAME=VALUE).
-    """
-    overrides: dict[str, str] = {}
-    settings: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise UserError(f"--set {pair}: write NAME=VALUE, such as --set learning_rate=2e-4.")
-        name = name.strip().replace("-", "_")
-        if name.startswith("recipe."):
-            settings[name.removeprefix("recipe.")] = value.strip()
-        else:
-            overrides[name] = value.strip()
-    return overrides, settings
-
-
-def parse_mixes(pairs: list[str], target: DatasetCard) -> tuple[Mix, ...]:
+def parse_mixes(pairs: tuple[str, ...], target: DatasetCard) -> tuple[Mix, ...]:
     """--mix NAME=RATIO pairs; a UserError for a data set whose labels are not the target's."""
     mixes: dict[str, Mix] = {}
     for pair in pairs:
@@ -238,7 +203,3 @@ def default_prompt(model: ModelCard, preset: Arguments) -> str:
     if has_head(preset):
         return "review-only"
     return "zh-continue" if model.is_base else "zh-question"
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().resolve())

@@ -84,8 +84,8 @@ def ask(
     if remaining:
         arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, Any] | None = None
-        if experiment.engine != "fast":
-            if experiment.engine == "vllm":  # not run yet: it needs a GPU
+        if experiment.tuning.engine != "fast":
+            if experiment.tuning.engine == "vllm":  # not run yet: it needs a GPU
                 session.base.forget()  # vLLM takes its share of the GPU's memory at once
                 gc.collect()
                 torch.cuda.empty_cache()
@@ -103,7 +103,7 @@ def ask(
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
                 batches = (
-                    score_rows(model, template, remaining, experiment.window, outputs)
+                    score_rows(model, template, remaining, experiment.tuning.window, outputs)
                     if experiment.has_head
                     else answer_rows(
                         model,
@@ -195,7 +195,7 @@ def measure_validation(
     weights = {row["id"]: work_of(row) for row in rows}
     with merged_for_a_while(model):
         for batch in (
-            score_rows(model, template, rows, experiment.window)
+            score_rows(model, template, rows, experiment.tuning.window)
             if experiment.has_head
             else answer_rows(
                 model,

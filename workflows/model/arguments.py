@@ -5,7 +5,6 @@ the type that SWIFT declares for it.
 """
 
 import contextlib
-import difflib
 import io
 import json
 import re
@@ -24,30 +23,10 @@ from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.recipes import Preference, Recipe
 from workflows.model.machine import Machine, dtype_of_answers, fit_to_machine
+from workflows.model.swift_names import nearest
 
 SFT_NAMES = {field.name for field in fields(SftArguments)}
 INFER_NAMES = {field.name for field in fields(InferArguments)}
-# What the run itself decides; naming it by --set would contradict the run folder.
-OWNED = {
-    "dataset": "use --dataset or --data-file",
-    "val_dataset": "use --val-file",
-    "model": "use --model",
-    "adapters": "use --model with a merged model",
-    "output_dir": "use --run-folder",
-    "add_version": "use --run-folder",
-    "result_path": "use --run-folder",
-    "seed": "use --seed",
-    "data_seed": "use --data-seed",
-    "max_new_tokens": "answers are five tokens long",
-    "temperature": "decoding is greedy",
-    "num_beams": "decoding is greedy",
-    "task_type": "use --method head",
-    "num_labels": "the data set's labels are counted",
-    "problem_type": "the data set's card has its task",
-    "stream": "answers go to a file",
-    "use_cpu": 'to leave a GPU alone, put CUDA_VISIBLE_DEVICES="" before the command',
-    "resume_from_checkpoint": "the same command goes on by itself",
-}
 # How the model is loaded and prompted: inference must use the same as training.
 SHARED = (
     *("model", "model_type", "model_revision", "use_hf", "max_model_len", "torch_dtype", "attn_impl"),
@@ -60,36 +39,26 @@ VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilitie
 Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments)
 
 
-def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> None:
-    """Check --set before anything is run, by SWIFT's parsers.
-
-    Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run
-    owns, and for a value that is not of its type.
-    """
-    for name, value in overrides.items():
-        if name in OWNED:
-            raise UserError(f"--set {name}: the run sets this itself; {OWNED[name]}.")
-        training = _training_kind(recipe)
-        known = {field.name for field in fields(training)}
-        if name not in known | INFER_NAMES:
-            raise UserError(f"--set {name}: SWIFT has no such argument. {_nearest(name)}")
-        kind = training if name in known else InferArguments
-        with _complaints_as_user_errors():
-            HfArgumentParser([kind]).parse_known_args(command_line_of(kind, {name: value}))
+def check_by_parser(name: str, value: str, recipe: Recipe | None) -> None:
+    """Raise UserError where SWIFT's parsers know no argument `name`, or refuse its `value`."""
+    training = _training_kind(recipe)
+    known = {field.name for field in fields(training)}
+    if name not in known | INFER_NAMES:
+        raise UserError(
+            f"--set {name}: SWIFT has no such argument. {nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
+        )
+    kind = training if name in known else InferArguments
+    with _complaints_as_user_errors():
+        HfArgumentParser([kind]).parse_known_args(command_line_of(kind, {name: value}))
 
 
 def _training_kind(recipe: Recipe | None) -> type[SftArguments]:
     return RLHFArguments if isinstance(recipe, Preference) else SftArguments
 
 
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, sorted(SFT_NAMES | INFER_NAMES), n=3, cutoff=0.5)
-    return f"Nearest: {', '.join(near) or 'none'}."
-
-
 def merged_arguments(experiment: Experiment, machine: Machine) -> Arguments:
     """Preset, model card, machine and overrides in one, the later ones winning where they overlap."""
-    seeds = {"seed": experiment.seed, "data_seed": experiment.data.data_seed}
+    seeds = {"seed": experiment.tuning.seed, "data_seed": experiment.data.data_seed}
     return fit_to_machine({**experiment.arguments, **seeds}, experiment.pinned, machine)
 
 
@@ -115,12 +84,11 @@ def build_sft_arguments(
         "resume_from_checkpoint": str(resume_from) if resume_from else None,
     }
     arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
-    if isinstance(experiment.recipe, Preference) and experiment.from_run is not None:
-        adapter = checkpoint_of(RunFolder(Path(experiment.from_run)))
+    tuning = experiment.tuning
+    if isinstance(experiment.recipe, Preference) and tuning.from_run is not None:
+        adapter = checkpoint_of(RunFolder(Path(tuning.from_run)))
         if not (adapter / "adapter_config.json").exists():
-            raise UserError(
-                f"{experiment.from_run}: is fully tuned; method {experiment.method} needs an adapter."
-            )
+            raise UserError(f"{tuning.from_run}: is fully tuned; method {tuning.method} needs an adapter.")
         arguments |= {"ref_adapters": [str(adapter)], "adapters": None if resume_from else [str(adapter)]}
     return parse_swift(_training_kind(experiment.recipe), arguments)
 
@@ -151,7 +119,7 @@ def build_infer_arguments(
         "load_args": False,
         "truncation_strategy": truncation_of_answers(experiment),
     }
-    if experiment.engine == "vllm":
+    if experiment.tuning.engine == "vllm":
         arguments |= {
             "infer_backend": "vllm",
             "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16))),
@@ -176,7 +144,10 @@ def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
     for name in arguments.keys() - {
         field.name for field in fields(kind)
     }:  # argparse would take a part of a name
-        raise UserError(f"SWIFT has no argument {name}; mend the preset or the model card. {_nearest(name)}")
+        raise UserError(
+            f"SWIFT has no argument {name}; correct the preset or the model card. "
+            f"{nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
+        )
     with _complaints_as_user_errors():
         return parse_args(kind, command_line_of(kind, arguments))[0]
 

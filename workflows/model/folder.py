@@ -28,15 +28,15 @@ def check_machine(experiment: Experiment) -> None:
     bitsandbytes and a GPU, or flash attention that would stop the run; and for full tuning of fp16 weights,
     which no machine can.
     """
-    arguments = experiment.arguments
+    arguments, method = experiment.arguments, experiment.tuning.method
     if arguments.get("quant_method") == "bnb" and (lacking := _lacking_for_four_bits()):
         raise UserError(
-            f"method {experiment.method} loads the model in 4 bits, which needs {' and '.join(lacking)}; "
+            f"method {method} loads the model in 4 bits, which needs {' and '.join(lacking)}; "
             "without them take --method lora."
         )
     if is_full(arguments) and "torch_dtype" in experiment.pinned and arguments["torch_dtype"] == "float16":
         raise UserError(
-            f"method {experiment.method} trains all weights, which fp16 has too few digits for: leave out "
+            f"method {method} trains all weights, which fp16 has too few digits for: leave out "
             "torch_dtype=float16; the weights are then fp32, and a GPU without bf16 computes in fp16."
         )
     if str(arguments.get("attn_impl")) in FLASH_ATTENTION and (why := _why_no_flash_attention(experiment)):
@@ -155,7 +155,7 @@ def ready_model(experiment: Experiment) -> Experiment:
     """
     from transformers import AutoTokenizer
 
-    check_environment(experiment.model, experiment.engine)
+    check_environment(experiment.model, experiment.tuning.engine)
     check_machine(experiment)
     folder = fetch_model(experiment.arguments)
     card = experiment.model

@@ -54,8 +54,8 @@ def make_material(run: RunFolder, experiment: Experiment, tools: Tools) -> dict[
     labels, seed = experiment.labels, experiment.data.data_seed
     rejected: Rows = []
     counts: dict[str, int] = {}
-    if experiment.from_run is not None:
-        refuse_seen_rows(run, RunFolder(Path(experiment.from_run)))
+    if experiment.tuning.from_run is not None:
+        refuse_seen_rows(run, RunFolder(Path(experiment.tuning.from_run)))
     if isinstance(recipe, Preference):
         rows = with_rejected(train, labels, seed)
         write_jsonl(run.material_val, with_rejected(val, labels, seed))
@@ -76,7 +76,7 @@ def make_material(run: RunFolder, experiment: Experiment, tools: Tools) -> dict[
         counts = {"unlabelled": len(found) + len(rejected), "pseudo_labelled": len(kept)}
         rows, rejected = [*train, *kept], [*rejected, *refused]
     summary = {
-        "method": experiment.method,
+        "method": experiment.tuning.method,
         "recipe": asdict(recipe) if recipe is not None else None,
         "model": experiment.model.name,
         "rows": {"train": len(train), **counts, "material": len(rows)},
@@ -96,11 +96,11 @@ def describe_sources(experiment: Experiment) -> dict[str, Any]:
     Raises UserError where a source is there no more.
     """
     sources: dict[str, Any] = {}
-    if experiment.from_run is not None:
-        training = RunFolder(Path(experiment.from_run)).training
-        sources["from_run"] = {"folder": experiment.from_run, "training_sha256": _hash(training)}
-    if experiment.unlabelled is not None:
-        path = Path(experiment.unlabelled)
+    if experiment.tuning.from_run is not None:
+        training = RunFolder(Path(experiment.tuning.from_run)).training
+        sources["from_run"] = {"folder": experiment.tuning.from_run, "training_sha256": _hash(training)}
+    if experiment.tuning.unlabelled is not None:
+        path = Path(experiment.tuning.unlabelled)
         sources["unlabelled"] = {"file": str(path), "sha256": _hash(path)}
     return sources
 
@@ -145,7 +145,7 @@ def with_teacher(rows: Rows, experiment: Experiment, tools: Tools) -> Rows:
 
     The teacher is asked with its own prompt.
     """
-    source = RunFolder(Path(str(experiment.from_run)))
+    source = RunFolder(Path(str(experiment.tuning.from_run)))
     teacher = load_experiment(source.experiment)
     asked = [tools.rewrite(row, teacher) for row in rows]
     answers = tools.ask("teacher", teacher, asked, checkpoint_of(source))
@@ -156,7 +156,7 @@ def with_pseudo_labels(
     rows: Rows, experiment: Experiment, recipe: PseudoLabels, tools: Tools
 ) -> tuple[Rows, Rows]:
     """Data-file rows of those reviews that get a pseudo-label, with `confidence`; and the rejected ones."""
-    source = RunFolder(Path(str(experiment.from_run)))
+    source = RunFolder(Path(str(experiment.tuning.from_run)))
     origin = load_experiment(source.experiment)
     base = tools.ask("base", origin, rows, None)
     tuned = tools.ask("tuned", origin, rows, checkpoint_of(source))

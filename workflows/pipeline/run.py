@@ -4,7 +4,6 @@ A stage whose inputs (by fingerprint) did not change is not run again, so a run 
 unfinished stage.
 """
 
-import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.model.loaded import BaseModel, Session
 from workflows.model.machine import peak_memory, reset_peak_memory
+from workflows.model.swift_names import check_overrides
 from workflows.pipeline.stages import EARLIER, STAGES
 
 OUTPUTS = ROOT / "outputs"
@@ -26,12 +26,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     """The run folder for an experiment: the unfinished one of the same experiment where there is one, else a
     new one.
     """
-    if experiment.overrides:
-        screen.say("checking --set against SWIFT's arguments …")
-        with screen.quiet(Path(os.devnull)):
-            from workflows.model.arguments import check_overrides
-
-            check_overrides(experiment.overrides, experiment.recipe)
+    check_overrides(experiment.overrides, experiment.recipe)
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)
@@ -98,7 +93,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
     """
     if not any(stage.name == names[-1] and stage.is_part_of(experiment) for stage in STAGES):
         raise UserError(
-            f"{run.path}: {names[-1]} is no stage of method {experiment.method} on "
+            f"{run.path}: {names[-1]} is no stage of method {experiment.tuning.method} on "
             f"{experiment.dataset.task} data."
         )
     session = Session(screen, BaseModel())

@@ -137,7 +137,7 @@ def _material(run: RunFolder, experiment: Experiment, session: Session, inputs: 
     def unlabelled() -> tuple[Rows, Rows]:
         splits = {name: read_jsonl(run.split(name)) for name in SPLITS}
         reviews, rejected = read_unlabelled(
-            Path(str(experiment.unlabelled)), experiment.dataset, splits, session.screen
+            Path(str(experiment.tuning.unlabelled)), experiment.dataset, splits, session.screen
         )
         return [
             rewrite({"id": each.id, "review": each.text, "label": 0}, experiment) for each in reviews
@@ -160,7 +160,7 @@ def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str
     from workflows.tuning.train import train
 
     val = read_jsonl(run.split("val"))
-    looked_at = evaluation_sample(val, experiment.eval_rows, experiment.data.data_seed)
+    looked_at = evaluation_sample(val, experiment.tuning.eval_rows, experiment.data.data_seed)
     if len(looked_at) < len(val):
         session.screen.say(f"  evaluations look at {len(looked_at)} of {len(val):,} validation rows")
 
@@ -197,11 +197,12 @@ def _score(run: RunFolder, experiment: Experiment, session: Session, inputs: str
 
 
 def _report(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.experiment.command_of import command_of
+    from workflows.experiment.options import flags_of
     from workflows.reporting.report import report
 
+    command = ["python", "run_swift.py", "run", *flags_of(experiment.options)]
     reproduce = ["python", "run_swift.py", "reproduce", shown(run.path)]
-    report(run, experiment, shlex.join(command_of(experiment)), shlex.join(reproduce))
+    report(run, experiment, shlex.join(command), shlex.join(reproduce))
     session.screen.say(f"  {shown(run.report_page)}")
 
 
@@ -221,7 +222,7 @@ def _source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
 
     manifest = read_json(run.manifest) if run.manifest.exists() else {}
     before = {split: file["sha256"] for split, file in sorted(manifest.get("files", {}).items())}
-    named = experiment.data.corrections
+    named = experiment.data.apply
     known = manifest.get("corrections", {}).get("sha256")
     corrections = [] if named is None else [sha256(Path(named)) if Path(named).is_file() else known]
     found = find_local_files(experiment.dataset, experiment.data)
@@ -250,7 +251,7 @@ def _all_predictions(run: RunFolder) -> list[Path]:
 def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
     return [
         experiment.arguments,
-        experiment.seed,
+        experiment.tuning.seed,
         experiment.data.data_seed,
         [asdict(label) for label in experiment.labels],
     ]
@@ -262,7 +263,12 @@ def _recipe_settings(experiment: Experiment) -> list[Any]:
 
 def _training_settings(run: RunFolder, experiment: Experiment) -> Any:
     made = [sha256(path) for path in (run.material, run.material_val) if path.exists()]
-    return [*_model_settings(run, experiment), experiment.eval_rows, *_recipe_settings(experiment), *made]
+    return [
+        *_model_settings(run, experiment),
+        experiment.tuning.eval_rows,
+        *_recipe_settings(experiment),
+        *made,
+    ]
 
 
 def _material_settings(run: RunFolder, experiment: Experiment) -> Any:
@@ -282,8 +288,8 @@ def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
     ends = [] if experiment.ends_after_label else ["answers go on after the label"]
     return [
         *_model_settings(run, experiment),
-        experiment.engine,
-        experiment.window,
+        experiment.tuning.engine,
+        experiment.tuning.window,
         PREDICTIONS_FORMAT,
         *ends,
     ]

@@ -53,7 +53,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
         _comparisons(files),
         describe_run(files, experiment),
     ]
-    title = f"{experiment.dataset.name} · {experiment.model.name} · {experiment.method}"
+    title = f"{experiment.dataset.name} · {experiment.model.name} · {experiment.tuning.method}"
     return Report(title, experiment.dataset.title, sections)
 
 

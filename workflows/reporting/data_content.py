@@ -250,10 +250,10 @@ def describe_run(files: Files, experiment: Experiment) -> Section:
         facts |= files.environment["packages"]
         facts["git commit"] = files.environment["git_commit"] or "–"
     facts |= {
-        "seed": str(experiment.seed),
+        "seed": str(experiment.tuning.seed),
         "data seed": str(experiment.data.data_seed),
         "prompt": experiment.prompt.name,
-        "engine": experiment.engine,
+        "engine": experiment.tuning.engine,
         "test set SHA-256": files.scores["test_sha256"],
     }
     facts |= {f"{name} (SWIFT)": str(value) for name, value in experiment.arguments.items()}

@@ -70,9 +70,9 @@ def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
         "experiment": {
             "dataset": experiment.dataset.name,
             "model": experiment.model.name,
-            "method": experiment.method,
+            "method": experiment.tuning.method,
             "prompt": experiment.prompt.name,
-            "seed": experiment.seed,
+            "seed": experiment.tuning.seed,
             "data_seed": experiment.data.data_seed,
         },
         "task": task,

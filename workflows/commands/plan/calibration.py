@@ -92,7 +92,8 @@ def calibrate(
         dtype = str(merged_arguments(ready, machine)["torch_dtype"])
         weights = make_model(config, layers, dtype, _folder(ready), small.path / "model")
         card = replace(ready.model, arguments={**ready.model.arguments, "model": str(weights)})
-        short = replace(ready, model=card, overrides={**ready.overrides, **SHORT}, best_by="loss")
+        tuning = replace(ready.tuning, best_by="loss")
+        short = replace(ready, model=card, tuning=tuning, overrides={**ready.overrides, **SHORT})
         points.append((layers, _measure(small, short, machine, [computed for _, computed in sample], screen)))
         shutil.rmtree(small.path)
     drawn_on = {

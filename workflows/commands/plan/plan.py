@@ -41,8 +41,8 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
     """
     if experiment.has_head or experiment.makes_material:
         raise UserError(
-            f"plan: does not cover method {experiment.method}; it does those that write answers and train on "
-            "the data as they are, such as lora."
+            f"plan: does not cover method {experiment.tuning.method}; it does those that write answers and "
+            "train on the data as they are, such as lora."
         )
     with tempfile.TemporaryDirectory(prefix="plan-") as temporary:
         run = RunFolder(Path(temporary) / "run")
@@ -58,10 +58,11 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     from workflows.commands.plan.calibration import calibrate
     from workflows.commands.plan.devices import DEVICES, Device, make_fit, seconds_on
     from workflows.data.splits import evaluation_sample
-    from workflows.model.arguments import build_sft_arguments, check_overrides, merged_arguments
+    from workflows.model.arguments import build_sft_arguments, merged_arguments
     from workflows.model.folder import fetch_model, ready_model
     from workflows.model.machine import Machine, OtherPrograms, find_machine, memory_within_reach
     from workflows.model.memory import PROCESS, fit_to_memory, load_of, memory, read_sizes
+    from workflows.model.swift_names import check_overrides
 
     imported = time.monotonic() - start
     check_overrides(experiment.overrides)
@@ -92,7 +93,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     batches, splits = schedule.pop("batches"), tokens["splits"]
     screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
     looked_at = evaluation_sample(
-        read_jsonl(run.split("val")), experiment.eval_rows, experiment.data.data_seed
+        read_jsonl(run.split("val")), experiment.tuning.eval_rows, experiment.data.data_seed
     )
     given = {"train": rows, "val": looked_at, "test": read_jsonl(run.split("test"))}
     others = OtherPrograms()
@@ -149,7 +150,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     return {
         "dataset": experiment.dataset.name,
         "model": experiment.model.name,
-        "method": experiment.method,
+        "method": experiment.tuning.method,
         "splits": {name: {key: split[key] for key in figures_of} for name, split in splits.items()},
         "training_rows_used": len(rows),
         **schedule,

@@ -1,0 +1,125 @@
+"""SWIFT's argument names and what values they take, known without importing SWIFT, which takes ten seconds.
+
+swift_names.json is made of the installed SWIFT by
+
+    python -m workflows.model.swift_names
+
+and says which versions it was made with.  With others a name that it lacks is looked up in SWIFT itself.
+"""
+
+import difflib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from workflows.core.errors import UserError
+from workflows.core.files import open_whole, read_json
+from workflows.experiment.recipes import Preference, Recipe
+
+FILE = Path(__file__).with_suffix(".json")
+PACKAGES = ("ms-swift", "transformers")  # SWIFT's arguments contain those of transformers
+TRUE_OR_FALSE = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
+# What the run itself decides; naming it by --set would contradict the run folder.
+OWNED = {
+    "dataset": "use --dataset or --data-file",
+    "val_dataset": "use --val-file",
+    "model": "use --model",
+    "adapters": "use --model with a merged model",
+    "output_dir": "use --run-folder",
+    "add_version": "use --run-folder",
+    "result_path": "use --run-folder",
+    "seed": "use --seed",
+    "data_seed": "use --data-seed",
+    "max_new_tokens": "answers are five tokens long",
+    "temperature": "decoding is greedy",
+    "num_beams": "decoding is greedy",
+    "task_type": "use --method head",
+    "num_labels": "the data set's labels are counted",
+    "problem_type": "the data set's card has its task",
+    "stream": "answers go to a file",
+    "use_cpu": 'to leave a GPU alone, put CUDA_VISIBLE_DEVICES="" before the command',
+    "resume_from_checkpoint": "the same command goes on by itself",
+}
+
+
+def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> None:
+    """Check --set before anything is run; where SWIFT is loaded its own parser has the last word.
+
+    Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run
+    owns, and for a value that is not of its type.
+    """
+    if not overrides:
+        return
+    content = read_json(FILE)
+    kinds = {**content["infer"], **content["sft"]}
+    if isinstance(recipe, Preference):
+        kinds |= content["rlhf"]
+    for name, value in overrides.items():
+        if name in OWNED:
+            raise UserError(f"--set {name}: the run sets this itself; {OWNED[name]}.")
+        if name in kinds:
+            _check_value(name, value, kinds[name])
+        elif content["made_with"] == _versions():
+            raise UserError(f"--set {name}: SWIFT has no such argument. {nearest(name, [*kinds])}")
+        else:
+            from workflows.model.arguments import check_by_parser
+
+            check_by_parser(name, value, recipe)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """ "Nearest: a, b." of the known names."""
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"Nearest: {', '.join(near) or 'none'}."
+
+
+def _check_value(name: str, value: str, kind: str | list[str]) -> None:
+    if isinstance(kind, list):
+        fits, wanted = value in kind, f"one of {', '.join(kind)}"
+    elif kind == "bool":
+        fits, wanted = value.lower() in TRUE_OR_FALSE, "true or false"
+    else:
+        fits, wanted = _is_number(value, kind), {"int": "a whole number", "float": "a number"}.get(kind, "")
+    if not fits:
+        raise UserError(f"--set {name}={value}: SWIFT takes {wanted} for it.")
+
+
+def _is_number(value: str, kind: str) -> bool:
+    try:
+        {"int": int, "float": float, "any": str}[kind](value)
+    except ValueError:
+        return False
+    return True
+
+
+def _versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in PACKAGES}
+
+
+def describe_swift() -> dict[str, Any]:
+    """What swift_names.json holds, of the installed SWIFT: of RLHFArguments and InferArguments only the names
+    that SftArguments lack.
+    """
+    from swift import InferArguments, RLHFArguments, SftArguments
+    from transformers import HfArgumentParser
+
+    def kinds(arguments: type) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for action in HfArgumentParser([arguments])._actions:
+            name = getattr(action.type, "__name__", "")
+            kind = {"int": "int", "float": "float", "string_to_bool": "bool"}.get(name, "any")
+            if action.nargs in ("+", "*"):
+                kind = "any"
+            found.setdefault(action.dest, [*map(str, action.choices)] if action.choices else kind)
+        return {name: kind for name, kind in sorted(found.items()) if name != "help"}
+
+    sft = kinds(SftArguments)
+    others = {"rlhf": kinds(RLHFArguments), "infer": kinds(InferArguments)}
+    lacking = {part: {n: k for n, k in names.items() if n not in sft} for part, names in others.items()}
+    return {"made_with": _versions(), "sft": sft, **lacking}
+
+
+if __name__ == "__main__":
+    with open_whole(FILE) as file:
+        file.write(json.dumps(describe_swift(), ensure_ascii=False, indent=1) + "\n")
