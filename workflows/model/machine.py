@@ -1,5 +1,6 @@
 """What this machine is, and which of SWIFT's arguments follow from it."""
 
+import ctypes
 import importlib.metadata
 import math
 import os
@@ -72,6 +73,16 @@ def free_memory(device: str) -> int:
         # What torch keeps of what was freed can be taken again.
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return min([psutil.virtual_memory().available, *_left_in_container()])
+
+
+def give_back_freed_memory() -> None:
+    """Give what was freed back to the machine, where the C library keeps it for itself (glibc does).
+
+    Pieces of many sizes leave holes in its heap that no larger tensor fits into, and the holes add up.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def memory_within_reach(device: str) -> int:
