@@ -13,8 +13,8 @@ from workflows.baselines.audit import audit, out_of_fold, rank
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
+from workflows.experiment.job import Job
 
 FLIPPED_SHARE = 0.05
 FLOOR = 0.62  # measured: 0.67 of the first 388 of the ranking are flipped ones; chance would be 0.05
@@ -41,14 +41,14 @@ def test_flipped_labels_come_first_on_hotel_reviews(shared_data: Path) -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, object]:
     experiment = make_experiment()
     run = RunFolder(tmp_path_factory.mktemp("audit"))
-    prepare(run, experiment, Screen())
+    prepare(Job(run, experiment))
     return run, experiment
 
 
 def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFolder, object]) -> None:
     run, _ = prepared
     experiment = make_experiment()
-    summary = audit(run, experiment)
+    summary = audit(Job(run, experiment))
     assert run.audit.read_bytes().startswith("\ufeff".encode())
     with open(run.audit, encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
@@ -57,11 +57,11 @@ def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFo
     assert all(row["label"] != row["suggested"] and row["correction"] == "" for row in table)
     train = {row["id"]: row["review"] for row in read_jsonl(run.split("train"))}
     assert all(train[row["id"]] == row["text"] for row in table if row["split"] == "train")
-    assert audit(run, experiment) == summary  # the same again
+    assert audit(Job(run, experiment)) == summary  # the same again
     edited = run.audit.read_text(encoding="utf-8").replace("positive,negative,", "positive,negative,drop", 1)
     run.audit.write_text(edited, encoding="utf-8")
     with pytest.raises(UserError, match="was edited; give it another name"):
-        audit(run, experiment)
+        audit(Job(run, experiment))
     assert "drop" in run.audit.read_text(encoding="utf-8")
 
 
@@ -72,5 +72,5 @@ def test_too_few_rows_of_a_label_give_an_empty_table(tmp_path: Path) -> None:
         write_jsonl(
             run.split(split), ({"id": f"{split}:{i}", "review": "好", "label": i % 2} for i in range(rows))
         )
-    assert audit(run, experiment)["likely_wrong"] is None
+    assert audit(Job(run, experiment))["likely_wrong"] is None
     assert read_json(run.audit_summary)["out_of_fold_accuracy"] is None

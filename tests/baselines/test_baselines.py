@@ -9,8 +9,8 @@ from tests.conftest import Command, make_experiment
 from workflows.baselines.baselines import run_baselines
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
+from workflows.experiment.job import Job
 from workflows.scoring.score import score
 
 
@@ -18,9 +18,9 @@ def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, t
     options = ["--dataset", "chnsenticorp", "--data-file", str(shared_data / "ChnSentiCorp_htl_all.csv")]
     experiment = make_experiment(*options)
     run = RunFolder(tmp_path)
-    prepare(run, experiment, Screen())
-    run_baselines(run, experiment)
-    systems = score(run, experiment)["systems"]
+    prepare(Job(run, experiment))
+    run_baselines(Job(run, experiment))
+    systems = score(Job(run, experiment))["systems"]
     assert systems["tfidf"]["accuracy"] >= 0.90
     assert systems["majority"]["accuracy"] == 533 / 777
     rows = read_jsonl(run.predictions("tfidf"))
@@ -46,8 +46,8 @@ def test_a_label_that_training_lacks_is_never_predicted(tmp_path: Path) -> None:
     ]
     experiment = make_experiment(*options, "--labels", "差,中,好")
     run = RunFolder(tmp_path / "run")
-    prepare(run, experiment, Screen())
-    run_baselines(run, experiment)
+    prepare(Job(run, experiment))
+    run_baselines(Job(run, experiment))
     predictions = read_jsonl(run.predictions("tfidf"))
     assert [row["prediction"] for row in predictions][1] == "差"
     assert all(row["probabilities"]["中"] == 0.0 for row in predictions)

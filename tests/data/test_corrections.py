@@ -8,8 +8,8 @@ from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
+from workflows.experiment.job import Job
 
 TEXTS = [f"第{i}条评论，{'味道不错' if i % 2 else '味道很差'}，第{i * 7}次来" for i in range(60)]
 
@@ -25,7 +25,7 @@ def reviews(tmp_path: Path) -> Path:
 def _prepare(reviews: Path, corrections: Path, run: RunFolder) -> None:
     flags = ["--data-file", str(reviews), "--text-column", "text", "--label-column", "label"]
     options = [*flags, "--labels", "差=差评,好=好评", "--apply", str(corrections)]
-    prepare(run, make_experiment(*options), Screen())
+    prepare(Job(run, make_experiment(*options)))
 
 
 def test_corrected_labels_and_dropped_rows_are_used_and_recorded(tmp_path: Path, reviews: Path) -> None:

@@ -11,12 +11,12 @@ from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import Screen
 from workflows.data.examples import choose_examples
 from workflows.data.messages import join_label_words, line_writer, write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
 from workflows.experiment.cards import PROMPTS, Label, load_dataset_card, load_prompt, names_of
+from workflows.experiment.job import Job
 
 LABELS = (Label("negative", "负面"), Label("positive", "正面"))
 REVIEW = Review("train:7", "早餐太差{labels}，房间{review}本身很好", 1)
@@ -75,7 +75,7 @@ def test_descriptions_stand_before_the_question_with_the_label_words() -> None:
 @pytest.mark.parametrize("name", ["zh-few-shot", "zh-nearest"])
 def test_examples_are_training_rows_other_than_the_review(name: str, tmp_path: Path) -> None:
     options = ["--prompt", name, "--train-samples", "200", "--test-samples", "20"]
-    prepare(RunFolder(tmp_path), make_experiment(*options), Screen())
+    prepare(Job(RunFolder(tmp_path), make_experiment(*options)))
     splits = {split: read_jsonl(RunFolder(tmp_path).split(split)) for split in ("train", "val", "test")}
     train = {row["id"]: row for row in splits["train"]}
     chosen = {tuple(row["examples"]) for row in splits["test"]}

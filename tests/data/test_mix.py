@@ -9,14 +9,14 @@ from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import Screen
 from workflows.data.mix import compare_lengths
 from workflows.data.prepare import prepare
+from workflows.experiment.job import Job
 
 
 def _prepare(folder: Path, *options: str) -> RunFolder:
     run = RunFolder(folder)
-    prepare(run, make_experiment(*options), Screen())
+    prepare(Job(run, make_experiment(*options)))
     return run
 
 

@@ -8,9 +8,9 @@ from tqdm import tqdm
 from tests.conftest import make_experiment
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import Screen
 from workflows.data.near_copies import find_near_copies
 from workflows.data.prepare import prepare
+from workflows.experiment.job import Job
 
 
 def test_copies_with_other_marks_and_small_changes_are_found() -> None:
@@ -38,7 +38,7 @@ def test_training_rows_that_stand_in_the_test_set_are_removed_and_accounted_for(
     manifests = {}
     for flag in ([], ["--keep-near-copies"]):
         run = RunFolder(tmp_path / str(len(flag)))
-        prepare(run, make_experiment(*options, *flag), Screen())
+        prepare(Job(run, make_experiment(*options, *flag)))
         manifest = manifests[len(flag)] = read_json(run.manifest)
         rejected = read_jsonl(run.rejected)
         rows = manifest["rows"]
@@ -67,7 +67,7 @@ def test_of_very_many_rows_only_a_sample_is_searched_and_that_is_said(
     for flags in ([], ["--train-samples", "200"]):
         run = RunFolder(tmp_path / str(len(flags)))
         experiment = make_experiment(*options, *flags)
-        manifests.append(prepare(run, experiment, Screen()))
+        manifests.append(prepare(Job(run, experiment)))
     assert [manifest["near_copies"]["searched"] for manifest in manifests] == [None, "the sample"]
     removed = manifests[1]["near_copies"]["removed_from_train"]
     assert removed > 0

@@ -15,6 +15,7 @@ from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.experiment import load_experiment
+from workflows.experiment.job import Job
 from workflows.reporting import figures
 from workflows.reporting.report import report
 
@@ -115,9 +116,8 @@ def test_texts_of_data_and_model_are_shown_as_they_are(small_run: RunFolder) -> 
     scores = read_json(small_run.scores)
     scores["systems"]["tuned"]["unparsed_most_frequent"] = [{"output": "</p><b>粗", "rows": 1}]
     write_json(small_run.scores, scores)
-    report(
-        small_run, load_experiment(small_run.experiment), "python run_swift.py run --labels '<b>'", "again"
-    )
+    experiment = load_experiment(small_run.experiment)
+    report(Job(small_run, replace(experiment, data=replace(experiment.data, neutral="<b>"))))
     page = _parse(small_run.report_page)
     assert HOSTILE in page.text
     assert "<img src=x onerror=alert(1)>" in page.text
@@ -153,7 +153,7 @@ def _three_classes(figures_of_two: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_run_without_training_has_a_report_too(small_run: RunFolder) -> None:
     experiment = replace(load_experiment(small_run.experiment), lang="en")
-    report(small_run, experiment, "python run_swift.py", "again")
+    report(Job(small_run, experiment))
     page = _parse(small_run.report_page)
     assert "Right and wrong, by label" in page.text
     assert "Training and validation loss" not in page.text

@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 from workflows.baselines.baselines import character_ngrams
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
-from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.experiment.experiment import Experiment
+from workflows.core.run_folder import SPLITS
+from workflows.experiment.job import Job
 
 # Measured beside (1, 3) and C = 1: as good a ranking in half the time.
 NGRAMS, STRENGTH, FOLDS, SEED = (1, 2), 4.0, 5, 42
@@ -28,7 +28,7 @@ WORST = 20  # repeated in audit.json, where no spreadsheet changes them
 COLUMNS = ("id", "split", "text", "label", "suggested", "quality", "correction")
 
 
-def audit(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
+def audit(job: Job) -> dict[str, Any]:
     """Read train, val and test; write audit.csv, the rows that cleanlab takes for mislabelled, worst first,
     and audit.json; return the latter's content.
 
@@ -36,6 +36,7 @@ def audit(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     filled by hand. Where a label has fewer than five rows nothing is judged: `likely_wrong` is None. Raises
     UserError where audit.csv was edited, so that no work is lost.
     """
+    run, experiment = job.run, job.experiment
     written = read_json(run.audit_summary)["sha256"] if run.audit_summary.exists() else None
     if run.audit.exists() and sha256(run.audit) != written:
         raise UserError(f"{run.audit}: was edited; give it another name, and run this again.")

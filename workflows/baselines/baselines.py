@@ -18,9 +18,8 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from workflows.core.files import read_jsonl, write_jsonl
-from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import Task
-from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 
 # Characters up to three: Chinese words are mostly two, and no segmenter is needed.
 NGRAMS = (1, 3)
@@ -31,10 +30,11 @@ THRESHOLD = 0.5  # of a label's probability where a row may have several
 Baselines = dict[str, list[tuple[Any, list[float] | None]]]
 
 
-def run_baselines(run: RunFolder, experiment: Experiment) -> None:
+def run_baselines(job: Job) -> None:
     """Read train, val and test; write predictions/majority.jsonl (mean.jsonl where rows have a number) and
     tfidf.jsonl.
     """
+    run, experiment = job.run, job.experiment
     train, val, test = (read_jsonl(run.split(name)) for name in ("train", "val", "test"))
     vectorizer = character_ngrams(NGRAMS, len(train))
     features = vectorizer.fit_transform(row["review"] for row in train)

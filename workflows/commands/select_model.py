@@ -25,6 +25,7 @@ from workflows.data.messages import write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
 from workflows.experiment.experiment import Experiment, save_experiment
+from workflows.experiment.job import Job
 from workflows.experiment.options import RunOptions
 from workflows.experiment.resolve import resolve
 from workflows.model.folder import ready_model
@@ -118,7 +119,7 @@ def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Scre
     if not run.manifest.exists():
         data = replace(experiment.data, train_samples=cases, balance=True)
         try:
-            prepare(run, replace(experiment, data=data), screen)
+            prepare(Job(run, replace(experiment, data=data), screen))
         except UserError as error:
             raise UserError(str(error).replace("--train-samples", "--cases")) from error
     return [Review(row["id"], row["review"], row["label"]) for row in read_jsonl(run.split("train"))]

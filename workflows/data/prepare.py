@@ -5,6 +5,7 @@ samples are arrays of places of rows.  A search for near copies and corrections 
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,20 @@ from workflows.data.reviews import (
 from workflows.data.sources import find_files
 from workflows.data.splits import Splits, sample_splits, split_rows
 from workflows.experiment.experiment import Experiment, Mix
+from workflows.experiment.job import Job
 
 # Their texts are in memory, and each takes 60 µs (120 characters, one core): 12 s for that many.
 NEAR_COPY_ROWS = 200_000
 LEFT_OUT = -1  # by sampling
 
 
-def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str, Any]:
+def prepare(job: Job) -> dict[str, Any]:
     """Write train.jsonl, val.jsonl, test.jsonl, rejected.jsonl and manifest.json; return the manifest.
 
     Raises UserError where no source can be reached, a file cannot be read, a label has no meaning (the rows
     are then listed in rejected.jsonl), or too few rows remain.
     """
+    run, experiment, screen = job.run, job.experiment, job.screen
     card, options = experiment.dataset, experiment.data
     files, origin = find_files(card, options)
     tables = {split: open_table(path) for split, path in files.items()}
@@ -102,7 +105,7 @@ def prepare(run: RunFolder, experiment: Experiment, screen: Screen) -> dict[str,
         [[texts[place] for place in at.tolist()] for at in samples],
     )
     for mix in experiment.mixed:
-        _prepare_other(run, experiment, mix, len(splits["train"]), screen)
+        _prepare_other(job, mix, len(splits["train"]))
     mixed = add_rows(run, experiment.mixed, screen) if experiment.mixed else {}
     if experiment.prompt.shots:
         show_examples(run, experiment, screen)
@@ -208,11 +211,12 @@ def _search_near_copies(
     return splits, counts
 
 
-def _prepare_other(run: RunFolder, experiment: Experiment, mix: Mix, target: int, screen: Screen) -> None:
+def _prepare_other(job: Job, mix: Mix, target: int) -> None:
     """Prepare a data set that is mixed in: as many training rows of it as its ratio to `target` asks for."""
     wanted = max(1, round(mix.ratio * target))
     try:
-        prepare(mixed_run(run, mix), mixed_experiment(experiment, mix, wanted), screen)
+        other = mixed_experiment(job.experiment, mix, wanted)
+        prepare(replace(job, run=mixed_run(job.run, mix), experiment=other))
     except UserError as error:
         what = str(error).replace("--train-samples", "rows wanted:")
         raise UserError(f"--mix {mix.dataset.name}={mix.ratio}: {what}") from error

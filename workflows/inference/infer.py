@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from workflows.core.files import read_jsonl, write_jsonl
 from workflows.core.rows import conversation
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import checkpoint_of
 from workflows.experiment.cards import MAX_NEW_TOKENS, Label
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.inference.head import score_rows
 from workflows.inference.plain_scorer import answer_plainly
 from workflows.inference.predictions import (
@@ -35,48 +36,42 @@ from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
 from workflows.inference.swift_engine import Rows, ask_swift, limit_vllm, read_whole_lines
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, ready_model
-from workflows.model.loaded import Session
-from workflows.model.machine import Machine
+from workflows.model.machine import Machine, machine_of
 
 PROMPT_WORK = 20  # characters' worth of work that an answer costs beside its review
 
 
-def infer(
-    run: RunFolder,
-    experiment: Experiment,
-    machine: Machine,
-    session: Session,
-    system: str,
-    adapter: Path | None,
-    inputs: str,
-) -> None:
+def answer_untuned(job: Job) -> None:
+    """Let the untouched model answer every test row; write predictions/zero_shot.jsonl."""
+    infer(job, machine_of(job), "zero_shot", None)
+
+
+def answer_tuned(job: Job) -> None:
+    """Let the tuned model answer every test row; write predictions/tuned.jsonl."""
+    infer(job, machine_of(job), "tuned", checkpoint_of(job.run))
+
+
+def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> None:
     """Let the model answer every test row; write predictions/<system>.jsonl.
 
-    `adapter`: the checkpoint folder, or None for the untouched model.  `inputs` is the fingerprint of what
-    goes in: answers of an interrupted inference with the same inputs are kept, and only the other rows are
-    asked for. Raises UserError as training does; RuntimeError where a row was not answered exactly once.
+    `adapter`: the checkpoint folder, or None for the untouched model.  Answers of an interrupted inference
+    with the same `job.inputs` are kept, and only the other rows are asked for. Raises UserError as training
+    does; RuntimeError where a row was not answered exactly once.
     """
-    test = read_jsonl(run.split("test"))
-    answered = run.path / "predictions" / f".{system}-{inputs}.jsonl"
-    predictions = ask(experiment, machine, session, system, test, adapter, answered)
-    write_jsonl(run.predictions(system), predictions)
+    test = read_jsonl(job.run.split("test"))
+    answered = job.run.path / "predictions" / f".{system}-{job.inputs}.jsonl"
+    predictions = ask(job, machine, system, test, adapter, answered)
+    write_jsonl(job.run.predictions(system), predictions)
     answered.unlink()
 
 
-def ask(
-    experiment: Experiment,
-    machine: Machine,
-    session: Session,
-    title: str,
-    rows: Rows,
-    adapter: Path | None,
-    answered: Path,
-) -> Rows:
+def ask(job: Job, machine: Machine, title: str, rows: Rows, adapter: Path | None, answered: Path) -> Rows:
     """What the model says to rows of a data file, as rows of predictions/*.jsonl.
 
     `adapter`: as in `infer`; `answered`: a file that keeps the answers of an interrupted call, and is left to
     the caller to remove. Raises as `infer` does.
     """
+    experiment, screen, base = job.experiment, job.screen, job.base
     raw, questions = answered.with_suffix(".swift.jsonl"), answered.with_suffix(".questions.jsonl")
     answered.parent.mkdir(parents=True, exist_ok=True)
     done = {row["id"] for row in read_whole_lines(answered)}
@@ -86,19 +81,19 @@ def ask(
         outputs: dict[str, Any] | None = None
         if experiment.tuning.engine != "fast":
             if experiment.tuning.engine == "vllm":  # not run yet: it needs a GPU
-                session.base.forget()  # vLLM takes its share of the GPU's memory at once
+                base.forget()  # vLLM takes its share of the GPU's memory at once
                 gc.collect()
                 torch.cuda.empty_cache()
                 limit_vllm(arguments, rows)
-            with session.screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
+            with screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
                 outputs = ask_swift(rows, arguments, questions, raw, bar)
         work = {row["id"]: work_of(row) for row in rows}  # long rows are answered first
-        with session.screen.progress(f"{title}: answering", sum(work.values()), counted=False) as bar:
+        with screen.progress(f"{title}: answering", sum(work.values()), counted=False) as bar:
             bar.initial = bar.n = sum(work[id] for id in done)
-            with session.base.lent():
+            with base.lent():
                 model, template = prepare_model_template(arguments)
             if isinstance(model, PeftModel):
-                session.base.forget()  # what is merged below is the base model no more
+                base.forget()  # what is merged below is the base model no more
                 model = merge_adapter(model)
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:

@@ -8,22 +8,15 @@ from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 from swift.pipelines.utils import prepare_model_template
 
 from workflows.experiment.cards import MAX_NEW_TOKENS
-from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.inference.swift_engine import read_whole_lines
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import ready_model
-from workflows.model.loaded import Session
 from workflows.model.machine import Machine
 
 
 def write_texts(
-    experiment: Experiment,
-    machine: Machine,
-    session: Session,
-    title: str,
-    prompts: list[dict[str, Any]],
-    max_new_tokens: int,
-    written: Path,
+    job: Job, machine: Machine, title: str, prompts: list[dict[str, Any]], max_new_tokens: int, written: Path
 ) -> dict[str, str]:
     """The model's greedy text to each of `prompts` ({"id", "messages"}), by id.
 
@@ -38,11 +31,11 @@ def write_texts(
         key=lambda row: -sum(len(turn["content"]) for turn in row["messages"]),
     )
     if remaining:
-        arguments = build_infer_arguments(ready_model(experiment), machine, written, written, None)
+        arguments = build_infer_arguments(ready_model(job.experiment), machine, written, written, None)
         arguments.max_length -= max_new_tokens - MAX_NEW_TOKENS
-        with session.screen.progress(f"{title}: writing", total=len(prompts)) as bar:
+        with job.screen.progress(f"{title}: writing", total=len(prompts)) as bar:
             bar.update(len(done))
-            with session.base.lent():
+            with job.base.lent():
                 model, template = prepare_model_template(arguments)
             batch = arguments.max_batch_size
             engine = TransformersEngine(model, template=template, max_batch_size=batch)

@@ -1,4 +1,4 @@
-"""What the stages of one command share: the screen, and the base model, loaded once for all of them."""
+"""The base model, loaded once for all stages of a command."""
 
 import copy
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflows.core.files import fingerprint
-from workflows.core.screen import Screen
 
 
 @dataclass
@@ -64,11 +63,3 @@ class BaseModel:
         """Let the model's memory go."""
         self.model = self.processor = self.generation_config = None
         self.loaded_with = ""
-
-
-@dataclass(frozen=True)
-class Session:
-    """One command at work."""
-
-    screen: Screen
-    base: BaseModel

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workflows.core.files import read_json, write_json
 from workflows.experiment.cards import ROOT, Arguments
+from workflows.experiment.job import Job
 
 PACKAGES = ("ms-swift", "modelscope", "torch", "transformers", "peft", "datasets", "pandas", "scikit-learn")
 
@@ -174,6 +176,17 @@ def _left_in_container() -> list[int]:
             continue
         left.append(most - now + int(statistics[statistics.index(files) + 1]))
     return left
+
+
+def machine_of(job: Job) -> Machine:
+    """This machine, said on the screen and kept in environment.json when it is new to the run."""
+    machine, run, experiment = find_machine(), job.run, job.experiment
+    if not run.environment.exists() or read_json(run.environment).get("machine") != asdict(machine):
+        write_json(run.environment, {**describe_environment(), "machine": asdict(machine)})
+        dtype = dtype_of_answers(experiment.arguments, experiment.pinned, machine)
+        why = machine.reason if dtype == machine.torch_dtype else "set by the model card or --set"
+        job.screen.say(f"  device: {machine.device} ({machine.name}); dtype: {dtype} ({why})")
+    return machine
 
 
 def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> Arguments:

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from workflows.core.files import read_jsonl, write_json
 from workflows.core.rows import conversation
-from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.run_folder import SPLITS
 from workflows.core.screen import Screen
 from workflows.core.statistics import describe_lengths
-from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.model.arguments import build_sft_arguments
 from workflows.model.folder import ready_model
-from workflows.model.machine import Machine
+from workflows.model.machine import Machine, machine_of
 
 LONGEST = 64  # lengths that are listed: those of the widest batch
 BINS = 30  # of the histograms
@@ -32,14 +32,12 @@ def row_lengths(template: Any, rows: list[dict[str, Any]], bar: tqdm) -> list[in
     return lengths
 
 
-def count_material_tokens(
-    run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen, rows: list[dict[str, Any]]
-) -> dict[str, Any]:
+def count_material_tokens(job: Job, machine: Machine, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What tokens.json says of a split, of training rows that a method made."""
-    template = build_sft_arguments(run, ready_model(experiment), machine).get_template()
+    template = build_sft_arguments(job.run, ready_model(job.experiment), machine).get_template()
     max_length, template.max_length = template.max_length, None
     template.set_mode("train")
-    return _describe(_measure(template, rows, "material", screen), max_length)
+    return _describe(_measure(template, rows, "material", job.screen), max_length)
 
 
 def _measure(template: Any, rows: list[dict[str, Any]], name: str, screen: Screen) -> dict[str, int]:
@@ -62,13 +60,14 @@ def _describe(lengths: dict[str, int], max_length: int | None) -> dict[str, Any]
     }
 
 
-def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, screen: Screen) -> dict[str, Any]:
+def count_tokens(job: Job) -> dict[str, Any]:
     """Read train, val and test; write data/tokens.json and return its content.
 
     Lengths are in tokens and include prompt, chat marks and answer. Raises UserError where the model cannot
     be had, or SWIFT refuses an argument.
     """
-    arguments = build_sft_arguments(run, ready_model(experiment), machine)
+    run = job.run
+    arguments = build_sft_arguments(run, ready_model(job.experiment), machine_of(job))
     template = arguments.get_template()
     max_length, template.max_length = template.max_length, None
     template.set_mode("train")
@@ -76,7 +75,7 @@ def count_tokens(run: RunFolder, experiment: Experiment, machine: Machine, scree
     every: dict[str, list[int]] = {}
     for name in SPLITS:
         rows = read_jsonl(run.split(name))
-        lengths = _measure(template, rows, name, screen)
+        lengths = _measure(template, rows, name, job.screen)
         every[name] = list(lengths.values())
         splits[name] = _describe(lengths, max_length)
     edges = np.histogram_bin_edges([length for lengths in every.values() for length in lengths], bins=BINS)

@@ -5,53 +5,44 @@ from.
     distill       each row also gets the teacher's label probabilities
     cot           answers also get a reasoning that the untuned model wrote
     pseudo-label  unlabelled reviews join the rows
-
-What needs a model, or the data stage, is done by functions that are passed in.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_json, write_jsonl
 from workflows.core.rows import conversation
-from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of
+from workflows.data.messages import write_row
+from workflows.data.reviews import Review
+from workflows.data.unlabelled import read_unlabelled
 from workflows.experiment.cards import Label
 from workflows.experiment.experiment import Experiment, load_experiment
+from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, Preference, PseudoLabels, Reasoning
+from workflows.inference.infer import ask
+from workflows.inference.write import write_texts
+from workflows.model.machine import Machine, machine_of
+from workflows.model.tokens import count_material_tokens
 from workflows.pipeline.pseudo_labels import judge_pseudo_labels
 from workflows.pipeline.reasonings import choose_rows, questions, with_reasonings
 
 Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Tools:
-    """What other stages lend."""
-
-    # (name, experiment, rows of a data file, checkpoint) -> rows of predictions/*.jsonl
-    ask: Callable[[str, Experiment, Rows, Path | None], Rows]
-    # (rows with "id" and "messages", max_new_tokens) -> the untuned model's texts by id
-    write: Callable[[Rows, int], dict[str, str]]
-    # (row with "id", "review" and "label", experiment) -> the row of a data file with that one's prompt
-    rewrite: Callable[[dict[str, Any], Experiment], dict[str, Any]]
-    read_unlabelled: Callable[[], tuple[Rows, Rows]]  # usable rows of a data file, and rejected ones
-    count_tokens: Callable[[Rows], Any]  # -> what tokens.json says of a split
-
-
-def make_material(run: RunFolder, experiment: Experiment, tools: Tools) -> dict[str, Any]:
+def make_material(job: Job) -> dict[str, Any]:
     """Read train.jsonl and val.jsonl; write material.jsonl, material_rejected.jsonl, material.json (for DPO
     material_val.jsonl too) into data/; return the content of material.json.
 
     Raises UserError where the run that the method starts from has seen this run's validation or test rows.
     """
-    recipe = experiment.recipe
+    run, experiment, machine = job.run, job.experiment, machine_of(job)
+    recipe, labels, seed = experiment.recipe, experiment.labels, experiment.data.data_seed
     train, val = (list(map(as_messages, read_jsonl(run.split(name)))) for name in ("train", "val"))
-    labels, seed = experiment.labels, experiment.data.data_seed
     rejected: Rows = []
     counts: dict[str, int] = {}
     if experiment.tuning.from_run is not None:
@@ -60,19 +51,23 @@ def make_material(run: RunFolder, experiment: Experiment, tools: Tools) -> dict[
         rows = with_rejected(train, labels, seed)
         write_jsonl(run.material_val, with_rejected(val, labels, seed))
     elif isinstance(recipe, Distillation):
-        rows = with_teacher(train, experiment, tools)
+        rows = with_teacher(job, machine, train)
         names = [label.name for label in labels]
         best = [max(row["teacher"], key=row["teacher"].get) for row in rows]
         agrees = sum(names[row["label"]] == name for row, name in zip(rows, best, strict=True))
         counts = {"teacher_agrees_with_gold": agrees}
     elif isinstance(recipe, Reasoning):
         chosen = choose_rows(train, recipe.samples, seed)
-        texts = tools.write(questions(chosen, recipe, labels), recipe.max_new_tokens)
+        asked = questions(chosen, recipe, labels)
+        written = _kept(job, "reasonings")
+        texts = write_texts(job, machine, "reasonings", asked, recipe.max_new_tokens, written)
         rows, rejected = with_reasonings(train, texts, recipe, labels)
         counts = {"asked": len(chosen), "with_reasoning": len(chosen) - len(rejected)}
     elif isinstance(recipe, PseudoLabels):
-        found, rejected = tools.read_unlabelled()
-        kept, refused = with_pseudo_labels(found, experiment, recipe, tools)
+        splits = {name: read_jsonl(run.split(name)) for name in SPLITS}
+        file = Path(str(experiment.tuning.unlabelled))
+        found, rejected = read_unlabelled(file, experiment.dataset, splits, job.screen)
+        kept, refused = with_pseudo_labels(job, machine, recipe, found)
         counts = {"unlabelled": len(found) + len(rejected), "pseudo_labelled": len(kept)}
         rows, rejected = [*train, *kept], [*rejected, *refused]
     summary = {
@@ -82,12 +77,19 @@ def make_material(run: RunFolder, experiment: Experiment, tools: Tools) -> dict[
         "rows": {"train": len(train), **counts, "material": len(rows)},
         "rejected": dict(Counter(row["reason"] for row in rejected).most_common()),
         **describe_sources(experiment),
-        "tokens": tools.count_tokens(rows),
+        "tokens": count_material_tokens(job, machine, rows),
     }
     write_jsonl(run.material_rejected, rejected)
     write_jsonl(run.material, rows)
     write_json(run.material_summary, summary)
+    for path in run.material.parent.glob(f".*-{job.inputs}.jsonl"):
+        path.unlink()  # what a stop would have left for the same command to take up
     return summary
+
+
+def _kept(job: Job, name: str) -> Path:
+    """The file that keeps answers until the stage is done."""
+    return job.run.material.parent / f".{name}-{job.inputs}.jsonl"
 
 
 def describe_sources(experiment: Experiment) -> dict[str, Any]:
@@ -140,28 +142,41 @@ def with_rejected(rows: Rows, labels: tuple[Label, ...], seed: int) -> Rows:
     return made
 
 
-def with_teacher(rows: Rows, experiment: Experiment, tools: Tools) -> Rows:
+def with_teacher(job: Job, machine: Machine, rows: Rows) -> Rows:
     """The rows with `teacher`: what the tuned model of --from-run gives each label, by name.
 
     The teacher is asked with its own prompt.
     """
-    source = RunFolder(Path(str(experiment.tuning.from_run)))
-    teacher = load_experiment(source.experiment)
-    asked = [tools.rewrite(row, teacher) for row in rows]
-    answers = tools.ask("teacher", teacher, asked, checkpoint_of(source))
+    source = RunFolder(Path(str(job.experiment.tuning.from_run)))
+    teacher = replace(job, experiment=load_experiment(source.experiment))
+    asked = [rewritten(row, job.experiment, teacher.experiment) for row in rows]
+    answers = ask(teacher, machine, "teacher", asked, checkpoint_of(source), _kept(job, "teacher"))
     return [{**row, "teacher": answer["probabilities"]} for row, answer in zip(rows, answers, strict=True)]
 
 
 def with_pseudo_labels(
-    rows: Rows, experiment: Experiment, recipe: PseudoLabels, tools: Tools
+    job: Job, machine: Machine, recipe: PseudoLabels, reviews: list[Review]
 ) -> tuple[Rows, Rows]:
     """Data-file rows of those reviews that get a pseudo-label, with `confidence`; and the rejected ones."""
+    experiment = job.experiment
     source = RunFolder(Path(str(experiment.tuning.from_run)))
-    origin = load_experiment(source.experiment)
-    base = tools.ask("base", origin, rows, None)
-    tuned = tools.ask("tuned", origin, rows, checkpoint_of(source))
+    origin = replace(job, experiment=load_experiment(source.experiment))
+    rows = [write_row(each, experiment.prompt, experiment.labels, "messages") for each in reviews]
+    base = ask(origin, machine, "base", rows, None, _kept(job, "base"))
+    tuned = ask(origin, machine, "tuned", rows, checkpoint_of(source), _kept(job, "tuned"))
     kept, rejected = judge_pseudo_labels(base, tuned, experiment.labels, recipe.threshold)
     return [
-        {**tools.rewrite(row, experiment), "pseudo_label": True, "confidence": row["confidence"]}
+        {
+            **rewritten(row, experiment, experiment),
+            "pseudo_label": True,
+            "confidence": row["confidence"],
+        }
         for row in kept
     ], rejected
+
+
+def rewritten(row: dict[str, Any], experiment: Experiment, other: Experiment) -> dict[str, Any]:
+    """A row of this experiment's data files as the `other` one would write it, with its prompt and words."""
+    name = experiment.labels[row["label"]].name
+    label = [each.name for each in other.labels].index(name)
+    return write_row(Review(row["id"], row["review"], label), other.prompt, other.labels, "messages")

@@ -5,6 +5,7 @@ unfinished stage.
 """
 
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from workflows.core.run_folder import RunFolder, finished_stages, is_locked, mar
 from workflows.core.screen import Screen, shown
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
-from workflows.model.loaded import BaseModel, Session
+from workflows.experiment.job import Job
+from workflows.model.loaded import BaseModel
 from workflows.model.machine import peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
-from workflows.pipeline.stages import EARLIER, STAGES
+from workflows.pipeline.lines import lines_of
+from workflows.pipeline.stages import STAGES, Stage, made_by
 
 OUTPUTS = ROOT / "outputs"
 
@@ -96,36 +99,29 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             f"{run.path}: {names[-1]} is no stage of method {experiment.tuning.method} on "
             f"{experiment.dataset.task} data."
         )
-    session = Session(screen, BaseModel())
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
+    shared = Job(run, experiment, screen, BaseModel())
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
-        for path in stage.needs(run):
-            if not path.exists():
-                command = next(
-                    command
-                    for start, command in EARLIER.items()
-                    if str(path.relative_to(run.path)).startswith(start)
-                )
-                raise UserError(
-                    f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
-                )
-        inputs = fingerprint([stage.settings(run, experiment), [sha256(path) for path in stage.needs(run)]])
-        done = finished_stages(run).get(stage.name, {})
-        if done.get("inputs") == inputs and all(path.exists() for path in stage.writes(run, experiment)):
+        inputs = _inputs(stage, run, experiment)
+        done = finished_stages(run).get(stage.name, {}).get("inputs")
+        there = all(path.exists() for path in stage.writes(run, experiment))
+        if done == inputs and there:
             screen.say(f"{title}: done before")
             continue
-        screen.say(title)
+        screen.say(title + _why_again(done, inputs))
         start = time.monotonic()
         reset_peak_memory()
         try:
             with screen.quiet(run.log(stage.name)):
-                stage.work(run, experiment, session, inputs)
+                summary = stage.do(replace(shared, inputs=fingerprint(inputs)))
         except UserError:
             raise
         except Exception:
             screen.say(f"  failed; what SWIFT printed is in {shown(run.log(stage.name))}")
             raise
+        for line in lines_of(stage.name, summary, run):
+            screen.say(f"  {line}")
         seconds = time.monotonic() - start
         record = {
             "inputs": inputs,
@@ -135,3 +131,23 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
         }
         mark_finished(run, stage.name, record)
         screen.say(f"  {seconds:.0f} s")
+
+
+def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, str]:
+    """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing."""
+    for path in stage.needs(run):
+        if not path.exists():
+            command = made_by(path, run, experiment)
+            raise UserError(
+                f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
+            )
+    files = {str(path.relative_to(run.path)): sha256(path) for path in stage.needs(run)}
+    return files | {name: fingerprint(value) for name, value in stage.depends(run, experiment).items()}
+
+
+def _why_again(before: dict[str, str] | None, inputs: dict[str, str]) -> str:
+    """What is said of a stage that was done before and is done again."""
+    if before is None:
+        return ""
+    changed = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
+    return f": again, {', '.join(changed) + ' changed' if changed else 'its files are gone'}"

@@ -2,214 +2,51 @@
 
     prepare -> tokens -> baselines -> audit -> zero_shot -> material -> train -> tuned -> score -> report
 
-Stages import what they need when they start: preparing and scoring load neither torch nor SWIFT.
+A table: what is done stands behind each stage's door, what is said of it in lines.py.  A door is imported
+when its stage starts, so that preparing and scoring load neither torch nor SWIFT.
 """
 
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, read_jsonl, sha256, write_json
-from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of, finished_stages
-from workflows.core.screen import shown
+from workflows.core.files import read_json, sha256
+from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.experiment.experiment import Experiment
-from workflows.model.loaded import Session
-from workflows.model.machine import Machine, describe_environment, dtype_of_answers, find_machine
+from workflows.experiment.job import Job
 
-Rows = list[dict[str, Any]]
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
 SCORES_FORMAT = 4
 REPORT_FORMAT = 1
-SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
+
+Settings = dict[str, Any]  # what a stage depends on beside files of earlier stages, by the name that is said
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run: what it needs, what goes in, what comes out."""
+    """One step of a run: its door, what it needs, what else it depends on, what it writes."""
 
     name: str
+    door: str  # module:function in workflows, a function of a job that returns its summary
     needs: Callable[[RunFolder], list[Path]]  # files of earlier stages
-    settings: Callable[[RunFolder, Experiment], Any]  # what else it depends on
+    depends: Callable[[RunFolder, Experiment], Settings]
     writes: Callable[[RunFolder, Experiment], list[Path]]
-    work: Callable[[RunFolder, Experiment, Session, str], None]
     is_part_of: Callable[[Experiment], bool] = lambda experiment: True  # whether a run has this stage
+    made_by: str = "run"  # the command that makes what a later stage finds missing
+
+    def do(self, job: Job) -> Any:
+        """Do the work; return its summary."""
+        module, name = self.door.split(":")
+        return getattr(import_module(f"workflows.{module}"), name)(job)
 
 
-def _prepare(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.data.prepare import prepare
-
-    manifest = prepare(run, experiment, session.screen)
-    rows, reasons = manifest["rows"], manifest["rejected"]
-    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons.items())})" if reasons else ""
-    session.screen.say(
-        f"  {rows['read']:,} rows read, {rows['kept']:,} kept, {rows['rejected']:,} rejected{why}; "
-        f"{manifest['from']}"
-    )
-    for name, split in manifest["splits"].items():
-        labels = ", ".join(f"{label} {count:,}" for label, count in split["labels"].items())
-        if split["numbers"] is not None:
-            labels = ", ".join(f"{name} {value:.2f}" for name, value in split["numbers"].items())
-        session.screen.say(f"  {name:5} {split['rows']:6,} rows: {labels}")
-    searched = manifest["near_copies"]["searched"]
-    if searched != "all rows":
-        were = "searched only for sampled rows" if searched else "not searched"
-        session.screen.say(f"  near copies of test rows were {were}: there are too many rows")
-    for name, mixed in manifest["mixed"].items():
-        lengths = mixed["lengths"]
-        left_out = "".join(f", {count:,} left out: {reason}" for reason, count in mixed["left_out"].items())
-        session.screen.say(f"  mixed {mixed['used']:6,} rows of {name} into train{left_out}")
-        if not lengths["alike"]:
-            session.screen.say(
-                f"  warning: lengths differ: {lengths['median']:.0f} characters in the middle, "
-                f"{lengths['median_mixed']:.0f} in {name}; mixing was reported to hurt then"
-            )
-
-
-def _tokens(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.model.tokens import count_tokens
-
-    summary = count_tokens(run, experiment, _machine(run, experiment, session), session.screen)
-    lengths, over = summary["splits"]["train"], summary["splits"]["train"]["over_max_length"]["rows"]
-    session.screen.say(
-        f"  training rows have {lengths['median']:.0f} tokens in the middle, {lengths['max']} at most; "
-        f"{over} of {lengths['rows']:,} are longer than max_length {summary['max_length']}"
-        + (f" and will be {summary['longer_training_rows_are']}" if over else "")
-    )
-
-
-def _audit(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.baselines.audit import audit
-
-    summary = audit(run, experiment)
-    if summary["likely_wrong"] is None:
-        session.screen.say("  not judged: that takes five rows of each label")
-    else:
-        wrong, rows = summary["likely_wrong"], summary["rows"]
-        session.screen.say(f"  {wrong:,} of {rows:,} labels are likely wrong: {shown(run.audit)}")
-
-
-def _baselines(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.baselines.baselines import run_baselines
-
-    run_baselines(run, experiment)
-
-
-def _zero_shot(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.inference.infer import infer
-
-    infer(run, experiment, _machine(run, experiment, session), session, "zero_shot", None, inputs)
-
-
-def _material(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.data.messages import write_row
-    from workflows.data.reviews import Review
-    from workflows.data.unlabelled import read_unlabelled
-    from workflows.inference.infer import ask
-    from workflows.inference.write import write_texts
-    from workflows.model.tokens import count_material_tokens
-    from workflows.pipeline.derived_rows import Tools, make_material
-
-    machine = _machine(run, experiment, session)
-    partial: list[Path] = []  # what a stop leaves, and the same command takes up
-
-    def keep(name: str) -> Path:
-        partial.append(run.path / "data" / f".{name}-{inputs}.jsonl")
-        return partial[-1]
-
-    def ask_rows(name: str, asked: Experiment, rows: Rows, checkpoint: Path | None) -> Rows:
-        return ask(asked, machine, session, name, rows, checkpoint, keep(name))
-
-    def write(prompts: Rows, max_new_tokens: int) -> dict[str, str]:
-        return write_texts(
-            experiment, machine, session, "reasonings", prompts, max_new_tokens, keep("reasonings")
-        )
-
-    def rewrite(row: dict[str, Any], other: Experiment) -> dict[str, Any]:
-        name = experiment.labels[row["label"]].name
-        label = [label.name for label in other.labels].index(name)
-        return write_row(Review(row["id"], row["review"], label), other.prompt, other.labels, "messages")
-
-    def unlabelled() -> tuple[Rows, Rows]:
-        splits = {name: read_jsonl(run.split(name)) for name in SPLITS}
-        reviews, rejected = read_unlabelled(
-            Path(str(experiment.tuning.unlabelled)), experiment.dataset, splits, session.screen
-        )
-        return [
-            rewrite({"id": each.id, "review": each.text, "label": 0}, experiment) for each in reviews
-        ], rejected
-
-    def count_tokens(rows: Rows) -> Any:
-        return count_material_tokens(run, experiment, machine, session.screen, rows)
-
-    summary = make_material(run, experiment, Tools(ask_rows, write, rewrite, unlabelled, count_tokens))
-    for path in partial:
-        path.unlink(missing_ok=True)
-    counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in summary["rows"].items())
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["rejected"].items())
-    session.screen.say(f"  rows: {counts}" + (f"; rejected: {reasons}" if reasons else ""))
-
-
-def _train(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.data.splits import evaluation_sample
-    from workflows.inference.infer import measure_validation, work_of
-    from workflows.tuning.train import train
-
-    val = read_jsonl(run.split("val"))
-    looked_at = evaluation_sample(val, experiment.tuning.eval_rows, experiment.data.data_seed)
-    if len(looked_at) < len(val):
-        session.screen.say(f"  evaluations look at {len(looked_at)} of {len(val):,} validation rows")
-
-    def measure(model: Any, template: Any) -> dict[str, float]:
-        with session.screen.progress("evaluating", sum(map(work_of, looked_at)), counted=False) as bar:
-            return measure_validation(model, template, looked_at, experiment, bar)
-
-    # Answers take as long as before tuning; of a head none were given.
-    afterwards = finished_stages(run).get("zero_shot", {}).get("seconds", 0.0) + SCORE_AND_REPORT
-    machine = _machine(run, experiment, session)
-    summary = train(run, experiment, machine, session, inputs, measure, len(looked_at), afterwards)
-    best = summary["best_by"]
-    figure = f", best validation {best['metric']} {best['value']:.4f}" if best["value"] is not None else ""
-    session.screen.say(f"  {summary['steps']} steps{figure}, kept {summary['checkpoint']}")
-    rows = summary["rows"]["train"]
-    if rows["used"] < rows["given"]:
-        left_out = rows["given"] - rows["used"]
-        session.screen.say(
-            f"  {left_out} of {rows['given']} train rows were left out by SWIFT: longer than max_length"
-        )
-
-
-def _tuned(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.inference.infer import infer
-
-    adapter = checkpoint_of(run)
-    infer(run, experiment, _machine(run, experiment, session), session, "tuned", adapter, inputs)
-
-
-def _score(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.scoring.score import score
-
-    score(run, experiment)
-
-
-def _report(run: RunFolder, experiment: Experiment, session: Session, inputs: str) -> None:
-    from workflows.experiment.options import flags_of
-    from workflows.reporting.report import report
-
-    command = ["python", "run_swift.py", "run", *flags_of(experiment.options)]
-    reproduce = ["python", "run_swift.py", "reproduce", shown(run.path)]
-    report(run, experiment, shlex.join(command), shlex.join(reproduce))
-    session.screen.say(f"  {shown(run.report_page)}")
-
-
-def _what_a_report_adds(run: RunFolder) -> list[str]:
-    """The hashes of what a report shows where it is there."""
-    paths = (run.tokens, run.training, run.environment, run.audit_summary)
-    return [sha256(path) for path in paths if path.exists()]
+def _splits(run: RunFolder) -> list[Path]:
+    return [*map(run.split, SPLITS)]
 
 
 def _source_hashes(run: RunFolder, experiment: Experiment) -> list[str]:
@@ -244,34 +81,37 @@ def _mixed_sources(run: RunFolder, experiment: Experiment) -> list[Any]:
     ]
 
 
-def _all_predictions(run: RunFolder) -> list[Path]:
-    return sorted((run.path / "predictions").glob("[!.]*.jsonl"))
+def _labels(experiment: Experiment) -> list[Settings]:
+    return [asdict(label) for label in experiment.labels]
 
 
-def _model_settings(run: RunFolder, experiment: Experiment) -> Any:
-    return [
-        experiment.arguments,
-        experiment.tuning.seed,
-        experiment.data.data_seed,
-        [asdict(label) for label in experiment.labels],
-    ]
+def _data(run: RunFolder, experiment: Experiment) -> Settings:
+    return {
+        "the data set's card": asdict(experiment.dataset),
+        **{f"--{name.replace('_', '-')}": value for name, value in vars(experiment.data).items()},
+        "the prompt": asdict(experiment.prompt),
+        "split_dataset_ratio": experiment.arguments.get("split_dataset_ratio"),
+        "the method": experiment.has_head,
+        "the data files": _source_hashes(run, experiment),
+        "what is mixed in": _mixed_sources(run, experiment),
+        "the files' format": DATA_FORMAT,
+    }
 
 
-def _recipe_settings(experiment: Experiment) -> list[Any]:
-    return [] if experiment.recipe is None else [asdict(experiment.recipe)]
+def _model(experiment: Experiment) -> Settings:
+    return {
+        **experiment.arguments,
+        "--seed": experiment.tuning.seed,
+        "--data-seed": experiment.data.data_seed,
+        "label words": _labels(experiment),
+    }
 
 
-def _training_settings(run: RunFolder, experiment: Experiment) -> Any:
-    made = [sha256(path) for path in (run.material, run.material_val) if path.exists()]
-    return [
-        *_model_settings(run, experiment),
-        experiment.tuning.eval_rows,
-        *_recipe_settings(experiment),
-        *made,
-    ]
+def _recipe(experiment: Experiment) -> Settings:
+    return {} if experiment.recipe is None else {"the recipe": asdict(experiment.recipe)}
 
 
-def _material_settings(run: RunFolder, experiment: Experiment) -> Any:
+def _material(run: RunFolder, experiment: Experiment) -> Settings:
     from workflows.pipeline.derived_rows import describe_sources
 
     try:
@@ -281,18 +121,23 @@ def _material_settings(run: RunFolder, experiment: Experiment) -> Any:
             raise
         made = read_json(run.material_summary)
         sources = {name: made[name] for name in ("from_run", "unlabelled") if name in made}
-    return [*_model_settings(run, experiment), *_recipe_settings(experiment), sources]
+    return {**_model(experiment), **_recipe(experiment), "what it is made from": sources}
 
 
-def _answer_settings(run: RunFolder, experiment: Experiment) -> Any:
-    ends = [] if experiment.ends_after_label else ["answers go on after the label"]
-    return [
-        *_model_settings(run, experiment),
-        experiment.tuning.engine,
-        experiment.tuning.window,
-        PREDICTIONS_FORMAT,
-        *ends,
-    ]
+def _training(run: RunFolder, experiment: Experiment) -> Settings:
+    made = [sha256(path) for path in (run.material, run.material_val) if path.exists()]
+    rows = {"--eval-rows": experiment.tuning.eval_rows, "rows that were made": made}
+    return {**_model(experiment), **_recipe(experiment), **rows}
+
+
+def _answers(run: RunFolder, experiment: Experiment) -> Settings:
+    return {
+        **_model(experiment),
+        "--engine": experiment.tuning.engine,
+        "--window": experiment.tuning.window,
+        "how answers end": experiment.ends_after_label,
+        "the files' format": PREDICTIONS_FORMAT,
+    }
 
 
 def _baseline_files(run: RunFolder, experiment: Experiment) -> list[Path]:
@@ -300,101 +145,107 @@ def _baseline_files(run: RunFolder, experiment: Experiment) -> list[Path]:
     return [run.predictions(constant), run.predictions("tfidf")]
 
 
+def _scores(run: RunFolder, experiment: Experiment) -> Settings:
+    return {"label words": _labels(experiment), "the files' format": SCORES_FORMAT}
+
+
+def _what_a_report_adds(run: RunFolder) -> list[str]:
+    """The hashes of what a report shows where it is there."""
+    paths = (run.tokens, run.training, run.environment, run.audit_summary)
+    return [sha256(path) for path in paths if path.exists()]
+
+
 STAGES = (
     Stage(
         "prepare",
+        "data.prepare:prepare",
         needs=lambda run: [],
-        settings=lambda run, experiment: [
-            *(asdict(part) for part in (experiment.dataset, experiment.data, experiment.prompt)),
-            experiment.arguments.get("split_dataset_ratio"),
-            experiment.has_head,
-            _source_hashes(run, experiment),
-            _mixed_sources(run, experiment),
-            DATA_FORMAT,
-        ],
-        writes=lambda run, experiment: [*map(run.split, SPLITS), run.rejected, run.corrections, run.manifest],
-        work=_prepare,
+        depends=_data,
+        writes=lambda run, experiment: [*_splits(run), run.rejected, run.corrections, run.manifest],
+        made_by="prepare",
     ),
     Stage(
         "tokens",
-        needs=lambda run: [*map(run.split, SPLITS)],
-        settings=lambda run, experiment: experiment.arguments,
+        "model.tokens:count_tokens",
+        needs=_splits,
+        depends=lambda run, experiment: experiment.arguments,
         writes=lambda run, experiment: [run.tokens],
-        work=_tokens,
+        made_by="train",
     ),
     Stage(
         "baselines",
-        needs=lambda run: [*map(run.split, SPLITS)],
-        settings=lambda run, experiment: [PREDICTIONS_FORMAT],
+        "baselines.baselines:run_baselines",
+        needs=_splits,
+        depends=lambda run, experiment: {"the files' format": PREDICTIONS_FORMAT},
         writes=_baseline_files,
-        work=_baselines,
+        made_by="score",
     ),
     Stage(
         "audit",
-        needs=lambda run: [*map(run.split, SPLITS)],
-        settings=lambda run, experiment: [asdict(label) for label in experiment.labels],
+        "baselines.audit:audit",
+        needs=_splits,
+        depends=lambda run, experiment: {"label words": _labels(experiment)},
         writes=lambda run, experiment: [run.audit, run.audit_summary],
-        work=_audit,
         is_part_of=lambda experiment: experiment.dataset.task == "single_label",  # what it judges
+        made_by="audit",
     ),
     Stage(
         "zero_shot",
+        "inference.infer:answer_untuned",
         needs=lambda run: [run.split("test")],
-        settings=_answer_settings,
+        depends=_answers,
         writes=lambda run, experiment: [run.predictions("zero_shot")],
-        work=_zero_shot,
         is_part_of=lambda experiment: not experiment.has_head,  # an untrained head knows nothing
+        made_by="infer",
     ),
     Stage(
         "material",
-        needs=lambda run: [run.split("train"), run.split("val"), run.split("test")],
-        settings=_material_settings,
+        "pipeline.derived_rows:make_material",
+        needs=_splits,
+        depends=_material,
         writes=lambda run, experiment: [run.material, run.material_rejected, run.material_summary],
-        work=_material,
         is_part_of=lambda experiment: experiment.makes_material,
+        made_by="train",
     ),
     Stage(
         "train",
+        "pipeline.training:train_and_measure",
         needs=lambda run: [run.split("train"), run.split("val"), run.tokens],
-        settings=_training_settings,
+        depends=_training,
         writes=lambda run, experiment: [run.training],
-        work=_train,
+        made_by="train",
     ),
     Stage(
         "tuned",
+        "inference.infer:answer_tuned",
         needs=lambda run: [run.split("test"), run.training],
-        settings=_answer_settings,
+        depends=_answers,
         writes=lambda run, experiment: [run.predictions("tuned")],
-        work=_tuned,
+        made_by="infer",
     ),
     Stage(
         "score",
-        needs=lambda run: [run.split("test"), *_all_predictions(run)],
-        settings=lambda run, experiment: [SCORES_FORMAT, [asdict(label) for label in experiment.labels]],
+        "scoring.score:score",
+        needs=lambda run: [run.split("test"), *sorted((run.path / "predictions").glob("[!.]*.jsonl"))],
+        depends=_scores,
         writes=lambda run, experiment: [run.scores],
-        work=_score,
+        made_by="score",
     ),
     Stage(
         "report",
+        "reporting.report:report",
         needs=lambda run: [run.scores, run.manifest],
-        settings=lambda run, experiment: [REPORT_FORMAT, asdict(experiment), _what_a_report_adds(run)],
+        depends=lambda run, experiment: {
+            "the experiment": asdict(experiment),
+            "other files that it shows": _what_a_report_adds(run),
+            "its format": REPORT_FORMAT,
+        },
         writes=lambda run, experiment: [run.report_page, run.report_markdown, run.figures],
-        work=_report,
+        made_by="report",
     ),
 )
-EARLIER = {
-    "data": "prepare",
-    "training.json": "train",
-    "scores.json": "score",
-}  # which command writes what a stage finds missing
 
 
-def _machine(run: RunFolder, experiment: Experiment, session: Session) -> Machine:
-    """This machine, said on the screen and kept in environment.json when it is new to the run."""
-    machine = find_machine()
-    if not run.environment.exists() or read_json(run.environment).get("machine") != asdict(machine):
-        write_json(run.environment, {**describe_environment(), "machine": asdict(machine)})
-        dtype = dtype_of_answers(experiment.arguments, experiment.pinned, machine)
-        why = machine.reason if dtype == machine.torch_dtype else "set by the model card or --set"
-        session.screen.say(f"  device: {machine.device} ({machine.name}); dtype: {dtype} ({why})")
-    return machine
+def made_by(path: Path, run: RunFolder, experiment: Experiment) -> str:
+    """The command that makes a file of the run folder."""
+    return next((stage.made_by for stage in STAGES if path in stage.writes(run, experiment)), "run")

@@ -1,12 +1,16 @@
 """The door of the reporting stage: a run's files become report.html, report.md and figures/."""
 
+import shlex
 import shutil
 from pathlib import Path
 
 from workflows.core.files import open_whole, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.screen import shown
 from workflows.core.texts import SYSTEMS
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
+from workflows.experiment.options import flags_of
 from workflows.reporting.content import build_report
 from workflows.reporting.figures import (
     draw_confusions,
@@ -19,11 +23,14 @@ from workflows.reporting.files import Files, read_files
 from workflows.reporting.render import render_markdown, render_page
 
 
-def report(run: RunFolder, experiment: Experiment, command: str, reproduce: str) -> None:
+def report(job: Job) -> None:
     """Read scores.json, predictions, manifest and what else there is; write report.html, report.md, figures/.
 
-    `command` starts the same run anew, `reproduce` repeats it from its own file; the report shows both.
+    The report shows the command that starts the same run anew, and the one that repeats it from its own file.
     """
+    run, experiment = job.run, job.experiment
+    command = shlex.join(["python", "run_swift.py", "run", *flags_of(experiment.options)])
+    reproduce = shlex.join(["python", "run_swift.py", "reproduce", shown(run.path)])
     files = read_files(run)
     drawing = run.figures.with_name(".figures.part")
     shutil.rmtree(drawing, ignore_errors=True)

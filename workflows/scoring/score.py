@@ -18,11 +18,11 @@ from sklearn.metrics import (
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_json
-from workflows.core.run_folder import RunFolder
 from workflows.core.statistics import wilson_interval
 from workflows.core.texts import SYSTEMS, Both
 from workflows.experiment.cards import Task
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.scoring.averages import averages
 from workflows.scoring.multi_label import measure_sets
 from workflows.scoring.probabilities import measure_probabilities
@@ -44,11 +44,12 @@ READINGS: dict[Task, Both] = {  # of what a head says
 }
 
 
-def score(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
+def score(job: Job) -> dict[str, Any]:
     """Read predictions/*.jsonl, write scores.json and return its content.
 
     Raises UserError where there is nothing to score, or predictions are not of the test rows.
     """
+    run, experiment = job.run, job.experiment
     task = experiment.dataset.task
     rows = read_jsonl(run.split("test"))
     test = [(row["id"], row["review"], experiment.named(row["label"])) for row in rows]

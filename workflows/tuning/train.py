@@ -13,11 +13,11 @@ from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments
 from workflows.model.batches import is_out_of_memory
 from workflows.model.folder import label_tokens, ready_model
-from workflows.model.loaded import Session
 from workflows.model.machine import Machine, free_memory, memory_within_reach
 from workflows.model.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, register_watch
@@ -28,29 +28,23 @@ WITHOUT_ROWS = ("packing", "padding_free", "streaming", "lazy_tokenize")
 
 
 def train(
-    run: RunFolder,
-    experiment: Experiment,
-    machine: Machine,
-    session: Session,
-    inputs: str,
-    measure: Measure,
-    evaluated_rows: int,
-    afterwards: float = 0.0,
+    job: Job, machine: Machine, measure: Measure, evaluated_rows: int, afterwards: float = 0.0
 ) -> dict[str, Any]:
     """Tune the model on train.jsonl, or what the method made of it, watch val.jsonl; write sft/ and
     training.json, return the latter's content.
 
-    `inputs` is the fingerprint of what goes in: an interrupted training with the same inputs goes on from its
-    last checkpoint, one with other inputs starts anew. `measure` gives the loss and the task's figures
-    of so many validation rows (`evaluated_rows`) at each evaluation; `afterwards`: seconds that the stages
-    after this one take, about, for the time left. Raises UserError where the model cannot be had, a label
-    does not fit in five tokens, SWIFT refuses a value, or memory is too small for one row.
+    An interrupted training with the same `job.inputs` goes on from its last checkpoint, another starts anew.
+    `measure` gives the loss and the task's figures of so many validation rows (`evaluated_rows`) at each
+    evaluation; `afterwards`: seconds that the stages after this one take, about, for the time left. Raises
+    UserError where the model cannot be had, a label does not fit in five tokens, SWIFT refuses a value, or
+    memory is too small for one row.
     """
-    resume_from = last_checkpoint(run, inputs)
+    run, experiment, screen, base = job.run, job.experiment, job.screen, job.base
+    resume_from = last_checkpoint(run, job.inputs)
     if resume_from:
-        session.screen.say(f"  going on from {resume_from.name}")
+        screen.say(f"  going on from {resume_from.name}")
     pairs = isinstance(experiment.recipe, Preference)  # of answers: DPO's trainer has its own steps and loss
-    with session.screen.progress("training", total=1, counted=False) as bar:
+    with screen.progress("training", total=1, counted=False) as bar:
         ready, piece_tokens = fit_to_memory(
             run, ready_model(experiment), machine, memory_within_reach(machine.device)
         )
@@ -59,14 +53,12 @@ def train(
             piece_tokens = None
         free = f"{free_memory(machine.device) / 1e9:.0f} GB of memory are free"
         if piece_tokens is not None and piece_tokens < PIECE_TOKENS.get(machine.device, PIECE_TOKENS["cpu"]):
-            session.screen.say(
-                f"  {free}: {piece_tokens} tokens are computed at a time, with the same result"
-            )
+            screen.say(f"  {free}: {piece_tokens} tokens are computed at a time, with the same result")
         if (
             arguments.training_args.gradient_checkpointing
             and "gradient_checkpointing" not in experiment.pinned
         ):
-            session.screen.say(f"  {free}: gradient checkpointing is on, with the same result")
+            screen.say(f"  {free}: gradient checkpointing is on, with the same result")
         watched = register_watch(bar, Plan(measure, piece_tokens, pairs, afterwards))
         arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
         template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
@@ -75,7 +67,7 @@ def train(
             labels = label_tokens(template, ready.labels)
             arguments.training_args.loss_type = register_label_loss(labels, terms)
         try:
-            with session.base.lent():
+            with base.lent():
                 result = (rlhf_main if pairs else sft_main)(arguments)
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -93,7 +85,7 @@ def train(
                 "every row. "
                 f"More in {run.log('train')}."
             ) from error
-    session.base.take_back(watched.model)
+    base.take_back(watched.model)
     watched.model = None  # SWIFT's table of callbacks would keep it
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]

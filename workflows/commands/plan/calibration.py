@@ -8,7 +8,6 @@ Not covered: quantised weights, and more than one GPU.
 """
 
 import copy
-import ctypes
 import gc
 import shutil
 import time
@@ -31,11 +30,12 @@ from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.experiment.model_cards import runs_own_code
 from workflows.inference.infer import infer, measure_validation
 from workflows.model.arguments import build_infer_arguments, merged_arguments
-from workflows.model.loaded import BaseModel, Session
-from workflows.model.machine import Machine, peak_memory, reset_peak_memory
+from workflows.model.loaded import BaseModel
+from workflows.model.machine import Machine, give_back_freed_memory, peak_memory, reset_peak_memory
 from workflows.model.tokens import count_tokens
 from workflows.tuning.train import train
 
@@ -172,18 +172,18 @@ def _measure(
         return measured
 
     callbacks_map[CLOCK] = Clock
-    session = Session(screen, BaseModel())
+    job = Job(small, experiment, screen, BaseModel())
     val = read_jsonl(small.split("val"))
-    count_tokens(small, experiment, machine, screen)
+    count_tokens(job)
     arguments = build_infer_arguments(experiment, machine, small.split("test"), small.path / "none", None)
-    with _timed(figures, "load"), session.base.lent():
+    with _timed(figures, "load"), job.base.lent():
         prepare_model_template(arguments)
     with _timed(figures, "zero_shot"):
-        infer(small, experiment, machine, session, "zero_shot", None, "")
+        infer(job, machine, "zero_shot", None)
     with _timed(figures, "start"):
-        summary = train(small, experiment, machine, session, "", measure, len(val))
+        summary = train(job, machine, measure, len(val))
     with _timed(figures, "tuned"):
-        infer(small, experiment, machine, session, "tuned", small.sft / summary["checkpoint"], "")
+        infer(job, machine, "tuned", small.sft / summary["checkpoint"])
     *steps, evaluated, saved = marks
     seconds = [after - before for before, after in pairwise(steps)]
     # Medians and minima: what else the machine does for a moment is not the run's.
@@ -192,17 +192,10 @@ def _measure(
     figures["save"] = saved - evaluated
     figures["start"] -= saved - steps[0]
     figures["answering"] = min(figures.pop("zero_shot"), figures.pop("tuned"))
-    session.base.forget()
-    _give_memory_back()
-    return figures
-
-
-def _give_memory_back() -> None:
-    """Let go of what is not needed any more, or the next peak would begin with what glibc keeps of it."""
+    job.base.forget()
     gc.collect()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    give_back_freed_memory()  # the next peak would begin with it
+    return figures
 
 
 @contextmanager

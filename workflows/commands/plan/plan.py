@@ -24,8 +24,8 @@ from workflows.core.rows import conversation
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen, as_text
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.pipeline.run import run_stages
-from workflows.pipeline.stages import SCORE_AND_REPORT
 
 # What a run changes by itself where memory is short (memory.py).
 LEARNS_THE_SAME = {"gradient_checkpointing"}
@@ -63,6 +63,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     from workflows.model.machine import Machine, OtherPrograms, find_machine, memory_within_reach
     from workflows.model.memory import PROCESS, fit_to_memory, load_of, memory, read_sizes
     from workflows.model.swift_names import check_overrides
+    from workflows.pipeline.training import SCORE_AND_REPORT
 
     imported = time.monotonic() - start
     check_overrides(experiment.overrides)
@@ -75,8 +76,8 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     experiment = replace(experiment, model=card)
     run_stages(run, experiment, ("tokens",), screen)
     start = time.monotonic()
-    run_baselines(run, experiment)
-    audit(run, experiment)
+    run_baselines(Job(run, experiment, screen))
+    audit(Job(run, experiment, screen))
     without_model = {
         "import": imported,
         **{name: finished_stages(run)[name]["seconds"] for name in ("prepare", "tokens")},

@@ -1,0 +1,19 @@
+"""What every stage is given."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
+from workflows.experiment.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage at work: on which run, as which experiment says, and what the stages of one command share."""
+
+    run: RunFolder
+    experiment: Experiment
+    screen: Screen = field(default_factory=Screen)
+    base: Any = None  # the model kept from stage to stage (model/loaded.py), for stages that need one
+    inputs: str = ""  # fingerprint of what goes in: what an interrupted stage left is of the same or useless
