@@ -9,8 +9,8 @@ from tests.conftest import Command
 from workflows.commands.reproduce import COMPARED, can_be_equal
 from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
+from workflows.core.texts import texts
 from workflows.pipeline.stages import STAGES
-from workflows.reporting.data_content import STAGES as STAGES_OF_A_REPORT
 
 
 def test_a_run_comes_out_equal_and_differences_are_named(command: Command, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_an_unfinished_run_is_not_reproduced(command: Command, tmp_path: Path) -
 def test_no_stage_is_forgotten_by_a_repetition_or_by_a_reports_table() -> None:
     works = [stage.name for stage in STAGES if stage.name != "report"]
     assert list(COMPARED) == works
-    assert list(STAGES_OF_A_REPORT) == works
+    assert list(texts("stages")) == works
 
 
 def test_other_training_rows_made_of_a_model_are_a_difference(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
+from workflows.core.texts import Text
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.job import Job
 from workflows.reporting import figures
@@ -136,7 +137,7 @@ def test_labels_of_any_kind_are_drawn_without_empty_boxes(
 ) -> None:
     scores = _three_classes(read_json(demo_run[0].scores)["systems"]["tuned"])
     names = ["差评", "$^$", "好评"]
-    draw = figures.draw_confusions({"tuned": figures.Both("after", "微调后")}, {"tuned": scores})
+    draw = figures.draw_confusions({"tuned": Text("after", "微调后")}, {"tuned": scores})
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a glyph that it has not
         monkeypatch.setattr(figures, "CHINESE_FONTS", ())  # a machine without a Chinese font

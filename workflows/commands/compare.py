@@ -11,7 +11,7 @@ from typing import Any
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, write_json
 from workflows.core.run_folder import RunFolder
-from workflows.core.texts import SYSTEMS, Both, Text, label_text
+from workflows.core.texts import Text, label_text, one_after_another, text, texts
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
@@ -52,13 +52,13 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     answers = {name: _answers(run) for name, run in zip(names, runs, strict=True)}
     compared = {name: list(each)[-1] for name, each in answers.items()}
     if len(set(compared.values())) > 1:
-        listed = ", ".join(f"{name} {SYSTEMS[system].en}" for name, system in compared.items())
+        listed = ", ".join(f"{name} {texts('systems')[system].en}" for name, system in compared.items())
         raise UserError(
             f"the runs end with answers of different kinds ({listed}); finish them with `run` first."
         )
     rows = _same_rows(answers, common)
     systems: dict[str, Any] = {}
-    titles: dict[str, Text] = {}
+    titles: dict[str, Text | str] = {}
     seen: set[str] = set()
     for name, by_system in rows.items():
         for system, predictions in by_system.items():
@@ -68,15 +68,13 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
             seen.add(content)
             key = f"{name}/{system}"
             systems[key] = measure_system(predictions, experiments[name])
-            titles[key] = Both(f"{name}: {SYSTEMS[system].en}", f"{name}：{SYSTEMS[system].zh}")
+            titles[key] = text("run_and_system", run=name, system=texts("systems")[system])
     last = {name: next(reversed(by_system.values())) for name, by_system in rows.items()}
     task = experiments[first].dataset.task
     pairs = compare_answers(last, task)
     count = len(last[first])
-    told = [
-        conclude_pair(task)(pair, Both(pair["a"], pair["a"]), Both(pair["b"], pair["b"]), count)
-        for pair in pairs
-    ]
+    test_rows = text("test_rows", count=count)
+    told = [conclude_pair(task)(pair, pair["a"], pair["b"], test_rows) for pair in pairs]
     histories = {
         name: read_json(run.training)["log_history"]
         for name, run in zip(experiments, runs, strict=True)
@@ -93,7 +91,7 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
         "comparisons": pairs,
         "settings": _differing_settings(experiments),
         "rows_that_differ": len(differing),
-        "verdict": {"en": " ".join(each.en for each in told), "zh": "".join(each.zh for each in told)},
+        "verdict": asdict(one_after_another(told)),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", comparison)
@@ -117,7 +115,9 @@ def _names(runs: list[RunFolder]) -> list[str]:
 def _answers(run: RunFolder) -> dict[str, Rows]:
     """The predictions of each system of a run."""
     found = {
-        system: read_jsonl(run.predictions(system)) for system in SYSTEMS if run.predictions(system).exists()
+        system: read_jsonl(run.predictions(system))
+        for system in texts("systems")
+        if run.predictions(system).exists()
     }
     if not found:
         raise UserError(
@@ -196,49 +196,39 @@ def _write_differences(path: Path, differing: list[tuple[str, str, list[str]]], 
         file.write("\ufeff")  # spreadsheets take the file for UTF-8 by it
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["text", "gold", *names])
-        writer.writerows([text, gold, *shown] for text, gold, shown in differing)
+        writer.writerows([review, gold, *shown] for review, gold, shown in differing)
 
 
 def _report(
     comparison: dict[str, Any],
-    titles: dict[str, Text],
-    told: list[Both],
+    titles: dict[str, Text | str],
+    told: list[Text],
     differing: list[tuple[str, str, list[str]]],
     names: list[str],
     has_losses: bool,
 ) -> Report:
     count = comparison["test_rows"]
-    note = Both(
-        f"n = {count:,} test rows, the same for all; in brackets 95 % intervals.",
-        f"n = {count:,} 行测试数据，全部相同；括号内为 95 % 区间。",
-    )
-    settings: list[tuple[Text, ...]] = [(name, *values) for name, values in comparison["settings"].items()]
-    system = SYSTEMS[comparison["compared"]]
-    of = Paragraph(Both(f"Compared: {system.en}.", f"比较的是：{system.zh}。"))
-    run_titles: dict[str, Text] = {name: name for name in names}
     result: list[Block] = [Paragraph(each, strong=True) for each in told]
-    losses = Both("Losses over the share of each training.", "各次训练的损失（横轴为训练进度）。")
-    shown: list[tuple[Text, ...]] = [
-        (text, gold, *each) for text, gold, each in differing[:SHOWN_DIFFERENCES]
+    result += [
+        systems_grid(comparison["systems"], titles),
+        Paragraph(text("rows_and_intervals", count=count)),
     ]
-    differences = Both(
-        f"{len(differing):,} of {count:,} rows; the first {len(shown)} are here, all in differences.csv.",
-        f"{count:,} 行中有 {len(differing):,} 行；此处为前 {len(shown)} 行，全部见 differences.csv。",
-    )
+    compared = Paragraph(text("system_compared", system=texts("systems")[comparison["compared"]]))
+    pairs = pairs_blocks(comparison["comparisons"], {name: name for name in names})
+    settings: list[tuple[Text | str, ...]] = [
+        (name, *values) for name, values in comparison["settings"].items()
+    ]
+    columns = tuple(range(len(names) + 1))
+    shown: list[tuple[Text | str, ...]] = [
+        (review, gold, *each) for review, gold, each in differing[:SHOWN_DIFFERENCES]
+    ]
+    note = text("rows_that_differ_note", differing=len(differing), count=count, shown=len(shown))
+    answers = Grid((text("review"), text("gold_label"), *names), shown)
     sections = [
-        Section(
-            Both("Result", "结论"), [*result, systems_grid(comparison["systems"], titles), Paragraph(note)]
-        ),
-        Section(Both("Run by run", "两两比较"), [of, *pairs_blocks(comparison["comparisons"], run_titles)]),
-        *([Section(Both("Losses", "损失"), [Picture("losses", losses)])] if has_losses else []),
-        Section(
-            Both("What is set differently", "设置的差异"),
-            [Grid((Both("setting", "设置"), *names), settings, texts=tuple(range(len(names) + 1)))],
-        ),
-        Section(
-            Both("Rows where they differ", "答案不同的行"),
-            [Paragraph(differences), Grid((Both("review", "评论"), Both("gold", "真实标签"), *names), shown)],
-            folded=True,
-        ),
+        Section(text("result"), result),
+        Section(text("run_by_run"), [compared, *pairs]),
+        *([Section(text("losses"), [Picture("losses", text("losses_caption"))])] if has_losses else []),
+        Section(text("different_settings"), [Grid((text("setting"), *names), settings, texts=columns)]),
+        Section(text("rows_that_differ"), [Paragraph(note), answers], folded=True),
     ]
-    return Report(" / ".join(names), Both("Comparison of runs", "运行对比"), sections)
+    return Report(" / ".join(names), text("comparison_of_runs"), sections)

@@ -9,7 +9,7 @@ later test score flattered by that choice; rows that it will be trained on anywa
 import re
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
-from workflows.core.texts import Both, Text
+from workflows.core.texts import Text, one_after_another, text
 from workflows.data.examples import choose_examples
 from workflows.data.messages import write_row
 from workflows.data.prepare import prepare
@@ -33,14 +33,13 @@ from workflows.model.loaded import BaseModel
 from workflows.model.machine import find_machine, fit_to_machine, peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, timed_folder
-from workflows.reporting.blocks import Block, Grid, Paragraph, Report, Section
+from workflows.reporting.blocks import Grid, Paragraph, Report, Section
 from workflows.reporting.render import render_markdown
 from workflows.reporting.results import pairs_blocks, systems_grid
 from workflows.scoring.score import measure
 from workflows.scoring.uncertainty import SIGNIFICANCE, compare_systems, conclude
 
 SETTINGS = "settings.json"
-CASES = Both("cases", "条样例")
 
 
 def experiments_of(models: str, asked: RunOptions) -> dict[str, Experiment]:
@@ -183,11 +182,10 @@ def _sum_up(runs: dict[str, RunFolder], experiments: dict[str, Experiment], case
     first = max(models, key=lambda name: models[name]["accuracy"])
     with_first = [pair for pair in pairs if first in (pair["a"], pair["b"])]
     told = all(pair["holm_p"] < SIGNIFICANCE for pair in with_first)
-    best = Both(f"{first} is the best of these models.", f"这些模型中 {first} 最好。")
-    unclear = Both("No best model can be named.", "无法判断哪个模型最好。")
-    sentences = [best if told else unclear]
+    asked = text("cases", count=cases)
+    sentences = [text("best_model", model=first) if told else text("no_best_model")]
     sentences += [
-        conclude(pair, Both(pair["a"], pair["a"]), Both(pair["b"], pair["b"]), cases, CASES)
+        conclude(pair, pair["a"], pair["b"], asked)
         for pair in with_first
         if told or pair["holm_p"] >= SIGNIFICANCE
     ]
@@ -199,17 +197,14 @@ def _sum_up(runs: dict[str, RunFolder], experiments: dict[str, Experiment], case
         "models": models,
         "comparisons": pairs,
         "best": first if told else None,
-        "verdict": {
-            "en": " ".join(each.en for each in sentences),
-            "zh": "".join(each.zh for each in sentences),
-        },
+        "verdict": asdict(one_after_another(sentences)),
     }
 
 
 def _report(selection: dict[str, Any]) -> Report:
     """The selection as selection.md shows it."""
-    names: dict[str, Text] = {name: name for name in selection["models"]}
-    costs: list[tuple[Text, ...]] = [
+    names = {name: name for name in selection["models"]}
+    costs: list[tuple[Text | str, ...]] = [
         (
             name,
             figures["prompt"],
@@ -221,22 +216,20 @@ def _report(selection: dict[str, Any]) -> Report:
         for name, figures in selection["models"].items()
     ]
     headings = (
-        Both("model", "模型"),
-        Both("prompt", "提示词"),
-        Both("seconds a row", "每行秒数"),
-        Both("parameters", "参数量"),
-        Both("peak memory, GiB", "峰值内存（GiB）"),
+        text("model"),
+        text("prompt"),
+        text("seconds_a_row"),
+        text("parameters"),
+        text("peak_memory_in_gib"),
         "dtype",
     )
-    verdict = Both(selection["verdict"]["en"], selection["verdict"]["zh"])
-    count = f"{selection['dataset']}: {selection['cases']:,}"
-    result: list[Block] = [Paragraph(verdict, strong=True), systems_grid(selection["models"], names)]
+    verdict = Paragraph(Text(**selection["verdict"]), strong=True)
     return Report(
         "select-model",
-        Both(f"{count} balanced training rows, before tuning", f"{count} 条训练行（各标签均衡），微调前"),
+        text("balanced_training_rows", dataset=selection["dataset"], cases=selection["cases"]),
         [
-            Section(Both("Result", "结论"), result),
-            Section(Both("Cost", "开销"), [Grid(headings, costs, texts=(0, 1))]),
-            Section(Both("Pairs", "两两比较"), pairs_blocks(selection["comparisons"], names)),
+            Section(text("result"), [verdict, systems_grid(selection["models"], names)]),
+            Section(text("cost"), [Grid(headings, costs, texts=(0, 1))]),
+            Section(text("pairs"), pairs_blocks(selection["comparisons"], names)),
         ],
     )

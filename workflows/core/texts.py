@@ -1,37 +1,91 @@
-"""Texts in both languages: what systems and splits are called, and how figures are written."""
+"""What is said to people in English and Chinese: the catalogue texts.yaml, and how figures are written."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import yaml
+
+CATALOGUE = Path(__file__).with_name("texts.yaml")
+LANGUAGES = ("en", "zh")
 
 
 @dataclass(frozen=True)
-class Both:
-    """A text in English and Chinese."""
+class Text:
+    """The same in English and Chinese.  A plain str beside it is one of data: a name, a figure, a review."""
 
     en: str
     zh: str
 
 
-Text = Both | str  # a str is the same in both languages: data, names, figures
+def text(key: str, **values: Text | str | float) -> Text:
+    """The text `key` of the catalogue, its places filled with `values` as `str.format` fills them.
+
+    A value that is a Text stands in each language in its own words.  A sentence (it ends with a full stop)
+    opens with a capital, unless it opens with data; where Chinese and Latin letters meet at a place, a
+    Chinese sentence has a blank.  Raises KeyError where the catalogue lacks the key, or `values` a place.
+    """
+    pattern = _catalogue()[key]
+    return Text(_fill(pattern["en"], "en", values), _fill(pattern["zh"], "zh", values))
 
 
-def in_language(text: Text, language: str) -> str:
-    """A text of either kind in `en` or `zh`."""
-    return text if isinstance(text, str) else text.zh if language == "zh" else text.en
+def texts(group: str) -> dict[str, Text]:
+    """A list of the catalogue, such as `systems` or `metrics`: name to text, in the order of tables."""
+    return {name: Text(**each) for name, each in _catalogue()[group].items()}
 
 
-# In the order in which tables show them.
-SYSTEMS = {
-    "majority": Both("baseline: majority", "多数类"),
-    "mean": Both("baseline: mean", "均值"),
-    "tfidf": Both("baseline: TF-IDF", "词袋"),
-    "zero_shot": Both("before tuning", "微调前"),
-    "tuned": Both("after tuning", "微调后"),
-}
-SPLIT_NAMES = {
-    "train": Both("training", "训练"),
-    "val": Both("validation", "验证"),
-    "test": Both("test", "测试"),
-}
+def in_language(said: Text | str, language: str) -> str:
+    """A text in `en` or `zh`; data are the same in both."""
+    return said if isinstance(said, str) else said.zh if language == "zh" else said.en
+
+
+def in_both_languages(said: Text) -> str:
+    """English and Chinese in one line of the screen; English alone where they share a word, as `macro F1`."""
+    return said.en if set(said.en.split()) & set(said.zh.split()) else f"{said.en} {said.zh}"
+
+
+def listed(items: Iterable[Text]) -> Text:
+    """The items with commas between them."""
+    items = list(items)
+    return Text(", ".join(each.en for each in items), "，".join(each.zh for each in items))
+
+
+def one_after_another(sentences: Iterable[Text]) -> Text:
+    """The sentences as one text."""
+    sentences = list(sentences)
+    return Text(" ".join(each.en for each in sentences), "".join(each.zh for each in sentences))
+
+
+@cache
+def _catalogue() -> dict[str, Any]:
+    with open(CATALOGUE, encoding="utf-8") as file:
+        return dict(yaml.safe_load(file))
+
+
+def _fill(pattern: str, language: str, values: Mapping[str, Text | str | float]) -> str:
+    is_sentence = pattern.endswith((".", "。"))
+    filled = ""
+    for words, place, form, _ in Formatter().parse(pattern):
+        pieces = [words]
+        if place is not None:
+            value = values[place]
+            shown = in_language(value, language) if isinstance(value, Text) else format(value, form or "")
+            opens = is_sentence and isinstance(value, Text) and not filled + words
+            pieces.append(shown[:1].upper() + shown[1:] if opens else shown)
+        for piece in pieces:
+            blank = " " if is_sentence and language == "zh" and _scripts_meet(filled, piece) else ""
+            filled += blank + piece
+    return filled
+
+
+def _scripts_meet(before: str, after: str) -> bool:
+    """Whether a Chinese character and one of ASCII stand side by side, without a blank, where texts join."""
+    sides = before[-1:], after[:1]
+    chinese = any("\u4e00" <= side <= "\u9fff" for side in sides)
+    return chinese and any(side.isascii() and side.strip() for side in sides)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -47,11 +101,6 @@ def with_signed_interval(value: float, bounds: list[float] | None) -> str:
 def with_interval(value: float | None, bounds: list[float] | None) -> str:
     """A figure and its interval in brackets."""
     return number(value) if bounds is None else f"{number(value)} ({bounds[0]:.3f} – {bounds[1]:.3f})"
-
-
-def blank(neighbour: str) -> str:
-    """The blank that sets a Latin name off from Chinese text; nothing beside a Chinese character."""
-    return " " * neighbour.isascii()
 
 
 def p_value(p: float) -> str:

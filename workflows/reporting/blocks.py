@@ -1,19 +1,19 @@
 """What a report is made of, free of any form: sections of paragraphs, tables, pictures and commands.
 
-A text is either the same in both languages (data, names, figures) or a `Both`.  render.py
-makes HTML and Markdown of the blocks, so both say the same.
+A str is the same in both languages: data, names, figures.  render.py makes HTML and Markdown of the blocks,
+so both say the same.
 """
 
 from dataclasses import dataclass
 
-from workflows.core.texts import Both, Text
+from workflows.core.texts import Text
 
 
 @dataclass(frozen=True)
 class Paragraph:
     """Running text; `strong` for the sentence that matters."""
 
-    text: Text
+    text: Text | str
     strong: bool = False
 
 
@@ -21,8 +21,8 @@ class Paragraph:
 class Grid:
     """A table; `texts` are the columns that hold running text, set to the left and wrapped."""
 
-    headings: tuple[Text, ...]
-    rows: list[tuple[Text, ...]]
+    headings: tuple[Text | str, ...]
+    rows: list[tuple[Text | str, ...]]
     texts: tuple[int, ...] = (0,)
 
 
@@ -31,7 +31,7 @@ class Picture:
     """A figure of figures/, by its name without language and ending."""
 
     name: str
-    caption: Both
+    caption: Text
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ Block = Paragraph | Grid | Picture | Command
 class Section:
     """A heading and what stands under it; `folded` sections open on a click."""
 
-    title: Both
+    title: Text
     blocks: list[Block]
     folded: bool = False
 
@@ -58,5 +58,5 @@ class Report:
     """A whole report."""
 
     title: str
-    subtitle: Text
+    subtitle: Text | str
     sections: list[Section]

@@ -20,27 +20,21 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 
-from workflows.core.texts import Both, in_language
+from workflows.core.texts import LANGUAGES, Text, in_language, text, texts
 
 CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "PingFang SC"),
     *("Hiragino Sans GB", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
     *("Noto Sans CJK JP", "Droid Sans Fallback", "Arial Unicode MS"),
 )
-LANGUAGES = ("en", "zh")
 # Told apart by colour-blind readers too (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 PNG_DPI = 150
 
-EVALUATED = {
-    "eval_accuracy": Both("accuracy", "准确率"),
-    "eval_macro_f1": Both("macro F1", "宏平均 F1"),
-    "eval_mae": Both("MAE", "MAE"),
-    "eval_rmse": Both("RMSE", "RMSE"),
-}
+EVALUATED = ("accuracy", "macro_f1", "mae", "rmse")  # what training measures on validation beside the loss
 
-Words = Callable[[Both], str]  # picks the language
+Words = Callable[[Text], str]  # picks the language
 Labels = Callable[[str], str]  # a label's name as it can be drawn
 Draw = Callable[[Words, Labels], Figure]
 
@@ -93,10 +87,10 @@ def installed_chinese_fonts() -> list[str]:
     return [name for name in CHINESE_FONTS if name in known]
 
 
-def can_draw(text: str, fonts: list[str]) -> bool:
-    """Whether the installed `fonts` have a glyph for each character of `text`."""
-    faces = [FT2Font(findfont(FontProperties(family=name))) for name in fonts]
-    return all(any(face.get_char_index(ord(letter)) for face in faces) for letter in text)
+def can_draw(name: str, fonts: list[str]) -> bool:
+    """Whether the installed `fonts` have a glyph for each character of `name`."""
+    faces = [FT2Font(findfont(FontProperties(family=font))) for font in fonts]
+    return all(any(face.get_char_index(ord(letter)) for face in faces) for letter in name)
 
 
 def draw_curves(history: list[dict[str, Any]], kept_step: int) -> Draw:
@@ -109,18 +103,17 @@ def draw_curves(history: list[dict[str, Any]], kept_step: int) -> Draw:
     def draw(words: Words, labels: Labels) -> Figure:
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        left.plot(*series("loss"), color=BLUE, label=words(Both("training", "训练")))
-        left.plot(*series("eval_loss"), "o-", color=ORANGE, label=words(Both("validation", "验证")))
-        left.set_title(words(Both("loss", "损失")))
-        for (key, title), colour, mark in zip(
-            EVALUATED.items(), COLOURS, ("s-", "o--", "s-", "o--"), strict=False
-        ):
-            if series(key)[0]:
-                right.plot(*series(key), mark, color=colour, label=words(title))
-        right.set_title(words(Both("on validation", "验证集")))
+        splits, metrics = texts("splits"), texts("metrics")
+        left.plot(*series("loss"), color=BLUE, label=words(splits["train"]))
+        left.plot(*series("eval_loss"), "o-", color=ORANGE, label=words(splits["val"]))
+        left.set_title(words(text("loss")))
+        for name, colour, mark in zip(EVALUATED, COLOURS, ("s-", "o--", "s-", "o--"), strict=False):
+            if series(f"eval_{name}")[0]:
+                right.plot(*series(f"eval_{name}"), mark, color=colour, label=words(metrics[name]))
+        right.set_title(words(text("on_validation")))
         for axes in (left, right):
             axes.axvline(kept_step, color=GREY, linewidth=0.8, linestyle=":")
-            axes.set_xlabel(words(Both("step (dotted: the checkpoint kept)", "步数（虚线：保留的检查点）")))
+            axes.set_xlabel(words(text("step_and_checkpoint_kept")))
             axes.grid(alpha=0.25)
             axes.legend(frameon=False)
         return figure
@@ -134,7 +127,7 @@ def draw_losses_of_runs(runs: dict[str, list[dict[str, Any]]]) -> Draw:
     def draw(words: Words, labels: Labels) -> Figure:
         figure = Figure(figsize=(8.4, 3.4), layout="constrained")
         panels = figure.subplots(1, 2)
-        keys = {"loss": Both("training loss", "训练损失"), "eval_loss": Both("validation loss", "验证损失")}
+        keys = {"loss": text("training_loss"), "eval_loss": text("validation_loss")}
         for axes, (key, title) in zip(panels, keys.items(), strict=True):
             for colour, (name, history) in zip(COLOURS * len(runs), runs.items(), strict=False):
                 points = {entry["step"]: entry[key] for entry in history if key in entry}
@@ -142,7 +135,7 @@ def draw_losses_of_runs(runs: dict[str, list[dict[str, Any]]]) -> Draw:
                     last = max(entry["step"] for entry in history)
                     axes.plot([step / last for step in points], points.values(), color=colour, label=name)
             axes.set_title(words(title))
-            axes.set_xlabel(words(Both("share of the training", "训练进度")))
+            axes.set_xlabel(words(text("share_of_the_training")))
             axes.grid(alpha=0.25)
         if runs:
             handles, names = panels[0].get_legend_handles_labels()
@@ -152,7 +145,7 @@ def draw_losses_of_runs(runs: dict[str, list[dict[str, Any]]]) -> Draw:
     return draw
 
 
-def draw_confusions(systems: dict[str, Both], scores: dict[str, Any]) -> Draw:
+def draw_confusions(systems: dict[str, Text], scores: dict[str, Any]) -> Draw:
     """Gold (rows) against predicted (columns) of each system; shaded by the share of the gold label's
     rows.
     """
@@ -186,16 +179,16 @@ def _draw_confusion(axes: Axes, confusion: dict[str, Any], words: Words, labels:
                 x, y, f"{cell:,}", ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black"
             )
     names = [labels(name) for name in confusion["gold"]]
-    columns = names + [words(Both("unreadable", "无法识别"))] * unread
+    columns = names + [words(text("unreadable"))] * unread
     turned = 90 if len(columns) > 4 else 0 if len(columns) < 3 else 30
     axes.set_xticks(range(len(columns)), columns, rotation=turned, fontsize=8)
     axes.set_yticks(range(len(names)), names, rotation=90 if len(names) < 4 else 0, va="center", fontsize=8)
-    axes.set_xlabel(words(Both("predicted", "预测")), fontsize=8)
-    axes.set_ylabel(words(Both("gold", "真实标签")), fontsize=8)
+    axes.set_xlabel(words(text("predicted")), fontsize=8)
+    axes.set_ylabel(words(text("gold_label")), fontsize=8)
     axes.spines[:].set_visible(False)
 
 
-def draw_reliability(systems: dict[str, Both], scores: dict[str, Any]) -> Draw:
+def draw_reliability(systems: dict[str, Text], scores: dict[str, Any]) -> Draw:
     """How often a system is right, by how sure it is, with 95 % intervals; bars: the share of rows there."""
 
     def draw(words: Words, labels: Labels) -> Figure:
@@ -215,12 +208,10 @@ def draw_reliability(systems: dict[str, Both], scores: dict[str, Any]) -> Draw:
             axes.errorbar(middle, right, spread, fmt="o", color=ORANGE, markersize=4, linewidth=1)
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
             axes.set_title(words(title), fontsize=10)
-            axes.set_xlabel(words(Both("probability of its label", "预测标签的概率")), fontsize=8)
+            axes.set_xlabel(words(text("probability_of_its_label")), fontsize=8)
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
-        figure.axes[0].set_ylabel(
-            words(Both("share right (bars: of rows)", "正确率（柱：行数占比）")), fontsize=8
-        )
+        figure.axes[0].set_ylabel(words(text("share_right")), fontsize=8)
         return figure
 
     return draw
@@ -232,11 +223,7 @@ def draw_lengths(characters: dict[str, list[int]], tokens: dict[str, Any] | None
     """
 
     def draw(words: Words, labels: Labels) -> Figure:
-        names = {
-            "train": Both("training", "训练"),
-            "val": Both("validation", "验证"),
-            "test": Both("test", "测试"),
-        }
+        names = texts("splits")
         figure = Figure(figsize=(8.4, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         longest = max(max(lengths) for lengths in characters.values())
@@ -251,8 +238,8 @@ def draw_lengths(characters: dict[str, list[int]], tokens: dict[str, Any] | None
                 color=colour,
                 label=words(names[split]),
             )
-        left.set_xlabel(words(Both("characters of a review", "评论字数")))
-        left.set_ylabel(words(Both("share of rows", "行数占比")))
+        left.set_xlabel(words(text("characters_of_a_review")))
+        left.set_ylabel(words(text("share_of_rows")))
         left.legend(frameon=False)
         if tokens is None:
             right.remove()
@@ -265,7 +252,7 @@ def draw_lengths(characters: dict[str, list[int]], tokens: dict[str, Any] | None
         if limit is not None and limit < edges[-1]:
             right.axvline(limit, color=GREY, linestyle=":", label=f"max_length {limit}")
             right.legend(frameon=False)
-        right.set_xlabel(words(Both("tokens of prompt and answer", "提示词与答案的 token 数")))
+        right.set_xlabel(words(text("tokens_of_prompt_and_answer")))
         return figure
 
     return draw
@@ -284,7 +271,7 @@ def draw_times(seconds: dict[str, list[float]]) -> Draw:
         ]
         axes.barh(list(seconds), middle, xerr=spread, color=BLUE, ecolor=GREY)
         axes.invert_yaxis()
-        axes.set_xlabel(words(Both("seconds", "秒")))
+        axes.set_xlabel(words(text("seconds")))
         return figure
 
     return draw

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from workflows.core.texts import in_language
+from workflows.core.texts import LANGUAGES, in_language
 from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report
-from workflows.reporting.figures import LANGUAGES
 
 PAGE = "page.html.jinja"
 MARKS = re.compile(r"([\\`*_{}\[\]#|~$])")

@@ -7,7 +7,7 @@ from pathlib import Path
 from workflows.core.files import open_whole, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import shown
-from workflows.core.texts import SYSTEMS
+from workflows.core.texts import texts
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.experiment.options import flags_of
@@ -47,7 +47,7 @@ def report(job: Job) -> None:
 def _draw(folder: Path, run: RunFolder, files: Files, experiment: Experiment) -> None:
     labels = [label.name for label in experiment.labels]
     scores = files.scores["systems"]
-    systems = {system: SYSTEMS[system] for system in scores}
+    systems = {system: texts("systems")[system] for system in scores}
     unsure = {system: title for system, title in systems.items() if system != "majority"} or systems
     characters = {name: [len(row["review"]) for row in read_jsonl(run.split(name))] for name in SPLITS}
     if files.training is not None:

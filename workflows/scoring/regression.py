@@ -12,9 +12,8 @@ from scipy.stats import ConstantInputWarning, spearmanr, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from workflows.core.statistics import bootstrap_interval
-from workflows.core.texts import Both, blank, p_value
-
-SIGNIFICANCE = 0.05
+from workflows.core.texts import Text, p_value, text
+from workflows.scoring.uncertainty import SIGNIFICANCE
 
 
 def measure_numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -75,20 +74,13 @@ def compare_errors(errors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     return pairs
 
 
-def conclude_errors(pair: dict[str, Any], a: Both, b: Both, rows: int) -> Both:
-    """What one pair of `compare_errors` allows to say of its systems, called `a` and `b`."""
+def conclude_errors(pair: dict[str, Any], a: Text | str, b: Text | str, rows: Text) -> Text:
+    """What one pair of `compare_errors` allows to say of its systems, called `a` and `b`; `rows` says how
+    many rows of what they answered.
+    """
     interval = "" if pair["ci95"] is None else f", 95 % {pair['ci95'][0]:+.3f} … {pair['ci95'][1]:+.3f}"
     figures = f"MAE {pair['mae_difference']:+.3f}{interval}, p {p_value(pair['holm_p'])}"
     if pair["holm_p"] >= SIGNIFICANCE:
-        return Both(
-            f"{rows:,} test rows cannot tell the errors of {b.en} from those of {a.en} ({figures}).",
-            f"{rows:,} 行测试数据不足以区分{blank(b.zh[0])}{b.zh}{blank(b.zh[-1])}与"
-            f"{blank(a.zh[0])}{a.zh}{blank(a.zh[-1])}的误差（{figures}）。",
-        )
+        return text("errors_cannot_be_told_apart", a=a, b=b, rows=rows, figures=figures)
     closer = pair["mae_difference"] < 0
-    name = f"T{b.en[1:]}" if b.en.startswith("the ") else b.en
-    return Both(
-        f"{name} is {'closer to' if closer else 'further from'} the gold numbers than {a.en} ({figures}).",
-        f"{b.zh}{blank(b.zh[-1])}比{blank(a.zh[0])}{a.zh}{blank(a.zh[-1])}"
-        f"{'更接近' if closer else '更偏离'}真实值（{figures}）。",
-    )
+    return text("b_is_closer_than_a" if closer else "b_is_further_than_a", a=a, b=b, figures=figures)

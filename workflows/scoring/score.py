@@ -19,7 +19,7 @@ from sklearn.metrics import (
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_json
 from workflows.core.statistics import wilson_interval
-from workflows.core.texts import SYSTEMS, Both
+from workflows.core.texts import Text, text, texts
 from workflows.experiment.cards import Task
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
@@ -30,18 +30,6 @@ from workflows.scoring.regression import compare_errors, conclude_errors, measur
 from workflows.scoring.uncertainty import compare_systems, conclude, macro_f1_interval, verdict
 
 UNREADABLE = "(unreadable)"
-READ_BY_WORDS = Both(
-    "An output is read as the first label words in it; one without any counts as wrong; strict: the output "
-    "is the label's words alone.",
-    "以输出中最先出现的标签词为准，没有标签词的输出算错；严格：输出只能是标签词本身。",
-)
-READINGS: dict[Task, Both] = {  # of what a head says
-    "single_label": Both("The answer is the likeliest label.", "以概率最高的标签为答案。"),
-    "multi_label": Both(
-        "The answer is every label with a probability of 0.5 or more.", "以概率不低于 0.5 的所有标签为答案。"
-    ),
-    "regression": Both("The answer is the number that the head gives.", "以输出层给出的数值为答案。"),
-}
 
 
 def score(job: Job) -> dict[str, Any]:
@@ -55,7 +43,7 @@ def score(job: Job) -> dict[str, Any]:
     test = [(row["id"], row["review"], experiment.named(row["label"])) for row in rows]
     systems: dict[str, dict[str, Any]] = {}
     answers: dict[str, list[dict[str, Any]]] = {}
-    for system in SYSTEMS:
+    for system in texts("systems"):
         path = run.predictions(system)
         if not path.exists():
             continue
@@ -77,7 +65,9 @@ def score(job: Job) -> dict[str, Any]:
             "data_seed": experiment.data.data_seed,
         },
         "task": task,
-        "reading": asdict(READINGS[task] if experiment.has_head else READ_BY_WORDS),
+        "reading": asdict(
+            texts("how_a_head_is_read")[task] if experiment.has_head else text("outputs_are_read_by_words")
+        ),
         "test_rows": len(test),
         "test_sha256": sha256(run.split("test")),
         "systems": systems,
@@ -112,7 +102,7 @@ def compare_answers(answers: dict[str, list[dict[str, Any]]], task: Task) -> lis
     )
 
 
-def conclude_pair(task: Task) -> Callable[[dict[str, Any], Both, Both, int], Both]:
+def conclude_pair(task: Task) -> Callable[[dict[str, Any], Text | str, Text | str, Text], Text]:
     """What puts a pair of `compare_answers` into words."""
     return conclude_errors if task == "regression" else conclude
 

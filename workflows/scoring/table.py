@@ -6,22 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from workflows.core.screen import as_text
-from workflows.core.texts import SYSTEMS, number
+from workflows.core.texts import in_both_languages, number, text, texts
 from workflows.experiment.cards import Task
-
-FIGURES = {  # in the order of the columns
-    "accuracy": "accuracy 准确率",
-    "micro_f1": "micro F1",
-    "macro_f1": "macro F1",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "spearman": "Spearman",
-}
-STAND_IN = (
-    "tiny is an embedded stand-in for a real Qwen, made so that the whole job runs anywhere: its scores "
-    "show that the "
-    "pipeline works,\nand say nothing about a real Qwen.  tiny 只是真实 Qwen 的替身，分数仅说明流程可以跑通。"
-)
 
 INTERVALS_AND_TESTS: dict[Task, str] = {
     "single_label": "95 % intervals: Wilson for accuracy, BCa bootstrap for macro F1; "
@@ -36,25 +22,26 @@ INTERVALS_AND_TESTS: dict[Task, str] = {
 def render_scores(scores: dict[str, Any]) -> str:
     """The table of systems, the per-class table of the last one, and what must be known to read them."""
     rows = scores["test_rows"]
-    titles = {system: f"{SYSTEMS[system].en} {SYSTEMS[system].zh}" for system in scores["systems"]}
+    titles = {system: in_both_languages(texts("systems")[system]) for system in scores["systems"]}
     title = f"{scores['experiment']['dataset']}: {rows:,} test rows"
     overview = _overview(title, scores["systems"], titles, rows)
     last, figures = list(scores["systems"].items())[-1]
     detail = [_per_label(titles[last], figures)] if "per_class" in figures else []
-    text = as_text(overview, *detail)
     notes = [scores["verdict"][language] for language in ("en", "zh") if scores["verdict"][language]]
     notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")
     if scores["experiment"]["model"] == "tiny":
-        notes.append(STAND_IN)
-    return f"{text}\n" + "\n".join(notes)
+        stand_in = text("tiny_on_the_screen")
+        notes.append(f"{stand_in.en}  {stand_in.zh}")
+    return "\n".join([as_text(overview, *detail), *notes])
 
 
 def render_comparison(comparison: dict[str, Any]) -> str:
     """The table of a comparison of runs, and what may be concluded."""
     rows, systems = comparison["test_rows"], comparison["systems"]
-    titles = {key: "\n".join((key.split("/")[0], f"  {SYSTEMS[key.split('/')[1]].en}")) for key in systems}
-    text = as_text(_overview(f"{rows:,} test rows, the same for all", systems, titles, rows))
-    return "\n".join([text, comparison["verdict"]["en"], comparison["verdict"]["zh"]])
+    names = texts("systems")
+    titles = {key: "\n  ".join((key.split("/")[0], names[key.split("/")[1]].en)) for key in systems}
+    overview = as_text(_overview(f"{rows:,} test rows, the same for all", systems, titles, rows))
+    return "\n".join([overview, comparison["verdict"]["en"], comparison["verdict"]["zh"]])
 
 
 def render_selection(selection: dict[str, Any]) -> str:
@@ -67,8 +54,9 @@ def render_selection(selection: dict[str, Any]) -> str:
         selection["cases"],
     )
     cost = Table(box=SIMPLE_HEAD)
-    cost.add_column("model 模型", overflow="fold")
-    for heading in ("prompt", "s a row 每行秒数", "parameters 参数量", "peak memory 峰值内存", "dtype"):
+    cost.add_column(in_both_languages(text("model")), overflow="fold")
+    headings = text("seconds_a_row_on_the_screen"), text("parameters"), text("peak_memory")
+    for heading in ("prompt", *map(in_both_languages, headings), "dtype"):
         cost.add_column(heading, justify="right")
     for name, figures in models.items():
         each = figures["cost"]
@@ -81,11 +69,11 @@ def render_selection(selection: dict[str, Any]) -> str:
 def _overview(title: str, systems: dict[str, Any], titles: dict[str, str], rows: int) -> Table:
     """Each figure that the systems have, beside its interval."""
     first = next(iter(systems.values()))
-    shown = {name: heading for name, heading in FIGURES.items() if f"{name}_interval" in first}
+    shown = [name for name in texts("metrics") if f"{name}_interval" in first]
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("system 系统", overflow="fold")
-    for heading in shown.values():
-        table.add_column(heading, justify="right")
+    table.add_column(in_both_languages(text("system")), overflow="fold")
+    for name in shown:
+        table.add_column(in_both_languages(texts("metrics")[name]), justify="right")
         table.add_column("95 % interval", justify="right")
     writes = "strict_accuracy" in first
     for heading in ("strict acc.", "unreadable") if writes else ():
@@ -106,7 +94,7 @@ def _per_label(title: str, figures: dict[str, Any]) -> Table:
     confusion = figures.get("confusion")
     what = ", and gold (rows) against predicted (columns)" if confusion else ""
     table = Table(title=f"{title}: per class{what}", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("gold 真实标签")
+    table.add_column(in_both_languages(text("gold_label")))
     predicted = confusion["predicted"] if confusion else []
     for heading in ("rows", "precision", "recall", "F1", *(f"→ {name}" for name in predicted)):
         table.add_column(heading, justify="right")

@@ -6,6 +6,7 @@ interval.
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -15,7 +16,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from workflows.core.statistics import bootstrap_interval
-from workflows.core.texts import Both, blank, p_value
+from workflows.core.texts import Text, one_after_another, p_value, text
 
 SIGNIFICANCE = 0.05
 POWER = 0.80  # of the test whose size `rows_to_tell` gives
@@ -99,42 +100,29 @@ def rows_to_tell(only_a: int, only_b: int, rows: int, level: float = SIGNIFICANC
 
 
 def verdict(
-    comparisons: list[dict[str, Any]], rows: int, conclude: Callable[[dict[str, Any], Both, Both, int], Both]
+    comparisons: list[dict[str, Any]], rows: int, conclude: Callable[[dict[str, Any], Text, Text, Text], Text]
 ) -> dict[str, str]:
     """What may be concluded of the tuned model, in English and Chinese: against zero-shot, where there is
     one, and against TF-IDF; `conclude` says it of one pair.
     """
-    names = {"zero_shot": Both("the untuned model", "微调前的模型"), "tfidf": Both("TF-IDF", "词袋 TF-IDF")}
-    tuned = Both("the tuned model", "微调后的模型")
+    names = {"zero_shot": text("the_untuned_model"), "tfidf": text("tfidf_in_a_sentence")}
     pairs = [pair for other in names for pair in comparisons if (pair["a"], pair["b"]) == (other, "tuned")]
-    sentences = [conclude(pair, names[pair["a"]], tuned, rows) for pair in pairs]
-    return {"en": " ".join(each.en for each in sentences), "zh": "".join(each.zh for each in sentences)}
+    tuned, test_rows = text("the_tuned_model"), text("test_rows", count=rows)
+    return asdict(one_after_another(conclude(pair, names[pair["a"]], tuned, test_rows) for pair in pairs))
 
 
-TEST_ROWS = Both("test rows", "行测试数据")
-
-
-def conclude(pair: dict[str, Any], a: Both, b: Both, rows: int, of: Both = TEST_ROWS) -> Both:
-    """What one pair of `compare_systems` allows to say of its systems, called `a` and `b`, on `rows` of what
-    `of` says.
+def conclude(pair: dict[str, Any], a: Text | str, b: Text | str, rows: Text) -> Text:
+    """What one pair of `compare_systems` allows to say of its systems, called `a` and `b`; `rows` says how
+    many rows of what they answered.
     """
     difference, (low, high), p = pair["accuracy_difference"], pair["ci95"], pair["holm_p"]
     figures = f"{difference:+.3f}, 95 % {low:+.3f} … {high:+.3f}, p {p_value(p)}"
-    before, after, between = blank(a.zh[0]), blank(b.zh[-1]), blank(b.zh[0])
     if p < SIGNIFICANCE:
-        better = difference > 0
-        name = f"T{b.en[1:]}" if b.en.startswith("the ") else b.en  # names of runs stay as they are
-        return Both(
-            f"{name} {'beat' if better else 'is worse than'} {a.en} ({figures}).",
-            f"{b.zh}{after}{'优于' if better else '不如'}{before}{a.zh}（{figures}）。",
-        )
-    needed = None if pair["rows_to_tell"] is None else _two_digits_up(pair["rows_to_tell"])
-    more = f"about {needed:,} rows would" if needed else "no difference was seen"
-    zh_more = f"约需 {needed:,} 行才能判断" if needed else "没有观察到差异"
-    return Both(
-        f"{rows:,} {of.en} cannot tell {b.en} from {a.en} ({figures}); {more}.",
-        f"{rows:,} {of.zh}不足以区分{between}{b.zh}{after}与{before}{a.zh}（{figures}）；{zh_more}。",
-    )
+        return text("b_beat_a" if difference > 0 else "b_is_worse_than_a", a=a, b=b, figures=figures)
+    if pair["rows_to_tell"] is None:
+        return text("no_difference_seen", a=a, b=b, rows=rows, figures=figures)
+    needed = _two_digits_up(pair["rows_to_tell"])
+    return text("more_rows_would_tell", a=a, b=b, rows=rows, figures=figures, needed=needed)
 
 
 def _two_digits_up(count: int) -> int:

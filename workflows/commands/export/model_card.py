@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from workflows.core.files import open_whole, read_json
 from workflows.core.rows import question
-from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.core.texts import SPLIT_NAMES, SYSTEMS, with_interval
+from workflows.core.run_folder import RunFolder
+from workflows.core.texts import texts, with_interval
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.experiment import Experiment
@@ -51,7 +51,7 @@ def write_model_card(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
     )
-    text = environment.get_template(CARD).render(
+    card = environment.get_template(CARD).render(
         experiment=experiment,
         base=named if is_hub_id else experiment.model.name,
         base_on_hub=is_hub_id,
@@ -59,17 +59,16 @@ def write_model_card(
         labels=labels,
         source=manifest["from"] if from_hub else ", ".join(files),
         manifest=manifest,
-        splits=SPLITS,
-        split_names=SPLIT_NAMES,
+        splits=texts("splits"),
         arguments=arguments,
         scores=scores,
-        systems=SYSTEMS,
+        systems=texts("systems"),
         with_interval=with_interval,
         messages=question(row),
         check=check,
     )
     with open_whole(folder / "README.md") as file:
-        file.write(text)
+        file.write(card)
     if (base / "LICENSE").is_file():
         shutil.copy(base / "LICENSE", folder / "LICENSE")
 
