@@ -1,6 +1,7 @@
-"""Every command of both READMEs is run, on a copy of the project, against a hub on loopback.
+"""Every command of the README and of docs/ is run, on a copy of the project, against a hub on loopback.
 
 Commands that would take long get the options in SHORT appended; models on the hub are the embedded weights.
+The Chinese pages have the same commands and figures, and links lead somewhere.
 """
 
 import csv
@@ -20,28 +21,66 @@ from workflows.core.files import read_json
 from workflows.experiment.cards import ROOT
 
 SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"}
+# The first of them make outputs/first and outputs/corrected, which commands of the others use.
+FIRST = ["README.md", "docs/en/stages.md", "docs/en/results.md"]
+NEEDS_GPU = "docs/en/gpu.md"  # tests/commands/test_doctor.py parses its commands
+ENGLISH = ["README.md", *sorted(f"docs/en/{path.name}" for path in (ROOT / "docs" / "en").iterdir())]
+CHINESE = ["README_zh.md", *(page.replace("/en/", "/zh/") for page in ENGLISH[1:])]
+WITH_LINKS = [*ENGLISH, *CHINESE, *(f"{folder}/README.md" for folder in ("datasets", "outputs", "sft_args"))]
 
 
-def commands_of(readme: str) -> list[str]:
-    """The lines of a README's bash blocks."""
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    return [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+def read_page(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
-COMMANDS = commands_of("README.md")
-OURS = [line.split()[2:] for line in COMMANDS if line.startswith("python run_swift.py")]
+def commands_of(page: str) -> list[str]:
+    """The lines of a page's bash blocks."""
+    return [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", read_page(page), re.S)
+        for line in block.splitlines()
+    ]
 
 
-def test_both_readmes_have_the_same_commands_and_figures() -> None:
-    assert commands_of("README_zh.md") == COMMANDS
-    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_zh.md"))
-    tables = [re.findall(r"^ +(?:baseline|before|after).*$", text, re.M) for text in (english, chinese)]
-    assert tables[0] == tables[1] != []
+def figures_of(page: str) -> list[str]:
+    """Every number of a page, sorted, since languages differ in their order of words."""
+    return sorted(re.findall(r"\d+(?:[.,]\d+)*", read_page(page)))
+
+
+RUN = [*FIRST, *(page for page in ENGLISH if page not in (*FIRST, NEEDS_GPU))]
+COMMANDS = list(dict.fromkeys(line for page in RUN for line in commands_of(page)))
+OURS = [line.split()[2:] for line in COMMANDS if line.startswith("python run_swift.py ")]
+
+
+def test_each_page_is_there_in_both_languages() -> None:
+    assert sorted(f"docs/zh/{path.name}" for path in (ROOT / "docs" / "zh").iterdir()) == CHINESE[1:] != []
+
+
+@pytest.mark.parametrize(("english", "chinese"), zip(ENGLISH, CHINESE, strict=True))
+def test_both_languages_have_the_same_commands_and_figures(english: str, chinese: str) -> None:
+    assert commands_of(chinese) == commands_of(english)
+    assert figures_of(chinese) == figures_of(english)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_zh.md"])
+def test_the_first_page_is_short(page: str) -> None:
+    assert len(read_page(page).splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", WITH_LINKS)
+def test_links_and_named_files_exist(page: str) -> None:
+    text = read_page(page)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    named = re.findall(r"`((?:datasets|docs|sft_args|tests|workflows|\.ci)/[\w./-]*)`", text)
+    folder = (ROOT / page).parent
+    assert [link for link in links if not (folder / link).exists()] == []
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_no_command_is_left_out_of_these_tests() -> None:
     elsewhere = [
-        "pip install -r requirements.txt && python run_swift.py",  # its second half is the fixture demo_run
+        "pip install -r requirements.txt",
+        "python run_swift.py",  # the fixture demo_run
         "pip install -r tests/requirements.txt && python -m pytest",  # this, now; .ci/run installs by it
     ]
     rest = [
@@ -56,7 +95,7 @@ def test_no_command_is_left_out_of_these_tests() -> None:
 
 @pytest.fixture(scope="module")
 def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, tuple[int, str]]:
-    """Exit code and error output of each command, run in the README's order."""
+    """Exit code and error output of each command, run in the order of RUN."""
     _write(
         project_copy / "ChnSentiCorp_htl_all.csv",
         "label,review",
@@ -116,7 +155,7 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
 @pytest.mark.parametrize("arguments", OURS, ids=" ".join)
 def test_command(finished: dict[str, tuple[int, str]], arguments: list[str]) -> None:
     code, errors = finished[json.dumps(arguments)]
-    if "qwen-1.8b" in arguments:  # the README says that it stops where transformers is too new
+    if "qwen-1.8b" in arguments:  # methods.md says that it stops where transformers is too new
         assert code == 2
         assert 'pip install -r requirements.txt "transformers<4.50"' in errors
     else:

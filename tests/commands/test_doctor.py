@@ -16,7 +16,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
 
-DOCS = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "en" / "gpu.md").read_text(encoding="utf-8")
 
 
 def test_the_docs_have_the_doctors_commands_and_all_of_theirs_can_be_parsed() -> None:
