@@ -3,7 +3,7 @@
 python run_swift.py doctor --gpu
 
 Each command is run as a person would run it, in a process of its own: what one breaks does not hurt the
-next.  All use the embedded reviews and model, so that nothing is downloaded.  docs/en/gpu.md has the same ten.
+next.  All use the embedded reviews and model, so that nothing is downloaded.  docs/en/gpu.md has them too.
 Not covered: a real model's speed and memory, 4 bits, vLLM.
 """
 
