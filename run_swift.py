@@ -77,7 +77,7 @@ def train(folder: Run, /, *, verbose: Verbose = False) -> None:
     use_one_gpu()
     from workflows.commands.run import work_on_run
 
-    work_on_run(("tokens", "material", "train"), folder, verbose=verbose)
+    work_on_run(("tokens", "derive", "train"), folder, verbose=verbose)
 
 
 @app.command
@@ -214,7 +214,7 @@ def export(
         pushing.check_push(push)
     screen, found = Screen(verbose), open_finished(folder)
     with locked(found):
-        with screen.quiet(found.log("export")):
+        with screen.output_to(found.log("export")):
             from workflows.commands.export import export as exporting
         model = exporting.export(found, open_run(found.path)[1], output, screen)
     screen.say(f"model: {shown(model)}")

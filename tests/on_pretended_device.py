@@ -15,7 +15,7 @@ from tests.pretended_device import DEVICE, WHY_NOT, PretendedDevice, moved
 from tests.tuning.test_label_loss import WORDS, label_loss, padded_batch
 from workflows.experiment.cards import ROOT
 from workflows.inference.head import head_scores
-from workflows.inference.scorer import Greedy, answer_prompts
+from workflows.inference.scorer import Greedy, score_prompts
 from workflows.tuning.label_loss import Terms
 from workflows.tuning.step import body_of, cut, share_beginning
 
@@ -37,7 +37,7 @@ def answers(model: Any, device: str) -> list[torch.Tensor]:
     found = [
         answer
         for penalty in (1.0, 1.3)
-        for batch in answer_prompts(model, PROMPTS, LABELS, Greedy(frozenset([3]), penalty))
+        for batch in score_prompts(model, PROMPTS, LABELS, Greedy(frozenset([3]), penalty))
         for answer in batch
     ]
     assert any(answer.tokens not in LABELS for answer in found)

@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     row = {"messages": [{"role": "user", "content": "好"}, {"role": "assistant", "content": "正面"}]}
     for split in ("train", "val"):
         write_jsonl(folder.split(split), [row])
-    write_jsonl(folder.material, [row])
+    write_jsonl(folder.derived, [row])
     return folder
 
 

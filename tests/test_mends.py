@@ -6,7 +6,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from workflows.experiment.cards import ROOT
-from workflows.model.patches import PLAIN_ATTENTION, choose_attention, keep_output_layer_in_place
+from workflows.model.patches import (
+    PLAIN_ATTENTION,
+    make_output_layer_input_contiguous,
+    use_plain_attention_for_short_rows,
+)
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 
@@ -14,8 +18,8 @@ TINY = ROOT / "workflows" / "tiny" / "model"
 def test_logits_and_gradients_stay_what_they_were() -> None:
     plain = AutoModelForCausalLM.from_pretrained(TINY).float()
     mended = copy.deepcopy(plain)
-    keep_output_layer_in_place(mended)
-    choose_attention(mended)
+    make_output_layer_input_contiguous(mended)
+    use_plain_attention_for_short_rows(mended)
     torch.manual_seed(42)
     ids = torch.randint(0, plain.config.vocab_size, (3, 20))
     present = torch.ones_like(ids)
@@ -31,7 +35,7 @@ def test_logits_and_gradients_stay_what_they_were() -> None:
 
 def test_long_rows_keep_the_attention_that_needs_no_memory() -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY)
-    choose_attention(model)
+    use_plain_attention_for_short_rows(model)
     used = []
     for width in (12, int(PLAIN_ATTENTION**0.5) + 1):
         with torch.no_grad():

@@ -21,7 +21,7 @@ from workflows.inference.scorer import prompt_tokens
 from workflows.inference.swift_engine import limit_vllm
 from workflows.model import swift_names
 from workflows.model.arguments import SFT_NAMES, build_infer_arguments, build_sft_arguments
-from workflows.model.folder import check_machine, ready_model
+from workflows.model.folder import check_machine, with_local_model
 from workflows.model.machine import Machine, fit_to_machine
 from workflows.model.memory import fit_to_memory
 from workflows.model.swift_names import check_overrides
@@ -110,7 +110,7 @@ PLAIN = sorted(set(names_of(METHODS)) - {"qlora", "dpo", "distill", "pseudo-labe
 
 @pytest.mark.parametrize("method", PLAIN)
 def test_every_preset_becomes_sft_arguments(run: RunFolder, method: str) -> None:
-    experiment = ready_model(
+    experiment = with_local_model(
         make_experiment("--method", method, "--set", "learning_rate=3e-4", "--set", "lora_rank=16")
     )
     arguments = build_sft_arguments(run, experiment, CPU)
@@ -124,7 +124,7 @@ def test_every_preset_becomes_sft_arguments(run: RunFolder, method: str) -> None
 def test_inference_is_greedy_in_five_tokens_with_the_model_of_training(
     run: RunFolder, tmp_path: Path
 ) -> None:
-    experiment = ready_model(make_experiment("--set", "system=你是评论员", "--set", "max_batch_size=7"))
+    experiment = with_local_model(make_experiment("--set", "system=你是评论员", "--set", "max_batch_size=7"))
     arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", None)
     assert isinstance(arguments, InferArguments)
     assert (arguments.max_new_tokens, arguments.temperature, arguments.max_batch_size) == (5, 0, 7)
@@ -132,7 +132,7 @@ def test_inference_is_greedy_in_five_tokens_with_the_model_of_training(
 
 
 def test_vllm_is_given_the_adapter_and_room_for_its_rank(run: RunFolder, tmp_path: Path) -> None:
-    ready = ready_model(make_experiment("--set", "lora_rank=64"))
+    ready = with_local_model(make_experiment("--set", "lora_rank=64"))
     experiment = replace(ready, tuning=replace(ready.tuning, engine="vllm"))
     adapter = tmp_path / "checkpoint-1"
     adapter.mkdir()
@@ -181,7 +181,7 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     folder = tmp_path / "tiny-chat"  # a folder's name pins nothing, as the card of `tiny` does
     shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder)
     here = ("--set", "use_cpu=true", "--set", "torch_dtype=float32")  # the machine that is meant has a GPU
-    ready = ready_model(make_experiment("--model", str(folder), *here, *options))
+    ready = with_local_model(make_experiment("--model", str(folder), *here, *options))
     if "jd-qwen-1.8b" in options:  # the first Qwen's module
         ready = replace(ready, preset={**ready.preset, "target_modules": "all-linear"})
     write_json(run.tokens, {"splits": {"train": {"max": 1000}}})
@@ -194,19 +194,19 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
 
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:
     options = ["--set", "target_modules=q_proj,v_proj", "--set", "system=-请回答"]
-    arguments = build_sft_arguments(run, ready_model(make_experiment(*options)), CPU)
+    arguments = build_sft_arguments(run, with_local_model(make_experiment(*options)), CPU)
     assert (arguments.target_modules, arguments.system) == (["q_proj", "v_proj"], "-请回答")
 
 
 def test_an_unknown_name_in_a_preset_is_refused(run: RunFolder) -> None:
-    experiment = ready_model(make_experiment())
+    experiment = with_local_model(make_experiment())
     misspelt = replace(experiment, preset={**experiment.preset, "learning_rat": 1e-3})
     with pytest.raises(UserError, match=r"SWIFT has no argument learning_rat; .* Nearest: learning_rate"):
         build_sft_arguments(run, misspelt, CPU)
 
 
 def test_a_fully_tuned_checkpoint_is_the_model_of_inference(run: RunFolder, tmp_path: Path) -> None:
-    experiment = ready_model(make_experiment())
+    experiment = with_local_model(make_experiment())
     whole = Path(experiment.model.arguments["model"])  # a folder with weights and no adapter
     arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", whole)
     assert (arguments.model, arguments.adapters) == (str(whole), [])
@@ -233,7 +233,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 )
 def test_a_value_that_swift_refuses_is_one_line(run: RunFolder, override: str, complaint: str) -> None:
     with pytest.raises(UserError, match=f"SWIFT refuses the arguments: .*{complaint}") as caught:
-        build_sft_arguments(run, ready_model(make_experiment("--set", override)), CPU)
+        build_sft_arguments(run, with_local_model(make_experiment("--set", override)), CPU)
     assert "\n" not in str(caught.value)
 
 

@@ -20,7 +20,7 @@ from workflows.data.reviews import Review
 from workflows.experiment.cards import ModelCard
 from workflows.experiment.model_cards import describe_folder
 from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import ready_model
+from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 
 TOKEN = "a-token-for-the-test"
@@ -162,7 +162,7 @@ def test_the_chat_template_gives_the_prompts_of_the_tuning(
     """The embedded tokenizer, with the answer's place as Qwen3's template has it."""
     experiment = make_experiment()
     card = ModelCard("tiny", {**experiment.model.arguments, **arguments})
-    ready = ready_model(replace(experiment, model=card))
+    ready = with_local_model(replace(experiment, model=card))
     machine = Machine("cpu", "", "float32", "")
     template = build_infer_arguments(ready, machine, tmp_path / "t", tmp_path / "r", None).get_template()
     template.tokenizer.chat_template += (

@@ -10,11 +10,11 @@ import pytest
 
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
-from workflows.commands.plan.devices import DEVICES, make_fit
+from workflows.commands.plan.devices import DEVICES, changes_to_fit
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
-from workflows.model.memory import Load, memory, read_sizes
+from workflows.model.memory import Workload, memory, read_sizes
 
 QWEN_1_5B = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -27,7 +27,7 @@ QWEN_1_5B = {
     "vocab_size": 151936,
     "tie_word_embeddings": True,
 }
-WIDE = Load(
+WIDE = Workload(
     device="cuda",
     torch_dtype="float16",
     compute_dtype="float16",
@@ -96,7 +96,7 @@ def test_a_gpu_that_is_too_small_leads_to_changes_that_fit_at_the_same_effective
     t4 = DEVICES[1]
     assert t4.memory is not None
     assert memory(sizes, WIDE) > t4.memory
-    changes, smaller, fits = make_fit(t4, sizes, WIDE, p99=300)
+    changes, smaller, fits = changes_to_fit(t4, sizes, WIDE, p99=300)
     assert fits
     assert changes == []  # fewer tokens at a time cost less than checkpointing, shorter rows or four bits
     assert smaller.batch == WIDE.batch
@@ -107,7 +107,7 @@ def test_a_gpu_that_is_too_small_leads_to_changes_that_fit_at_the_same_effective
 def test_a_gpu_that_no_change_makes_large_enough_is_called_too_small(tmp_path: Path) -> None:
     large = {**QWEN_1_5B, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80}
     (tmp_path / "config.json").write_text(json.dumps({**large, "num_attention_heads": 64}), encoding="utf-8")
-    changes, _, fits = make_fit(DEVICES[1], read_sizes(tmp_path), WIDE, p99=300)
+    changes, _, fits = changes_to_fit(DEVICES[1], read_sizes(tmp_path), WIDE, p99=300)
     assert not fits
     assert changes[-2:] == ["--set quant_method=bnb", "--set quant_bits=4"]
 
@@ -118,5 +118,5 @@ def test_a_gpu_that_no_change_makes_large_enough_is_called_too_small(tmp_path: P
 def test_a_t4_gets_float16(tmp_path: Path, pinned: str, advised: list[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(QWEN_1_5B), encoding="utf-8")
     small = replace(WIDE, torch_dtype=pinned, compute_dtype=pinned, batch=8, longest=(200,) * 8)
-    changes, _, fits = make_fit(DEVICES[1], read_sizes(tmp_path), small, p99=100)
+    changes, _, fits = changes_to_fit(DEVICES[1], read_sizes(tmp_path), small, p99=100)
     assert (changes, fits) == (advised, True)

@@ -83,12 +83,12 @@ def test_no_stage_is_forgotten_by_a_repetition_or_by_a_reports_table() -> None:
 def test_other_training_rows_made_of_a_model_are_a_difference(tmp_path: Path) -> None:
     runs = [RunFolder(tmp_path / name) for name in ("one", "other")]
     for run in runs:
-        write_jsonl(run.material, [{"id": "train:1", "review": "房间很干净"}])
-        write_jsonl(run.material_rejected, [])
-    assert COMPARED["material"](*runs) == []
-    write_jsonl(runs[1].material_rejected, [{"id": "train:2", "reason": "no reasoning"}])
-    write_jsonl(runs[1].material_val, [])
-    assert COMPARED["material"](*runs) == [
-        f"{runs[0].material_val.name} differs",
-        f"{runs[0].material_rejected.name} differs",
+        write_jsonl(run.derived, [{"id": "train:1", "review": "房间很干净"}])
+        write_jsonl(run.derived_rejected, [])
+    assert COMPARED["derive"](*runs) == []
+    write_jsonl(runs[1].derived_rejected, [{"id": "train:2", "reason": "no reasoning"}])
+    write_jsonl(runs[1].derived_val, [])
+    assert COMPARED["derive"](*runs) == [
+        f"{runs[0].derived_val.name} differs",
+        f"{runs[0].derived_rejected.name} differs",
     ]

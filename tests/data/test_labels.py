@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.data.labels import Meaning, stratify, value_reader
+from workflows.data.labels import LabelValue, stratify, value_reader
 from workflows.experiment.cards import ROOT, load_dataset_card
 from workflows.experiment.labels import normalise_label
 
@@ -31,7 +31,7 @@ STARS = load_dataset_card("dianping-stars")
         (";", None),
     ],
 )
-def test_several_labels_in_a_cell(cell: str, meaning: Meaning | None) -> None:
+def test_several_labels_in_a_cell(cell: str, meaning: LabelValue | None) -> None:
     assert value_reader(ASPECTS, ASPECTS.layouts[0], None, normalise_label)(cell) == meaning
 
 
@@ -48,10 +48,10 @@ def test_a_number_in_a_cell(cell: str, meaning: float | None) -> None:
 
 
 def test_strata_are_the_rarest_label_and_ranges_of_numbers() -> None:
-    sets: list[Meaning] = [(0,), (0, 1), (1,)]
+    sets: list[LabelValue] = [(0,), (0, 1), (1,)]
     codes = np.array([0] * 10 + [1] * 3 + [2] * 2)
     assert stratify(sets, codes, np.arange(15)).tolist() == [0] * 10 + [1] * 5
-    numbers: list[Meaning] = [float(n) for n in range(100)]
+    numbers: list[LabelValue] = [float(n) for n in range(100)]
     ranges = stratify(numbers, np.arange(100), np.arange(100))
     assert Counter(ranges.tolist()) == dict.fromkeys(range(5), 20)
     assert stratify([0, 1], np.array([1, 0]), np.arange(2)).tolist() == [1, 0]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.tables import open_table
-from workflows.data.reviews import Review, UnknownLabels, judge, read_texts, rejected_rows
+from workflows.data.reviews import Review, UnknownLabels, classify_rows, read_texts, rejected_rows
 from workflows.experiment.cards import load_dataset_card
 
 Cells = list[tuple[str, str]]
@@ -24,7 +24,7 @@ def _clean(
     """The reviews that are kept, and the rejected rows."""
     tables = {split: open_table(path) for split, path in files.items()}
     bar = tqdm(disable=True)
-    rows = judge(tables, load_dataset_card(dataset), neutral, bar)
+    rows = classify_rows(tables, load_dataset_card(dataset), neutral, bar)
     assert sum(map(len, rows.places.values())) == len(rows.reasons)
     kept = {split: rows.kept(split).tolist() for split in tables}
     texts = read_texts(rows, np.sort(np.concatenate([rows.kept(split) for split in tables])), bar)

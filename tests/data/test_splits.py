@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tests.conftest import Command
 from workflows.core.errors import UserError
 from workflows.core.tables import open_table
-from workflows.data.reviews import judge
+from workflows.data.reviews import classify_rows
 from workflows.data.splits import Splits, sample_splits, split_rows
 from workflows.experiment.cards import load_dataset_card
 from workflows.experiment.options import DataOptions
@@ -33,7 +33,7 @@ def _counts(labels: np.ndarray, at: np.ndarray) -> dict[int, int]:
 def hotel(shared_data: Path) -> np.ndarray:
     """The labels of the hotel reviews that are kept."""
     tables = {"train": open_table(shared_data / "ChnSentiCorp_htl_all.csv")}
-    rows = judge(tables, load_dataset_card("chnsenticorp"), None, tqdm(disable=True))
+    rows = classify_rows(tables, load_dataset_card("chnsenticorp"), None, tqdm(disable=True))
     return rows.labels[rows.kept("train")]
 
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from workflows.core.errors import UserError
 from workflows.experiment.cards import ROOT
-from workflows.inference.scorer import Greedy, _Scorer, answer_prompts
+from workflows.inference.scorer import Greedy, _Scorer, score_prompts
 from workflows.model import batches
 from workflows.model.batches import in_batches, length_batches, most_rows, row_bytes
 
@@ -40,7 +40,7 @@ def tiny() -> Any:
 
 def _answers(model: Any) -> list[Any]:
     greedy = Greedy(frozenset([3]))
-    found = [answer for batch in answer_prompts(model, PROMPTS, LABELS, greedy) for answer in batch]
+    found = [answer for batch in score_prompts(model, PROMPTS, LABELS, greedy) for answer in batch]
     return sorted(found, key=lambda answer: answer.row)
 
 

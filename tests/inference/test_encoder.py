@@ -14,7 +14,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.experiment.experiment import load_experiment
 from workflows.inference.head import row_tokens, row_windows, score_rows
 from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import ready_model
+from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 
 CAN_READ = 24  # tokens
@@ -42,7 +42,7 @@ def run(command: Command, encoder: Path) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def loaded(run: RunFolder) -> tuple[Any, Any]:
-    experiment = ready_model(load_experiment(run.experiment))
+    experiment = with_local_model(load_experiment(run.experiment))
     checkpoint = run.sft / read_json(run.training)["checkpoint"]
     file = run.path / "none.jsonl"
     arguments = build_infer_arguments(experiment, Machine("cpu", "", "float32", ""), file, file, checkpoint)

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from workflows.experiment.cards import ROOT
 from workflows.inference.infer import merged_for_a_while
-from workflows.inference.scorer import Answer, Greedy, answer_prompts
+from workflows.inference.scorer import Answer, Greedy, score_prompts
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 PROMPTS = [[5, 6, 7, 8, *range(70, 70 + length)] for length in (9, 4, 30, 12, 5)]
@@ -22,7 +22,7 @@ def _answers(dtype: torch.dtype) -> list[Answer]:
         if weight.requires_grad:  # as SWIFT does for fp16's gradients
             weight.data = weight.data.float()
     with merged_for_a_while(model):
-        batches = answer_prompts(model, PROMPTS, LABELS, Greedy(frozenset([3])))
+        batches = score_prompts(model, PROMPTS, LABELS, Greedy(frozenset([3])))
         return sorted((answer for batch in batches for answer in batch), key=lambda answer: answer.row)
 
 

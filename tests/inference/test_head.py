@@ -20,7 +20,7 @@ from workflows.experiment.experiment import load_experiment
 from workflows.inference.head import head_scores, row_tokens, score_rows
 from workflows.inference.infer import merge_adapter
 from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import ready_model
+from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 
 SHORT: tuple[object, ...] = ("--train-samples", 48, "--test-samples", 24, "--set", "max_steps=3")
@@ -78,7 +78,7 @@ def loaded(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[An
 
 
 def _load(run: RunFolder, file: Path) -> tuple[Any, Any]:
-    experiment = ready_model(load_experiment(run.experiment))
+    experiment = with_local_model(load_experiment(run.experiment))
     adapter = run.sft / read_json(run.training)["checkpoint"]
     machine = Machine("cpu", "", "float32", "")
     model, template = prepare_model_template(build_infer_arguments(experiment, machine, file, file, adapter))

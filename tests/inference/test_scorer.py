@@ -12,12 +12,12 @@ from workflows.core.errors import UserError
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import Label
-from workflows.inference.infer import answer_rows, has_own_cache
-from workflows.inference.plain_scorer import answer_plainly
-from workflows.inference.scorer import Answer, Greedy, answer_prompts, prompt_tokens
+from workflows.inference.infer import answer_batches, has_own_cache
+from workflows.inference.plain_scorer import answer_by_engine
+from workflows.inference.scorer import Answer, Greedy, prompt_tokens, score_prompts
 from workflows.model import batches
 from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import label_tokens, ready_model
+from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine
 
 EXPERIMENT = make_experiment()
@@ -30,7 +30,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """The embedded model and its template, as inference loads them."""
     file = tmp_path_factory.mktemp("scorer") / "none.jsonl"
     machine = Machine("cpu", "", "float32", "")
-    return prepare_model_template(build_infer_arguments(ready_model(EXPERIMENT), machine, file, file, None))
+    return prepare_model_template(
+        build_infer_arguments(with_local_model(EXPERIMENT), machine, file, file, None)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def prompts(loaded: tuple[Any, Any], demo_rows: list[dict[str, str]]) -> list[li
 
 
 def _answers(model: Any, prompts: list[list[int]], labels: list[list[int]], greedy: Greedy) -> list[Answer]:
-    found = [answer for batch in answer_prompts(model, prompts, labels, greedy) for answer in batch]
+    found = [answer for batch in score_prompts(model, prompts, labels, greedy) for answer in batch]
     assert sorted(answer.row for answer in found) == list(range(len(prompts)))
     return sorted(found, key=lambda answer: answer.row)
 
@@ -72,7 +74,7 @@ def test_where_answers_go_on_a_label_has_the_probability_of_its_words(
     labels = label_tokens(template, LABELS)
     greedy = Greedy(frozenset([labels[0][-1]]))
     whole = _answers(model, prompts, labels, greedy)
-    batches = answer_prompts(model, prompts, labels, greedy, ended=False)
+    batches = score_prompts(model, prompts, labels, greedy, ended=False)
     words = sorted((answer for batch in batches for answer in batch), key=lambda answer: answer.row)
     assert [answer.tokens for answer in words] == [answer.tokens for answer in whole]
     for answer, prompt in list(zip(words, prompts, strict=True))[:5]:
@@ -89,8 +91,8 @@ def test_where_answers_go_on_a_label_has_the_probability_of_its_words(
     fast, plain = (
         {answer["id"]: answer for batch in batches for answer in batch}
         for batches in (
-            answer_rows(model, template, rows, LABELS, request, None, ended=False),
-            answer_rows(model, template, rows, LABELS, request, outputs, ended=False),
+            answer_batches(model, template, rows, LABELS, request, None, ended=False),
+            answer_batches(model, template, rows, LABELS, request, outputs, ended=False),
         )
     )
     for id, scored in plain.items():
@@ -140,8 +142,8 @@ def test_a_model_with_a_cache_of_its_own_gets_the_same_answers(
     rows = [write_row(review, EXPERIMENT.prompt, EXPERIMENT.labels, "messages") for review in reviews]
     request = RequestConfig(max_tokens=5, temperature=0)
     assert not has_own_cache(model)
-    fast = {a["id"]: a for batch in answer_rows(model, template, rows, LABELS, request) for a in batch}
-    batches = answer_plainly(model, template, rows, label_tokens(template, LABELS), request)
+    fast = {a["id"]: a for batch in answer_batches(model, template, rows, LABELS, request) for a in batch}
+    batches = answer_by_engine(model, template, rows, label_tokens(template, LABELS), request)
     plain = [answer for batch in batches for answer in batch]
     assert [answer["id"] for answer in plain] == [row["id"] for row in rows]
     for answer in plain:

@@ -7,7 +7,7 @@ from tests.conftest import make_experiment
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.job import Job
 from workflows.inference.write import write_texts
-from workflows.model.loaded import BaseModel
+from workflows.model.loaded import LoadedModel
 from workflows.model.machine import Machine
 
 
@@ -21,13 +21,13 @@ def test_only_the_missing_texts_are_written(demo_rows: list[dict[str, str]], tmp
     written.parent.mkdir()
     kept = [json.dumps({"id": str(i), "text": f"理由{i}"}) + "\n" for i in range(3)]
     written.write_text("".join(kept) + '{"id": "3", "te', encoding="utf-8")  # stopped within a line
-    job, machine = Job(RunFolder(tmp_path), experiment, base=BaseModel()), Machine("cpu", "", "float32", "")
+    job, machine = Job(RunFolder(tmp_path), experiment, base=LoadedModel()), Machine("cpu", "", "float32", "")
     texts = write_texts(job, machine, "reasonings", prompts, 12, written)
     assert set(texts) == set("01234")
     assert [texts[str(i)] for i in range(3)] == ["理由0", "理由1", "理由2"]
     assert texts["3"]
     assert len(written.read_text(encoding="utf-8").splitlines()) == 5
     # Nothing is left to be written: no model is loaded.
-    job.base.forget()
+    job.base.release()
     assert write_texts(job, machine, "reasonings", prompts, 12, written) == texts
     assert job.base.model is None

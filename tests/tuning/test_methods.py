@@ -16,7 +16,7 @@ from workflows.experiment.experiment import load_experiment
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments, build_sft_arguments
-from workflows.model.folder import ready_model
+from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 from workflows.model.swift_names import check_overrides
 
@@ -112,7 +112,7 @@ def test_a_merged_model_says_what_the_unmerged_one_does(
     runs: dict[str, RunFolder], name: str, tmp_path: Path
 ) -> None:
     run, file = runs[name], tmp_path / "none.jsonl"
-    experiment = ready_model(load_experiment(run.experiment))
+    experiment = with_local_model(load_experiment(run.experiment))
     machine = Machine("cpu", "", "float32", "")
     arguments = build_infer_arguments(experiment, machine, file, file, checkpoint_of(run))
     model, template = prepare_model_template(arguments)
@@ -136,22 +136,22 @@ def test_a_merged_model_says_what_the_unmerged_one_does(
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
 
 
-def test_material_says_what_became_of_every_row(runs: dict[str, RunFolder]) -> None:
+def test_the_summary_says_what_became_of_every_row(runs: dict[str, RunFolder]) -> None:
     source = str(runs["lora"].path)
     for name in ("distill", "dpo", "cot", "pseudo-label"):
-        summary = read_json(runs[name].material_summary)
+        summary = read_json(runs[name].derived_summary)
         assert summary["rows"]["train"] == 60
-        assert summary["rows"]["material"] == len(read_jsonl(runs[name].material))
-        assert sum(summary["rejected"].values()) == len(read_jsonl(runs[name].material_rejected))
+        assert summary["rows"]["derived"] == len(read_jsonl(runs[name].derived))
+        assert sum(summary["rejected"].values()) == len(read_jsonl(runs[name].derived_rejected))
         if name != "cot":
             assert summary["from_run"]["folder"] == source
-    rows = read_json(runs["pseudo-label"].material_summary)["rows"]
+    rows = read_json(runs["pseudo-label"].derived_summary)["rows"]
     assert rows["unlabelled"] == 100
-    assert rows["material"] == 60 + rows["pseudo_labelled"] > 60
-    assert rows["pseudo_labelled"] == 100 - len(read_jsonl(runs["pseudo-label"].material_rejected))
-    cot = read_json(runs["cot"].material_summary)
+    assert rows["derived"] == 60 + rows["pseudo_labelled"] > 60
+    assert rows["pseudo_labelled"] == 100 - len(read_jsonl(runs["pseudo-label"].derived_rejected))
+    cot = read_json(runs["cot"].derived_summary)
     assert cot["rows"]["asked"] == 12 == cot["rows"]["with_reasoning"] + sum(cot["rejected"].values())
-    for row in read_jsonl(runs["distill"].material):
+    for row in read_jsonl(runs["distill"].derived):
         assert sum(row["teacher"].values()) == pytest.approx(1)
 
 
@@ -177,7 +177,7 @@ def test_dpo_takes_the_arguments_of_rlhf_and_needs_an_adapter(runs: dict[str, Ru
         check_overrides({"rlhf_type": "dpo"})
     whole = replace(experiment, tuning=replace(experiment.tuning, from_run=str(runs["full"].path)))
     with pytest.raises(UserError, match="is fully tuned; method dpo needs an adapter"):
-        build_sft_arguments(runs["dpo"], ready_model(whole), Machine("cpu", "", "float32", ""))
+        build_sft_arguments(runs["dpo"], with_local_model(whole), Machine("cpu", "", "float32", ""))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, write_json
+from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder
 from workflows.core.texts import Text, label_text, one_after_another, text, texts
 from workflows.experiment.experiment import Experiment, load_experiment
@@ -19,7 +20,6 @@ from workflows.reporting.render import render_markdown, render_page
 from workflows.reporting.results import pairs_blocks, systems_grid
 from workflows.scoring.score import compare_answers, conclude_pair, measure_system
 
-Rows = list[dict[str, Any]]
 BASELINES = ("majority", "mean", "tfidf")
 SHOWN_DIFFERENCES = 50
 TOLD_PAIRS = 6  # sentences for so many pairs at most; the table has them all

@@ -10,7 +10,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
-from workflows.core.run_folder import RunFolder, finished_stages, locked, remove_if_barren
+from workflows.core.run_folder import RunFolder, discard_if_unstarted, finished_stages, locked
 from workflows.core.screen import Screen
 from workflows.core.texts import number
 from workflows.experiment.experiment import load_experiment
@@ -48,7 +48,7 @@ def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str,
         try:
             run_stages(run, experiment, names, screen)
         except UserError:
-            remove_if_barren(run)
+            discard_if_unstarted(run)
             raise
     differences: dict[str, list[str]] = {}
     for name in names:
@@ -194,8 +194,8 @@ COMPARED: dict[str, Callable[[RunFolder, RunFolder], list[str]]] = {
     "baselines": _predictions("majority", "mean", "tfidf"),
     "audit": _same_files(lambda run: run.audit_summary),  # it has the hash of audit.csv, which may be edited
     "zero_shot": _predictions("zero_shot"),
-    "material": _same_files(
-        lambda run: run.material, lambda run: run.material_val, lambda run: run.material_rejected
+    "derive": _same_files(
+        lambda run: run.derived, lambda run: run.derived_val, lambda run: run.derived_rejected
     ),
     "train": _training,
     "tuned": _predictions("tuned"),

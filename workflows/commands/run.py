@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
-from workflows.core.run_folder import locked, remove_if_barren
+from workflows.core.run_folder import discard_if_unstarted, locked
 from workflows.core.screen import Screen, shown
 from workflows.experiment.options import DEFAULTS, Language, RunOptions, flags_of
 from workflows.experiment.resolve import resolve
@@ -53,7 +53,7 @@ def work_on_run(
         try:
             run_stages(run, experiment, names, screen)
         except UserError:
-            remove_if_barren(run)
+            discard_if_unstarted(run)
             raise
     if "score" in names:
         screen.say("\n" + render_scores(read_json(run.scores)))

@@ -28,8 +28,8 @@ from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.experiment.job import Job
 from workflows.experiment.options import RunOptions
 from workflows.experiment.resolve import resolve
-from workflows.model.folder import ready_model
-from workflows.model.loaded import BaseModel
+from workflows.model.folder import with_local_model
+from workflows.model.loaded import LoadedModel
 from workflows.model.machine import find_machine, fit_to_machine, peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, timed_folder
@@ -81,7 +81,7 @@ def select_model(
             name: RunFolder(folder / "models" / f"{number}-{slug}")
             for number, (name, slug) in enumerate(zip(experiments, slugs, strict=True), start=1)
         }
-        with screen.quiet(folder / "selection.log"):
+        with screen.output_to(folder / "selection.log"):
             first = next(iter(experiments.values()))
             try:
                 check_overrides(first.overrides)
@@ -128,7 +128,7 @@ def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Sc
     """Write the model's answers to `cases`, and before them what they cost."""
     from swift.pipelines.utils import prepare_model_template
 
-    from workflows.inference.infer import answer_rows, join_answers
+    from workflows.inference.infer import answer_batches, join_answers
     from workflows.model.arguments import build_infer_arguments
 
     prompt, labels, seed = experiment.prompt, experiment.labels, experiment.data.data_seed
@@ -140,14 +140,14 @@ def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Sc
     write_jsonl(run.split("test"), rows)
     machine, start = find_machine(), time.monotonic()
     reset_peak_memory()
-    ready = ready_model(experiment)
+    ready = with_local_model(experiment)
     arguments = build_infer_arguments(ready, machine, run.split("test"), run.path / "none", None)
-    with BaseModel().lent():
+    with LoadedModel().reused():
         model, template = prepare_model_template(arguments)
     loaded = time.monotonic()
     answers = []
     with screen.progress("answering", total=len(rows)) as bar:
-        for batch in answer_rows(model, template, rows, labels, arguments.get_request_config()):
+        for batch in answer_batches(model, template, rows, labels, arguments.get_request_config()):
             answers += batch
             bar.update(len(batch))
     cost = {

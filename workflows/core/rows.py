@@ -2,8 +2,11 @@
 
 from typing import Any
 
+Row = dict[str, Any]
+Rows = list[Row]
 
-def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
+
+def conversation(row: Row) -> list[dict[str, str]]:
     """The turns of a row of a data file, whichever of SWIFT's formats it is in."""
     if "messages" in row:
         return row["messages"]
@@ -14,6 +17,6 @@ def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def question(row: dict[str, Any]) -> list[dict[str, str]]:
+def question(row: Row) -> list[dict[str, str]]:
     """The turns of a row of a data file without the answer: what the model is asked."""
     return [turn for turn in conversation(row) if turn["role"] != "assistant"]

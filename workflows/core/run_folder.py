@@ -75,24 +75,24 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
-    def material(self) -> Path:
+    def derived(self) -> Path:
         """The training rows that a method made of train.jsonl; they are used in its place."""
-        return self.path / "data" / "material.jsonl"
+        return self.path / "data" / "derived.jsonl"
 
     @property
-    def material_val(self) -> Path:
+    def derived_val(self) -> Path:
         """The validation rows, where a method needs more of them than val.jsonl has."""
-        return self.path / "data" / "material_val.jsonl"
+        return self.path / "data" / "derived_val.jsonl"
 
     @property
-    def material_summary(self) -> Path:
-        """How the material was made: counts, settings, where it comes from."""
-        return self.path / "data" / "material.json"
+    def derived_summary(self) -> Path:
+        """How the derived rows were made: counts, settings, where it comes from."""
+        return self.path / "data" / "derived.json"
 
     @property
-    def material_rejected(self) -> Path:
-        """What did not become material, with reasons."""
-        return self.path / "data" / "material_rejected.jsonl"
+    def derived_rejected(self) -> Path:
+        """What did not become a derived row, with reasons."""
+        return self.path / "data" / "derived_rejected.jsonl"
 
     @property
     def sft(self) -> Path:
@@ -148,7 +148,7 @@ def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
     write_json(run.stages, {**finished_stages(run), stage: record})
 
 
-def remove_if_barren(run: RunFolder) -> None:
+def discard_if_unstarted(run: RunFolder) -> None:
     """Remove a run folder that holds no stage's files yet, so that a refused start leaves nothing behind."""
     if {path.name for path in run.path.iterdir()} <= {run.experiment.name, ".lock", "logs"}:
         shutil.rmtree(run.path)

@@ -53,7 +53,7 @@ class Screen:
         )
 
     @contextmanager
-    def quiet(self, log: Path) -> Iterator[None]:
+    def output_to(self, log: Path) -> Iterator[None]:
         """Send everything written to standard output and error, by C code and child processes too, to
         `log`.
         """

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.tables import read_table
-from workflows.data.reviews import DROPPED, Rows, read_texts
+from workflows.data.reviews import DROPPED, ReviewTable, read_texts
 from workflows.experiment.cards import Label
 
 COLUMNS = ("id", "text", "correction")
@@ -29,7 +29,9 @@ class Correction:
         return {"id": self.id, "before": labels[self.before].name, "after": after}
 
 
-def apply_corrections(rows: Rows, labels: tuple[Label, ...], path: Path, bar: tqdm) -> list[Correction]:
+def apply_corrections(
+    rows: ReviewTable, labels: tuple[Label, ...], path: Path, bar: tqdm
+) -> list[Correction]:
     """Correct `rows` by the table `path`; the corrections that changed something.
 
     A correction is a label's name or words, or `drop`; rows without one stay as they are.  Raises UserError

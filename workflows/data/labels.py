@@ -9,13 +9,13 @@ import numpy as np
 from workflows.core.errors import UserError
 from workflows.experiment.cards import DatasetCard, Layout, Task
 
-Meaning = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
+LabelValue = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
 STRATA = 5  # of numbers, equally full
 
 
 def value_reader(
     card: DatasetCard, layout: Layout, neutral: str | None, normalise: Callable[[str], str]
-) -> Callable[[str], Meaning | None]:
+) -> Callable[[str], LabelValue | None]:
     """A function from a normalised, not empty value to its meaning; None for a value that has none.
 
     `neutral`: the label name that neutral values count as.  Several labels stand in one cell, with the
@@ -34,19 +34,19 @@ def value_reader(
             )
         meaning |= {value: names.index(neutral) for value in layout.neutral}
 
-    def several(value: str) -> Meaning | None:
+    def several(value: str) -> LabelValue | None:
         parts = [normalise(part) for part in value.split(layout.separator)]
         known = {meaning[part] for part in parts if part in meaning}
         return tuple(sorted(known)) if known and all(part in meaning for part in parts if part) else None
 
-    def number(value: str) -> Meaning | None:
+    def number(value: str) -> LabelValue | None:
         try:
             found = float(value)
         except ValueError:
             return None
         return found if math.isfinite(found) and value not in layout.unlabelled else None
 
-    readers: dict[Task, Callable[[str], Meaning | None]] = {
+    readers: dict[Task, Callable[[str], LabelValue | None]] = {
         "single_label": meaning.get,
         "multi_label": several,
         "regression": number,
@@ -54,21 +54,21 @@ def value_reader(
     return readers[card.task]
 
 
-def name_meaning(meaning: Meaning, card: DatasetCard) -> str:
+def name_label_value(meaning: LabelValue, card: DatasetCard) -> str:
     """A meaning as a person reads it."""
     if isinstance(meaning, float):
         return f"{meaning:g}"
     return "、".join(card.labels[index].name for index in indices_of(meaning))
 
 
-def indices_of(meaning: Meaning) -> tuple[int, ...]:
+def indices_of(meaning: LabelValue) -> tuple[int, ...]:
     """The labels that a row has, by index; none where it has a number."""
     if isinstance(meaning, float):
         return ()
     return (meaning,) if isinstance(meaning, int) else meaning
 
 
-def stratify(meanings: list[Meaning], codes: np.ndarray, at: np.ndarray) -> np.ndarray:
+def stratify(meanings: list[LabelValue], codes: np.ndarray, at: np.ndarray) -> np.ndarray:
     """For each row the group of which every split gets its share; of the rows that are not `at`, any.
 
     `codes`: each row's index into `meanings`.  Groups: a row's label; of several the one that fewest rows

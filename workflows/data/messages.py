@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
-from workflows.data.labels import Meaning
+from workflows.data.labels import LabelValue
 from workflows.data.reviews import Review
 from workflows.experiment.cards import PLACEHOLDER, Label, Prompt
 
@@ -85,7 +85,7 @@ def line_writer(
     prompt: Prompt,
     labels: tuple[Label, ...],
     format: Literal["messages", "query-response"],
-    meanings: list[Meaning],
+    meanings: list[LabelValue],
     answered: bool = True,
 ) -> Callable[[str, str, int], str]:
     """A function of id, text and index into `meanings` that gives the line of SWIFT's data file.

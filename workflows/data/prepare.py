@@ -27,10 +27,10 @@ from workflows.data.reviews import (
     CODES,
     KEPT,
     NEAR_COPY,
-    Rows,
+    ReviewTable,
     UnknownLabels,
+    classify_rows,
     first_place,
-    judge,
     read_again,
     read_texts,
     rejected_row,
@@ -60,7 +60,7 @@ def prepare(job: Job) -> dict[str, Any]:
     tables = {split: open_table(path) for split, path in files.items()}
     try:
         with screen.progress("reading rows", None) as bar:
-            rows = judge(tables, card, options.neutral, bar)
+            rows = classify_rows(tables, card, options.neutral, bar)
     except UnknownLabels as error:
         write_jsonl(run.rejected, rejected_rows(error.rows))
         raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
@@ -158,7 +158,7 @@ def prepare(job: Job) -> dict[str, Any]:
     return manifest
 
 
-def _check_labels(rows: Rows, splits: Splits, cause: str) -> None:
+def _check_labels(rows: ReviewTable, splits: Splits, cause: str) -> None:
     """Raise UserError where `cause` left nothing to learn from or to measure on."""
     for name, at in splits.items():
         if len(at) == 0:
@@ -170,12 +170,12 @@ def _check_labels(rows: Rows, splits: Splits, cause: str) -> None:
         )
 
 
-def _without_rejected(rows: Rows, splits: Splits) -> Splits:
+def _without_rejected(rows: ReviewTable, splits: Splits) -> Splits:
     return {name: at[rows.reasons[at] == CODES[KEPT]] for name, at in splits.items()}
 
 
 def _search_near_copies(
-    rows: Rows, splits: Splits, searched: str, keep: bool, screen: Screen
+    rows: ReviewTable, splits: Splits, searched: str, keep: bool, screen: Screen
 ) -> tuple[Splits, dict[str, Any]]:
     """The splits without training rows that stand in the test set in nearly the same words (unless `keep`),
     and what the manifest says of near copies: `searched` is null where there are too many rows to search.
@@ -223,7 +223,12 @@ def _prepare_other(job: Job, mix: Mix, target: int) -> None:
 
 
 def _write_files(
-    run: RunFolder, rows: Rows, splits: Splits, wanted: np.ndarray, experiment: Experiment, screen: Screen
+    run: RunFolder,
+    rows: ReviewTable,
+    splits: Splits,
+    wanted: np.ndarray,
+    experiment: Experiment,
+    screen: Screen,
 ) -> tuple[dict[str, str], dict[int, str]]:
     """Write the rows of the splits and the rejected ones; the files' hashes, and the texts of the rows at
     `wanted`, in passing.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.tables import Table, read_chunks
-from workflows.data.labels import Meaning, indices_of, name_meaning, stratify, value_reader
+from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
 from workflows.experiment.labels import INVISIBLE, labels_flag, normalise_label
 
@@ -44,7 +44,7 @@ class Review:
 
     id: str
     text: str
-    label: Meaning  # index into the card's labels; several; or a number
+    label: LabelValue  # index into the card's labels; several; or a number
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ReviewTable:
     """What is known of each row of a data set; a row's place is its index in the arrays.
 
     A later stage may change `labels`, and reject more rows.
@@ -72,7 +72,7 @@ class Rows:
     places: dict[str, range]  # of the rows of each split of the source
     reasons: np.ndarray  # int8, index into REASONS
     labels: np.ndarray  # int32, index into `meanings`, of kept rows
-    meanings: list[Meaning]  # of one label a row: the labels' indices, in order
+    meanings: list[LabelValue]  # of one label a row: the labels' indices, in order
     lengths: np.ndarray  # int32, characters of the stripped text
     originals: np.ndarray  # int32, place of the first row with the same text
     opponents: np.ndarray  # int32, place of the last row with the same text and another label than the first
@@ -146,7 +146,7 @@ class Rows:
             return f"same text and label as {self.id(first)}"
         if reason == CONFLICT:
             names = [
-                name_meaning(self.meanings[self.labels[row]], self.card)
+                name_label_value(self.meanings[self.labels[row]], self.card)
                 for row in (first, self.opponents[place])
             ]
             return f"{names[0]} in {self.id(first)}, {names[1]} in {self.id(int(self.opponents[place]))}"
@@ -156,7 +156,7 @@ class Rows:
 class UnknownLabels(UserError):
     """Label values that the card does not know; `rows` says which rows have them."""
 
-    def __init__(self, message: str, rows: Rows) -> None:
+    def __init__(self, message: str, rows: ReviewTable) -> None:
         super().__init__(message)
         self.rows = rows
 
@@ -199,7 +199,7 @@ def read_rows(
             number += len(frame)
 
 
-def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar: tqdm) -> Rows:
+def classify_rows(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar: tqdm) -> ReviewTable:
     """Which rows are kept, and why the others are not; one reading of the files.
 
     `neutral`: the label name that neutral values count as; None rejects them.
@@ -207,7 +207,7 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     """
     parts: list[tuple[np.ndarray, ...]] = []
     one_each = range(len(card.labels)) if card.task == "single_label" else ()
-    meanings: dict[Meaning, int] = {label: label for label in one_each}
+    meanings: dict[LabelValue, int] = {label: label for label in one_each}
     layouts: dict[str, Layout] = {}
     places: dict[str, range] = {}
     unknown: Counter[str] = Counter()
@@ -231,7 +231,9 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     reasons, labels, lengths, digests = (np.concatenate(each) for each in zip(*parts, strict=True))
     parts.clear()
     originals, opponents = _find_copies(digests, labels, np.flatnonzero(reasons == CODES[KEPT]))
-    rows = Rows(tables, layouts, card, places, reasons, labels, list(meanings), lengths, originals, opponents)
+    rows = ReviewTable(
+        tables, layouts, card, places, reasons, labels, list(meanings), lengths, originals, opponents
+    )
     if first_unknown is not None:
         raise UnknownLabels(_unknown_message(*first_unknown, unknown), rows)
     copies = (originals >= 0) & (originals != np.arange(len(originals)))
@@ -240,12 +242,12 @@ def judge(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar:
     return rows
 
 
-def read_again(rows: Rows, order: Iterable[str]) -> Iterator[Chunk]:
+def read_again(rows: ReviewTable, order: Iterable[str]) -> Iterator[Chunk]:
     """The rows of the splits in `order` once more."""
     return read_rows(rows.tables, rows.layouts, rows.card, order)
 
 
-def read_texts(rows: Rows, places: np.ndarray, bar: tqdm) -> dict[int, str]:
+def read_texts(rows: ReviewTable, places: np.ndarray, bar: tqdm) -> dict[int, str]:
     """The stripped texts of the rows at `places` (sorted); one more reading of the files."""
     texts: dict[int, str] = {}
     for chunk in read_again(rows, KEEP_ORDER):
@@ -254,19 +256,19 @@ def read_texts(rows: Rows, places: np.ndarray, bar: tqdm) -> dict[int, str]:
     return texts
 
 
-def texts_within(rows: Rows, chunk: Chunk, places: np.ndarray) -> dict[int, str]:
+def texts_within(rows: ReviewTable, chunk: Chunk, places: np.ndarray) -> dict[int, str]:
     """The stripped texts of those rows at `places` (sorted) that stand in `chunk`."""
     start = first_place(rows, chunk)
     low, high = np.searchsorted(places, [start, start + len(chunk.texts)])
     return {place: strip_text(chunk.texts[place - start]) for place in places[low:high].tolist()}
 
 
-def first_place(rows: Rows, chunk: Chunk) -> int:
+def first_place(rows: ReviewTable, chunk: Chunk) -> int:
     """The place of a chunk's first row."""
     return rows.places[chunk.split].start + chunk.number - 1
 
 
-def rejected_row(rows: Rows, chunk: Chunk, row: int) -> dict[str, Any]:
+def rejected_row(rows: ReviewTable, chunk: Chunk, row: int) -> dict[str, Any]:
     """A line of rejected.jsonl: the row numbered `row` in the chunk, as the file has it.
 
     Half surrogates become ?, which UTF-8 can hold.
@@ -283,7 +285,7 @@ def rejected_row(rows: Rows, chunk: Chunk, row: int) -> dict[str, Any]:
     }
 
 
-def rejected_rows(rows: Rows) -> Iterator[dict[str, Any]]:
+def rejected_rows(rows: ReviewTable) -> Iterator[dict[str, Any]]:
     """All lines of rejected.jsonl, by split and row; one more reading of the files."""
     for chunk in read_again(rows, sorted(rows.tables)):
         start = first_place(rows, chunk)
@@ -292,7 +294,7 @@ def rejected_rows(rows: Rows) -> Iterator[dict[str, Any]]:
 
 
 def _judge_labels(
-    chunk: Chunk, card: DatasetCard, neutral: str | None, meanings: dict[Meaning, int]
+    chunk: Chunk, card: DatasetCard, neutral: str | None, meanings: dict[LabelValue, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each row, by its label alone, index into REASONS and into `meanings` (-1 where it has none), which
     grows where rows have several labels or numbers.

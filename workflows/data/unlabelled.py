@@ -4,17 +4,15 @@ Not covered: near copies among the unlabelled reviews themselves, or of training
 """
 
 from pathlib import Path
-from typing import Any
 
 from workflows.core.errors import UserError
+from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS
 from workflows.core.screen import Screen
 from workflows.core.tables import read_table
 from workflows.data.near_copies import find_near_copies
 from workflows.data.reviews import Review, strip_text
 from workflows.experiment.cards import DatasetCard
-
-Rows = list[dict[str, Any]]
 
 
 def read_unlabelled(

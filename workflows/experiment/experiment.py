@@ -34,7 +34,7 @@ from workflows.experiment.options import (
     asked,
     parse_overrides,
 )
-from workflows.experiment.recipes import MATERIAL, Reasoning, Recipe
+from workflows.experiment.recipes import DERIVED, Reasoning, Recipe
 
 FORMAT = 2  # of experiment.yaml
 
@@ -143,9 +143,9 @@ class Experiment:
         return not isinstance(self.recipe, Reasoning)
 
     @property
-    def makes_material(self) -> bool:
-        """Whether training reads rows that the stage `material` makes."""
-        return self.recipe is not None and self.recipe.kind in MATERIAL
+    def derives_rows(self) -> bool:
+        """Whether training reads rows that the stage `derived` makes."""
+        return self.recipe is not None and self.recipe.kind in DERIVED
 
     @property
     def name(self) -> str:

@@ -87,4 +87,4 @@ class PseudoLabels:
 Recipe = LabelLoss | Preference | Distillation | Reasoning | PseudoLabels
 FROM_RUN = {"dpo", "distill", "pseudo-label"}  # the kinds of recipe that start from another run
 SAME_MODEL = {"dpo", "pseudo-label"}  # of these, the ones that take model and prompt from it
-MATERIAL = {"dpo", "distill", "cot", "pseudo-label"}  # the kinds that make training rows of their own
+DERIVED = {"dpo", "distill", "cot", "pseudo-label"}  # the kinds that make training rows of their own

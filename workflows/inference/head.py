@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from workflows.core.rows import question
+from workflows.core.rows import Rows, question
 from workflows.inference.scorer import Tokens
 from workflows.model.batches import in_batches, most_rows
-
-Rows = list[dict[str, Any]]
 
 
 def score_rows(

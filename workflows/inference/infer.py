@@ -24,7 +24,7 @@ from workflows.experiment.cards import MAX_NEW_TOKENS, Label
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.inference.head import score_rows
-from workflows.inference.plain_scorer import answer_plainly
+from workflows.inference.plain_scorer import answer_by_engine
 from workflows.inference.predictions import (
     answer_loss,
     head_loss,
@@ -32,10 +32,10 @@ from workflows.inference.predictions import (
     join_scores,
     validation_figures,
 )
-from workflows.inference.scorer import Greedy, answer_prompts, prompt_tokens
+from workflows.inference.scorer import Greedy, prompt_tokens, score_prompts
 from workflows.inference.swift_engine import Rows, ask_swift, limit_vllm, read_whole_lines
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
-from workflows.model.folder import label_tokens, ready_model
+from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, machine_of
 
 PROMPT_WORK = 20  # characters' worth of work that an answer costs beside its review
@@ -60,12 +60,14 @@ def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> None
     """
     test = read_jsonl(job.run.split("test"))
     answered = job.run.path / "predictions" / f".{system}-{job.inputs}.jsonl"
-    predictions = ask(job, machine, system, test, adapter, answered)
+    predictions = answer_rows(job, machine, system, test, adapter, answered)
     write_jsonl(job.run.predictions(system), predictions)
     answered.unlink()
 
 
-def ask(job: Job, machine: Machine, title: str, rows: Rows, adapter: Path | None, answered: Path) -> Rows:
+def answer_rows(
+    job: Job, machine: Machine, title: str, rows: Rows, adapter: Path | None, answered: Path
+) -> Rows:
     """What the model says to rows of a data file, as rows of predictions/*.jsonl.
 
     `adapter`: as in `infer`; `answered`: a file that keeps the answers of an interrupted call, and is left to
@@ -77,11 +79,11 @@ def ask(job: Job, machine: Machine, title: str, rows: Rows, adapter: Path | None
     done = {row["id"] for row in read_whole_lines(answered)}
     remaining = [row for row in rows if row["id"] not in done]
     if remaining:
-        arguments = build_infer_arguments(ready_model(experiment), machine, questions, raw, adapter)
+        arguments = build_infer_arguments(with_local_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, Any] | None = None
         if experiment.tuning.engine != "fast":
             if experiment.tuning.engine == "vllm":  # not run yet: it needs a GPU
-                base.forget()  # vLLM takes its share of the GPU's memory at once
+                base.release()  # vLLM takes its share of the GPU's memory at once
                 gc.collect()
                 torch.cuda.empty_cache()
                 limit_vllm(arguments, rows)
@@ -90,17 +92,17 @@ def ask(job: Job, machine: Machine, title: str, rows: Rows, adapter: Path | None
         work = {row["id"]: work_of(row) for row in rows}  # long rows are answered first
         with screen.progress(f"{title}: answering", sum(work.values()), counted=False) as bar:
             bar.initial = bar.n = sum(work[id] for id in done)
-            with base.lent():
+            with base.reused():
                 model, template = prepare_model_template(arguments)
             if isinstance(model, PeftModel):
-                base.forget()  # what is merged below is the base model no more
+                base.release()  # what is merged below is the base model no more
                 model = merge_adapter(model)
             request = arguments.get_request_config()
             with open(answered, "a", encoding="utf-8") as file:
                 batches = (
                     score_rows(model, template, remaining, experiment.tuning.window, outputs)
                     if experiment.has_head
-                    else answer_rows(
+                    else answer_batches(
                         model,
                         template,
                         remaining,
@@ -142,7 +144,7 @@ def merge_adapter(model: Any) -> Any:
     return model.merge_and_unload()
 
 
-def answer_rows(
+def answer_batches(
     model: Any,
     template: Any,
     rows: Rows,
@@ -154,17 +156,17 @@ def answer_rows(
     """{"id", "output", "log_probabilities"} of rows of a data file, batch by batch.
 
     `outputs`: output by id, where SWIFT was asked already; None lets the fast scorer answer, or SWIFT's
-    engine where the model's code is not of transformers.  `ended`: as `answer_prompts` has it.
+    engine where the model's code is not of transformers.  `ended`: as `score_prompts` has it.
     """
     answers_of_labels = label_tokens(template, labels)
     if outputs is not None or has_own_cache(model):
         scored = answers_of_labels if ended else [tokens[:-1] for tokens in answers_of_labels]
-        yield from answer_plainly(model, template, rows, scored, request, outputs)
+        yield from answer_by_engine(model, template, rows, scored, request, outputs)
         return
     prompts = [prompt_tokens(template, row) for row in rows]
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
-    for answers in answer_prompts(model, prompts, answers_of_labels, greedy, ended):
+    for answers in score_prompts(model, prompts, answers_of_labels, greedy, ended):
         yield [
             {
                 "id": rows[answer.row]["id"],
@@ -192,7 +194,7 @@ def measure_validation(
         for batch in (
             score_rows(model, template, rows, experiment.tuning.window)
             if experiment.has_head
-            else answer_rows(
+            else answer_batches(
                 model,
                 template,
                 rows,

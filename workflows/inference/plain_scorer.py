@@ -15,7 +15,7 @@ from workflows.inference.scorer import body_and_head, prompt_tokens
 BATCH = 8  # prompts; each is run with every label at once
 
 
-def answer_plainly(
+def answer_by_engine(
     model: Any,
     template: Any,
     rows: list[dict[str, Any]],

@@ -8,11 +8,11 @@ from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_mean_squared_error
 
 from workflows.core.errors import UserError
+from workflows.core.rows import Rows
 from workflows.experiment.cards import Label
 from workflows.experiment.experiment import Experiment
 from workflows.inference.reading import read_label
 
-Rows = list[dict[str, Any]]
 THRESHOLD = 0.5  # of a label's probability where a row may have several
 
 

@@ -98,7 +98,7 @@ def body_and_head(model: Any) -> tuple[Any, Any]:
     return getattr(base, base.base_model_prefix), base.get_output_embeddings()
 
 
-def answer_prompts(
+def score_prompts(
     model: Any, prompts: list[Tokens], labels: list[Tokens], greedy: Greedy, ended: bool = True
 ) -> Iterator[list[Answer]]:
     """The answers to `prompts`, batch by batch, the longest prompts first.

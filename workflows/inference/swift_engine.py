@@ -11,10 +11,8 @@ from swift import InferArguments, infer_main
 from tqdm import tqdm
 
 from workflows.core.files import write_jsonl
-from workflows.core.rows import conversation
+from workflows.core.rows import Rows, conversation
 from workflows.inference.scorer import prompt_tokens
-
-Rows = list[dict[str, Any]]
 
 
 def ask_swift(test: Rows, arguments: InferArguments, questions: Path, raw: Path, bar: tqdm) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.job import Job
 from workflows.inference.swift_engine import read_whole_lines
 from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import ready_model
+from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 
 
@@ -31,11 +31,11 @@ def write_texts(
         key=lambda row: -sum(len(turn["content"]) for turn in row["messages"]),
     )
     if remaining:
-        arguments = build_infer_arguments(ready_model(job.experiment), machine, written, written, None)
+        arguments = build_infer_arguments(with_local_model(job.experiment), machine, written, written, None)
         arguments.max_length -= max_new_tokens - MAX_NEW_TOKENS
         with job.screen.progress(f"{title}: writing", total=len(prompts)) as bar:
             bar.update(len(done))
-            with job.base.lent():
+            with job.base.reused():
                 model, template = prepare_model_template(arguments)
             batch = arguments.max_batch_size
             engine = TransformersEngine(model, template=template, max_batch_size=batch)

@@ -71,14 +71,12 @@ def build_sft_arguments(
     Raises UserError where SWIFT refuses a value, or there is no adapter.
     """
     merged = merged_arguments(experiment, machine)
-    material = experiment.makes_material
+    derived = experiment.derives_rows
     # What SWIFT does not know stays in, to be refused.
     arguments = {name: value for name, value in merged.items() if name not in INFER_NAMES - SFT_NAMES}
     arguments |= {
-        "dataset": [str(run.material if material else run.split("train"))],
-        "val_dataset": [
-            str(run.material_val if material and run.material_val.exists() else run.split("val"))
-        ],
+        "dataset": [str(run.derived if derived else run.split("train"))],
+        "val_dataset": [str(run.derived_val if derived and run.derived_val.exists() else run.split("val"))],
         "output_dir": str(run.sft),
         "add_version": False,
         "resume_from_checkpoint": str(resume_from) if resume_from else None,

@@ -147,7 +147,7 @@ def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[list[int]]:
     return [[*template.tokenizer.encode(label.words, add_special_tokens=False), end] for label in labels]
 
 
-def ready_model(experiment: Experiment) -> Experiment:
+def with_local_model(experiment: Experiment) -> Experiment:
     """The experiment with its model as a local folder, after every check that can be made before loading it.
 
     What a hub id left open (model_type, template) is read from the folder's files.

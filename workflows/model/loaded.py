@@ -10,8 +10,8 @@ from workflows.core.files import fingerprint
 
 
 @dataclass
-class BaseModel:
-    """The model that SWIFT loaded last, with its own weights; empty at first, and after `forget`."""
+class LoadedModel:
+    """The model that SWIFT loaded last, with its own weights; empty at first, and after `release`."""
 
     loaded_with: str = ""
     model: Any = None
@@ -19,11 +19,14 @@ class BaseModel:
     generation_config: Any = None
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
+    def reused(self) -> Iterator[None]:
         """Within this, SWIFT gets the model kept here where it would load the same one again."""
         from swift.arguments.base_args import base_args
 
-        from workflows.model.patches import choose_attention, keep_output_layer_in_place
+        from workflows.model.patches import (
+            make_output_layer_input_contiguous,
+            use_plain_attention_for_short_rows,
+        )
 
         load = base_args.get_model_processor
 
@@ -32,10 +35,10 @@ class BaseModel:
                 return load(**arguments)
             wanted = fingerprint(arguments)
             if self.model is None or wanted != self.loaded_with:
-                self.forget()  # before the next one takes its memory
+                self.release()  # before the next one takes its memory
                 self.model, self.processor = load(**arguments)
-                keep_output_layer_in_place(self.model)
-                choose_attention(self.model)
+                make_output_layer_input_contiguous(self.model)
+                use_plain_attention_for_short_rows(self.model)
                 self.loaded_with = wanted
                 self.generation_config = copy.deepcopy(self.model.generation_config)
             # SWIFT changes it: for training as for inference.
@@ -48,18 +51,18 @@ class BaseModel:
         finally:
             base_args.get_model_processor = load
 
-    def take_back(self, tuned: Any) -> None:
+    def remove_adapter(self, tuned: Any) -> None:
         """Take a LoRA adapter off the model; forget it where tuning changed other weights too."""
         from peft import PeftModel
 
         # A layer trained whole (modules_to_save, biases) would stay: peft gives back the trained one.
         trained = [name for name, weight in tuned.named_parameters() if weight.requires_grad]
         if not isinstance(tuned, PeftModel) or not all("lora_" in name for name in trained):
-            self.forget()
+            self.release()
         elif tuned.get_base_model() is self.model:
             self.model = tuned.unload()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Let the model's memory go."""
         self.model = self.processor = self.generation_config = None
         self.loaded_with = ""

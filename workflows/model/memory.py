@@ -54,7 +54,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What a training asks of a machine."""
 
     device: str  # as Machine.device has it
@@ -105,7 +105,7 @@ def read_sizes(folder: Path) -> Sizes:
     )
 
 
-def adapted(sizes: Sizes, load: Load) -> list[tuple[str, int, int]]:
+def adapted(sizes: Sizes, load: Workload) -> list[tuple[str, int, int]]:
     """The linear layers that get an adapter."""
     if load.lora_rank is None:
         return []
@@ -113,7 +113,7 @@ def adapted(sizes: Sizes, load: Load) -> list[tuple[str, int, int]]:
     return [each for each in sizes.linears if "all-linear" in wanted or each[0] in wanted]
 
 
-def widest_piece(load: Load) -> tuple[int, int]:
+def widest_piece(load: Workload) -> tuple[int, int]:
     """(rows, tokens of the widest row) of the piece of a batch that has most tokens."""
     lengths = list(load.longest[: load.batch])
     lengths += lengths[-1:] * (load.batch - len(lengths))
@@ -122,7 +122,7 @@ def widest_piece(load: Load) -> tuple[int, int]:
     return max(((len(piece), lengths[piece[0]]) for piece in pieces), key=lambda piece: piece[0] * piece[1])
 
 
-def memory_parts(sizes: Sizes, load: Load) -> dict[str, float]:
+def memory_parts(sizes: Sizes, load: Workload) -> dict[str, float]:
     """Bytes of a training at its widest piece, by what they are for.
 
     weights: in the run's dtype, or quant_bits and a tenth for their scales, the embeddings left as they are.
@@ -175,12 +175,12 @@ def memory_parts(sizes: Sizes, load: Load) -> dict[str, float]:
     }
 
 
-def memory(sizes: Sizes, load: Load) -> float:
+def memory(sizes: Sizes, load: Workload) -> float:
     """Bytes in all."""
     return sum(memory_parts(sizes, load).values())
 
 
-def gentler(load: Load) -> Iterator[tuple[dict[str, str], Load]]:
+def lighter_same_result(load: Workload) -> Iterator[tuple[dict[str, str], Workload]]:
     """Loads, each smaller than the one before, that learn the same, with the arguments that make it.
 
     Smaller pieces cost less time than checkpointing's second forward pass.
@@ -193,8 +193,8 @@ def gentler(load: Load) -> Iterator[tuple[dict[str, str], Load]]:
 
 
 def fit(
-    loads: Iterator[tuple[dict[str, str], Load]], sizes: Sizes, load: Load, limit: float
-) -> tuple[dict[str, str], Load, bool]:
+    loads: Iterator[tuple[dict[str, str], Workload]], sizes: Sizes, load: Workload, limit: float
+) -> tuple[dict[str, str], Workload, bool]:
     """The first of `load` and `loads` that needs at most `limit` bytes, or the last; the arguments that make
     it; whether it fits.
     """
@@ -209,7 +209,7 @@ def fit(
 
 def load_of(
     arguments: Any, experiment: Experiment, merged: dict[str, Any], device: str, split: dict[str, Any]
-) -> Load:
+) -> Workload:
     """The load of a run with SWIFT's parsed `arguments` and the `merged` ones of the machine in question, on
     training rows whose lengths tokens.json describes in `split`.
     """
@@ -218,7 +218,7 @@ def load_of(
     given = split.get("longest") or [split["max"]]
     weights, cap = str(merged["torch_dtype"]), PIECE_TOKENS.get(device, PIECE_TOKENS["cpu"])
     mixed = [name for name, flag in (("bfloat16", "bf16"), ("float16", "fp16")) if _is_true(merged.get(flag))]
-    return Load(
+    return Workload(
         device=device,
         torch_dtype=weights,
         compute_dtype=mixed[0] if mixed else weights,
@@ -267,15 +267,15 @@ def fit_to_memory(
     arguments, merged = build_sft_arguments(run, fitted, machine), merged_arguments(fitted, machine)
     load = load_of(arguments, ready, merged, machine.device, training_lengths(run, ready))
     sizes = read_sizes(Path(ready.model.arguments["model"]))
-    added, load, _ = fit(gentler(load), sizes, load, USABLE * within_reach)
+    added, load, _ = fit(lighter_same_result(load), sizes, load, USABLE * within_reach)
     added = {name: value for name, value in added.items() if name not in ready.pinned}
     return replace(fitted, overrides={**fitted.overrides, **added}), load.piece_tokens
 
 
 def training_lengths(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
     """What tokens.json says of the rows that are trained on."""
-    if experiment.makes_material:
-        return read_json(run.material_summary)["tokens"]
+    if experiment.derives_rows:
+        return read_json(run.derived_summary)["tokens"]
     return read_json(run.tokens)["splits"]["train"]
 
 

@@ -13,7 +13,7 @@ import torch
 PLAIN_ATTENTION = 8 * 172**2
 
 
-def keep_output_layer_in_place(model: Any) -> None:
+def make_output_layer_input_contiguous(model: Any) -> None:
     """Hand the output layer contiguous hidden states, so that torch does not copy its weights.
 
     Cause: transformers slices the hidden states by `logits_to_keep` (SWIFT asks for it in training,
@@ -31,7 +31,7 @@ def keep_output_layer_in_place(model: Any) -> None:
         layer.register_forward_pre_hook(contiguous)
 
 
-def choose_attention(model: Any) -> None:
+def use_plain_attention_for_short_rows(model: Any) -> None:
     """Let a CPU compute short attention by plain matrix products, forward and backward.
 
     Cause: torch's fused attention for CPUs is slow on short rows, its backward most of all: 15 ms against 3

@@ -15,7 +15,7 @@ from workflows.core.screen import Screen
 from workflows.core.statistics import describe_lengths
 from workflows.experiment.job import Job
 from workflows.model.arguments import build_sft_arguments
-from workflows.model.folder import ready_model
+from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine, machine_of
 
 LONGEST = 64  # lengths that are listed: those of the widest batch
@@ -32,12 +32,12 @@ def row_lengths(template: Any, rows: list[dict[str, Any]], bar: tqdm) -> list[in
     return lengths
 
 
-def count_material_tokens(job: Job, machine: Machine, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def count_derived_tokens(job: Job, machine: Machine, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What tokens.json says of a split, of training rows that a method made."""
-    template = build_sft_arguments(job.run, ready_model(job.experiment), machine).get_template()
+    template = build_sft_arguments(job.run, with_local_model(job.experiment), machine).get_template()
     max_length, template.max_length = template.max_length, None
     template.set_mode("train")
-    return _describe(_measure(template, rows, "material", job.screen), max_length)
+    return _describe(_measure(template, rows, "derived rows", job.screen), max_length)
 
 
 def _measure(template: Any, rows: list[dict[str, Any]], name: str, screen: Screen) -> dict[str, int]:
@@ -67,7 +67,7 @@ def count_tokens(job: Job) -> dict[str, Any]:
     be had, or SWIFT refuses an argument.
     """
     run = job.run
-    arguments = build_sft_arguments(run, ready_model(job.experiment), machine_of(job))
+    arguments = build_sft_arguments(run, with_local_model(job.experiment), machine_of(job))
     template = arguments.get_template()
     max_length, template.max_length = template.max_length, None
     template.set_mode("train")

@@ -1,4 +1,4 @@
-"""The door of the stage `material`: training rows that a method makes of train.jsonl, and where they come
+"""The door of the stage `derived`: training rows that a method makes of train.jsonl, and where they come
 from.
 
     dpo           each row also gets the answer that is to become less probable
@@ -15,7 +15,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_json, write_jsonl
-from workflows.core.rows import conversation
+from workflows.core.rows import Rows, conversation
 from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
@@ -24,19 +24,17 @@ from workflows.experiment.cards import Label
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, Preference, PseudoLabels, Reasoning
-from workflows.inference.infer import ask
+from workflows.inference.infer import answer_rows
 from workflows.inference.write import write_texts
 from workflows.model.machine import Machine, machine_of
-from workflows.model.tokens import count_material_tokens
+from workflows.model.tokens import count_derived_tokens
 from workflows.pipeline.pseudo_labels import judge_pseudo_labels
 from workflows.pipeline.reasonings import choose_rows, questions, with_reasonings
 
-Rows = list[dict[str, Any]]
 
-
-def make_material(job: Job) -> dict[str, Any]:
-    """Read train.jsonl and val.jsonl; write material.jsonl, material_rejected.jsonl, material.json (for DPO
-    material_val.jsonl too) into data/; return the content of material.json.
+def derive_rows(job: Job) -> dict[str, Any]:
+    """Read train.jsonl and val.jsonl; write derived.jsonl, derived_rejected.jsonl, derived.json (for DPO
+    derived_val.jsonl too) into data/; return the content of derived.json.
 
     Raises UserError where the run that the method starts from has seen this run's validation or test rows.
     """
@@ -49,7 +47,7 @@ def make_material(job: Job) -> dict[str, Any]:
         refuse_seen_rows(run, RunFolder(Path(experiment.tuning.from_run)))
     if isinstance(recipe, Preference):
         rows = with_rejected(train, labels, seed)
-        write_jsonl(run.material_val, with_rejected(val, labels, seed))
+        write_jsonl(run.derived_val, with_rejected(val, labels, seed))
     elif isinstance(recipe, Distillation):
         rows = with_teacher(job, machine, train)
         names = [label.name for label in labels]
@@ -74,26 +72,26 @@ def make_material(job: Job) -> dict[str, Any]:
         "method": experiment.tuning.method,
         "recipe": asdict(recipe) if recipe is not None else None,
         "model": experiment.model.name,
-        "rows": {"train": len(train), **counts, "material": len(rows)},
+        "rows": {"train": len(train), **counts, "derived": len(rows)},
         "rejected": dict(Counter(row["reason"] for row in rejected).most_common()),
         **describe_sources(experiment),
-        "tokens": count_material_tokens(job, machine, rows),
+        "tokens": count_derived_tokens(job, machine, rows),
     }
-    write_jsonl(run.material_rejected, rejected)
-    write_jsonl(run.material, rows)
-    write_json(run.material_summary, summary)
-    for path in run.material.parent.glob(f".*-{job.inputs}.jsonl"):
+    write_jsonl(run.derived_rejected, rejected)
+    write_jsonl(run.derived, rows)
+    write_json(run.derived_summary, summary)
+    for path in run.derived.parent.glob(f".*-{job.inputs}.jsonl"):
         path.unlink()  # what a stop would have left for the same command to take up
     return summary
 
 
 def _kept(job: Job, name: str) -> Path:
     """The file that keeps answers until the stage is done."""
-    return job.run.material.parent / f".{name}-{job.inputs}.jsonl"
+    return job.run.derived.parent / f".{name}-{job.inputs}.jsonl"
 
 
 def describe_sources(experiment: Experiment) -> dict[str, Any]:
-    """What the material is made from beside the run's own rows, with hashes.
+    """What the derived rows are made from beside the run's own rows, with hashes.
 
     Raises UserError where a source is there no more.
     """
@@ -109,13 +107,13 @@ def describe_sources(experiment: Experiment) -> dict[str, Any]:
 
 def _hash(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file any more; the material is made from it.")
+        raise UserError(f"{path}: there is no such file any more; the training rows are made from it.")
     return sha256(path)
 
 
 def refuse_seen_rows(run: RunFolder, source: RunFolder) -> None:
     """Raise UserError where `source` was trained on texts of this run's validation or test set."""
-    trained = source.material if source.material.exists() else source.split("train")
+    trained = source.derived if source.derived.exists() else source.split("train")
     texts = {row["review"] for row in read_jsonl(trained)}
     for name in ("val", "test"):
         rows = read_jsonl(run.split(name))
@@ -150,7 +148,7 @@ def with_teacher(job: Job, machine: Machine, rows: Rows) -> Rows:
     source = RunFolder(Path(str(job.experiment.tuning.from_run)))
     teacher = replace(job, experiment=load_experiment(source.experiment))
     asked = [rewritten(row, job.experiment, teacher.experiment) for row in rows]
-    answers = ask(teacher, machine, "teacher", asked, checkpoint_of(source), _kept(job, "teacher"))
+    answers = answer_rows(teacher, machine, "teacher", asked, checkpoint_of(source), _kept(job, "teacher"))
     return [{**row, "teacher": answer["probabilities"]} for row, answer in zip(rows, answers, strict=True)]
 
 
@@ -162,8 +160,8 @@ def with_pseudo_labels(
     source = RunFolder(Path(str(experiment.tuning.from_run)))
     origin = replace(job, experiment=load_experiment(source.experiment))
     rows = [write_row(each, experiment.prompt, experiment.labels, "messages") for each in reviews]
-    base = ask(origin, machine, "base", rows, None, _kept(job, "base"))
-    tuned = ask(origin, machine, "tuned", rows, checkpoint_of(source), _kept(job, "tuned"))
+    base = answer_rows(origin, machine, "base", rows, None, _kept(job, "base"))
+    tuned = answer_rows(origin, machine, "tuned", rows, checkpoint_of(source), _kept(job, "tuned"))
     kept, rejected = judge_pseudo_labels(base, tuned, experiment.labels, recipe.threshold)
     return [
         {

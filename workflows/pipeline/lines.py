@@ -61,7 +61,7 @@ def _audit(summary: Summary, run: RunFolder) -> Iterator[str]:
         yield f"{wrong:,} of {rows:,} labels are likely wrong: {shown(run.audit)}"
 
 
-def _material(summary: Summary, run: RunFolder) -> Iterator[str]:
+def _derive(summary: Summary, run: RunFolder) -> Iterator[str]:
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in summary["rows"].items())
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["rejected"].items())
     yield f"rows: {counts}" + (f"; rejected: {reasons}" if reasons else "")
@@ -85,7 +85,7 @@ LINES: dict[str, Callable[[Any, RunFolder], Iterator[str]]] = {
     "prepare": _prepare,
     "tokens": _tokens,
     "audit": _audit,
-    "material": _material,
+    "derive": _derive,
     "train": _train,
     "report": _report,
 }

@@ -1,10 +1,7 @@
 """Pseudo-labels: for unlabelled reviews on which both models agree and the tuned one is sure."""
 
-from typing import Any
-
+from workflows.core.rows import Rows
 from workflows.experiment.cards import Label
-
-Rows = list[dict[str, Any]]
 
 
 def judge_pseudo_labels(

@@ -7,12 +7,11 @@ break keeps tokenizers from joining the label's last character to what follows.
 import random
 import re
 from difflib import SequenceMatcher
-from typing import Any
 
+from workflows.core.rows import Rows
 from workflows.experiment.cards import Label
 from workflows.experiment.recipes import Reasoning
 
-Rows = list[dict[str, Any]]
 COPY = 0.8  # share of a text's characters from which on it counts as a copy of the review
 
 

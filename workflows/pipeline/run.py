@@ -16,7 +16,7 @@ from workflows.core.screen import Screen, shown
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.experiment.job import Job
-from workflows.model.loaded import BaseModel
+from workflows.model.loaded import LoadedModel
 from workflows.model.machine import peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.lines import lines_of
@@ -100,7 +100,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             f"{experiment.dataset.task} data."
         )
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
-    shared = Job(run, experiment, screen, BaseModel())
+    shared = Job(run, experiment, screen, LoadedModel())
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         inputs = _inputs(stage, run, experiment)
@@ -113,7 +113,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
         start = time.monotonic()
         reset_peak_memory()
         try:
-            with screen.quiet(run.log(stage.name)):
+            with screen.output_to(run.log(stage.name)):
                 summary = stage.do(replace(shared, inputs=fingerprint(inputs)))
         except UserError:
             raise

@@ -1,6 +1,6 @@
 """The stages of a run, in order: each reads files of the run folder and writes others.
 
-    prepare -> tokens -> baselines -> audit -> zero_shot -> material -> train -> tuned -> score -> report
+    prepare -> tokens -> baselines -> audit -> zero_shot -> derive -> train -> tuned -> score -> report
 
 A table: what is done stands behind each stage's door, what is said of it in lines.py.  A door is imported
 when its stage starts, so that preparing and scoring load neither torch nor SWIFT.
@@ -111,21 +111,21 @@ def _recipe(experiment: Experiment) -> Settings:
     return {} if experiment.recipe is None else {"the recipe": asdict(experiment.recipe)}
 
 
-def _material(run: RunFolder, experiment: Experiment) -> Settings:
+def _derive(run: RunFolder, experiment: Experiment) -> Settings:
     from workflows.pipeline.derived_rows import describe_sources
 
     try:
         sources = describe_sources(experiment)
     except UserError:  # gone since: what was made of it stays
-        if not run.material_summary.exists():
+        if not run.derived_summary.exists():
             raise
-        made = read_json(run.material_summary)
+        made = read_json(run.derived_summary)
         sources = {name: made[name] for name in ("from_run", "unlabelled") if name in made}
     return {**_model(experiment), **_recipe(experiment), "what it is made from": sources}
 
 
 def _training(run: RunFolder, experiment: Experiment) -> Settings:
-    made = [sha256(path) for path in (run.material, run.material_val) if path.exists()]
+    made = [sha256(path) for path in (run.derived, run.derived_val) if path.exists()]
     rows = {"--eval-rows": experiment.tuning.eval_rows, "rows that were made": made}
     return {**_model(experiment), **_recipe(experiment), **rows}
 
@@ -199,12 +199,12 @@ STAGES = (
         made_by="infer",
     ),
     Stage(
-        "material",
-        "pipeline.derived_rows:make_material",
+        "derive",
+        "pipeline.derived_rows:derive_rows",
         needs=_splits,
-        depends=_material,
-        writes=lambda run, experiment: [run.material, run.material_rejected, run.material_summary],
-        is_part_of=lambda experiment: experiment.makes_material,
+        depends=_derive,
+        writes=lambda run, experiment: [run.derived, run.derived_rejected, run.derived_summary],
+        is_part_of=lambda experiment: experiment.derives_rows,
         made_by="train",
     ),
     Stage(

@@ -17,7 +17,7 @@ from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments
 from workflows.model.batches import is_out_of_memory
-from workflows.model.folder import label_tokens, ready_model
+from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, free_memory, memory_within_reach
 from workflows.model.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, register_watch
@@ -46,7 +46,7 @@ def train(
     pairs = isinstance(experiment.recipe, Preference)  # of answers: DPO's trainer has its own steps and loss
     with screen.progress("training", total=1, counted=False) as bar:
         ready, piece_tokens = fit_to_memory(
-            run, ready_model(experiment), machine, memory_within_reach(machine.device)
+            run, with_local_model(experiment), machine, memory_within_reach(machine.device)
         )
         arguments = build_sft_arguments(run, ready, machine, resume_from)
         if pairs or any(getattr(arguments, name) for name in WITHOUT_ROWS):
@@ -67,7 +67,7 @@ def train(
             labels = label_tokens(template, ready.labels)
             arguments.training_args.loss_type = register_label_loss(labels, terms)
         try:
-            with base.lent():
+            with base.reused():
                 result = (rlhf_main if pairs else sft_main)(arguments)
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -85,12 +85,12 @@ def train(
                 "every row. "
                 f"More in {run.log('train')}."
             ) from error
-    base.take_back(watched.model)
+    base.remove_adapter(watched.model)
     watched.model = None  # SWIFT's table of callbacks would keep it
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]
-    if experiment.makes_material:
-        tokens["train"] = read_json(run.material_summary)["tokens"]
+    if experiment.derives_rows:
+        tokens["train"] = read_json(run.derived_summary)["tokens"]
     summary = {
         "checkpoint": Path(best).name,
         "best_by": {"metric": arguments.training_args.metric_for_best_model, "value": result["best_metric"]},
@@ -116,7 +116,7 @@ def _loss_terms(run: RunFolder, experiment: Experiment, template: Any, smoothing
     if isinstance(recipe, Distillation):
         return Terms(
             smoothing,
-            teacher=_teacher_table(read_jsonl(run.material), experiment, template),
+            teacher=_teacher_table(read_jsonl(run.derived), experiment, template),
             teacher_weight=recipe.teacher_weight,
             temperature=recipe.temperature,
         )

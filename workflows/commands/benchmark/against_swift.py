@@ -22,7 +22,7 @@ from workflows.core.statistics import ratio
 from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT
 from workflows.experiment.experiment import load_experiment
 from workflows.model.arguments import INFER_NAMES, SFT_NAMES, SHARED, command_line_of, merged_arguments
-from workflows.model.folder import ready_model
+from workflows.model.folder import with_local_model
 from workflows.model.machine import find_machine
 
 SWIFT = str(Path(sys.executable).with_name("swift"))
@@ -70,7 +70,7 @@ def _copy_prepared(run: RunFolder, folder: Path) -> Path:
 
 def _plain_commands(run: RunFolder, folder: Path) -> dict[str, list[str]]:
     """SWIFT's commands that do the same; the last one wants the adapter's place besides."""
-    experiment = ready_model(load_experiment(run.experiment))
+    experiment = with_local_model(load_experiment(run.experiment))
     merged = merged_arguments(experiment, find_machine())
     tuning = {name: value for name, value in merged.items() if name in SFT_NAMES}
     tuning |= {

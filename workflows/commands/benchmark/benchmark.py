@@ -29,14 +29,14 @@ from workflows.core.screen import Screen
 from workflows.core.statistics import ratio
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment
-from workflows.inference.infer import answer_rows, merge_adapter
+from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments, build_sft_arguments
-from workflows.model.folder import ready_model
-from workflows.model.loaded import BaseModel
+from workflows.model.folder import with_local_model
+from workflows.model.loaded import LoadedModel
 from workflows.model.machine import find_machine, memory_within_reach, products_per_second
 from workflows.model.memory import fit_to_memory
-from workflows.model.patches import choose_attention
+from workflows.model.patches import use_plain_attention_for_short_rows
 from workflows.tuning.callbacks import RUN_WATCH, Plan, register_watch
 from workflows.tuning.step import body_of
 
@@ -52,7 +52,7 @@ def _experiment_in_words(run: RunFolder) -> Experiment:
     experiment = load_experiment(run.experiment)
     if experiment.has_head:
         raise UserError(f"{run.path}: has a head; benchmark a run whose answers are words.")
-    return ready_model(experiment)
+    return with_local_model(experiment)
 
 
 def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen) -> Figures:
@@ -69,7 +69,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
     test = read_jsonl(run.split("test"))[:rows]
     tuned, template = prepare_model_template(arguments)
     merged = merge_adapter(deepcopy(tuned))
-    choose_attention(merged)
+    use_plain_attention_for_short_rows(merged)
     requests = [InferRequest(messages=question(row)) for row in test]
     prompts = [prompt_tokens(template, row) for row in test]
     packed = _packed([token for prompt in prompts for token in prompt], len(test), merged.device)
@@ -77,7 +77,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
 
     def ours() -> None:
         answers = [
-            a for batch in answer_rows(merged, template, test, experiment.labels, request) for a in batch
+            a for batch in answer_batches(merged, template, test, experiment.labels, request) for a in batch
         ]
         by_id = {answer["id"]: answer["output"] for answer in answers}
         outputs["ours"] = [by_id[row["id"]] for row in test]
@@ -218,7 +218,7 @@ def _train(
         else:
             register_watch(bar, Plan(lambda model, template: {}, piece_tokens, True, 0.0))
             own.callbacks = [*(own.callbacks or []), RUN_WATCH, CLOCK]
-        with contextlib.nullcontext() if plain else BaseModel().lent():
+        with contextlib.nullcontext() if plain else LoadedModel().reused():
             sft_main(fitted)
     return {
         **measured,

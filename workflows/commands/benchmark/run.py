@@ -28,7 +28,7 @@ def benchmark(
     run = None if folder is None else open_finished(folder)
     written = output or timed_folder(f"benchmark-{kind}")
     written.mkdir(parents=True, exist_ok=True)
-    with screen.quiet(written / "benchmark.log"):
+    with screen.output_to(written / "benchmark.log"):
         figures = _measure(kind, run, rows, steps, repeats, screen)
     for line in record_benchmark(written, kind, figures):
         screen.say(line)

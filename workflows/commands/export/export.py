@@ -22,17 +22,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from workflows.commands.export.model_card import write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
-from workflows.core.rows import question
+from workflows.core.rows import Rows, question
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, shown
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment
-from workflows.inference.infer import answer_rows, has_own_cache, join_answers, merge_adapter
+from workflows.inference.infer import answer_batches, has_own_cache, join_answers, merge_adapter
 from workflows.inference.scorer import Greedy, prompt_tokens
 from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import fetch_model, ready_model
+from workflows.model.folder import fetch_model, with_local_model
 from workflows.model.machine import find_machine
-from workflows.model.patches import choose_attention
+from workflows.model.patches import use_plain_attention_for_short_rows
 
 DIFFERENT_SHARE = 0.005  # of outputs; in bf16 and fp16 a near tie may fall the other way
 CHECK = "export.json"
@@ -44,8 +44,6 @@ WITH_SYSTEM = (
 CONTINUED = (
     "{%- for message in messages -%}{{ message['content'] }}{%- endfor -%}"  # as base models are asked
 )
-
-Rows = list[dict[str, Any]]
 
 
 def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: Screen) -> Path:
@@ -76,9 +74,9 @@ def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: 
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        with screen.quiet(run.log("export")):
+        with screen.output_to(run.log("export")):
             arguments = build_infer_arguments(
-                ready_model(experiment), machine, run.split("test"), part / "none", checkpoint
+                with_local_model(experiment), machine, run.split("test"), part / "none", checkpoint
             )
             test = read_jsonl(run.split("test"))
             template, as_asked = _save(arguments, part, test)
@@ -166,10 +164,10 @@ def _check(
     gc.collect()  # the merged model's memory
     # `torch_dtype`: `dtype` since transformers 4.56, which older ones do not know.
     model = AutoModelForCausalLM.from_pretrained(part, torch_dtype="auto").to(device)
-    choose_attention(model)  # as in the run
+    use_plain_attention_for_short_rows(model)  # as in the run
     test, answers = read_jsonl(run.split("test")), list[dict[str, Any]]()
     with screen.progress("comparing", total=len(test)) as bar:
-        for batch in answer_rows(model, template, test, experiment.labels, request):
+        for batch in answer_batches(model, template, test, experiment.labels, request):
             answers += batch
             bar.update(len(batch))
     differing = []

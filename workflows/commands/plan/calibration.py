@@ -26,7 +26,7 @@ from swift.pipelines.utils import prepare_model_template
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflows.core.files import read_jsonl, write_jsonl
-from workflows.core.rows import conversation
+from workflows.core.rows import Rows, conversation
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment
@@ -34,7 +34,7 @@ from workflows.experiment.job import Job
 from workflows.experiment.model_cards import runs_own_code
 from workflows.inference.infer import infer, measure_validation
 from workflows.model.arguments import build_infer_arguments, merged_arguments
-from workflows.model.loaded import BaseModel
+from workflows.model.loaded import LoadedModel
 from workflows.model.machine import Machine, give_back_freed_memory, peak_memory, reset_peak_memory
 from workflows.model.tokens import count_tokens
 from workflows.tuning.train import train
@@ -58,7 +58,6 @@ SHORT = {
 }
 
 Figures = dict[str, float]
-Rows = list[dict[str, Any]]
 Batch = tuple[list[int], int]  # positions of rows, and the tokens that are computed of them
 
 
@@ -97,7 +96,8 @@ def calibrate(
         points.append((layers, _measure(small, short, machine, [computed for _, computed in sample], screen)))
         shutil.rmtree(small.path)
     drawn_on = {
-        name: draw_on([(layers, figures[name]) for layers, figures in points], whole) for name in points[0][1]
+        name: extrapolate([(layers, figures[name]) for layers, figures in points], whole)
+        for name in points[0][1]
     }
     scale = {name: len(rows[name]) / len(chosen[name]) for name in CHUNKS}
     return {
@@ -125,7 +125,7 @@ def spread(rows: Rows, chunks: int) -> Rows:
     return [row for start in starts for row in ordered[start : start + CHUNK]]
 
 
-def draw_on(points: list[tuple[int, float]], layers: int) -> float:
+def extrapolate(points: list[tuple[int, float]], layers: int) -> float:
     """The value at `layers` of the straight line through the points, one or two; not below the last point."""
     (low, below), (high, above) = points[0], points[-1]
     return above + max(0.0, above - below) / (high - low) * (layers - high) if high > low else above
@@ -172,11 +172,11 @@ def _measure(
         return measured
 
     callbacks_map[CLOCK] = Clock
-    job = Job(small, experiment, screen, BaseModel())
+    job = Job(small, experiment, screen, LoadedModel())
     val = read_jsonl(small.split("val"))
     count_tokens(job)
     arguments = build_infer_arguments(experiment, machine, small.split("test"), small.path / "none", None)
-    with _timed(figures, "load"), job.base.lent():
+    with _timed(figures, "load"), job.base.reused():
         prepare_model_template(arguments)
     with _timed(figures, "zero_shot"):
         infer(job, machine, "zero_shot", None)
@@ -192,7 +192,7 @@ def _measure(
     figures["save"] = saved - evaluated
     figures["start"] -= saved - steps[0]
     figures["answering"] = min(figures.pop("zero_shot"), figures.pop("tuned"))
-    job.base.forget()
+    job.base.release()
     gc.collect()
     give_back_freed_memory()  # the next peak would begin with it
     return figures

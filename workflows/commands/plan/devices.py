@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from workflows.model.batches import USABLE
-from workflows.model.memory import Load, Sizes, fit, gentler
+from workflows.model.memory import Sizes, Workload, fit, lighter_same_result
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Work:
     read_batches: int
 
 
-def seconds_on(device: Device, sizes: Sizes, load: Load, work: Work) -> tuple[float, float]:
+def seconds_on(device: Device, sizes: Sizes, load: Workload, work: Work) -> tuple[float, float]:
     """Seconds of all that the model does, at best and at worst.
 
     A token costs 2 operations a parameter forwards, as many backwards (the weights' own gradients are not
@@ -66,27 +66,27 @@ def seconds_on(device: Device, sizes: Sizes, load: Load, work: Work) -> tuple[fl
     )
 
 
-def make_fit(
-    device: Device, sizes: Sizes, load: Load, p99: int, beside: float = 0.0
-) -> tuple[list[str], Load, bool]:
+def changes_to_fit(
+    device: Device, sizes: Sizes, load: Workload, p99: int, measured_extra: float = 0.0
+) -> tuple[list[str], Workload, bool]:
     """What to change, as `--set` lines, for the run to fit the device's memory, the load that it then is, and
     whether it fits.
 
-    `p99`: a max_length that nearly all rows keep to; `beside`: bytes that a measurement found more than the
-    formula. What costs least goes first, and nothing more is changed than is needed.
+    `p99`: a max_length that nearly all rows keep to; `measured_extra`: bytes that a measurement found more
+    than the formula. What costs least goes first, and nothing more is changed than is needed.
     """
     lines: dict[str, str] = {}
     if device.torch_dtype == "float16" and load.torch_dtype == "bfloat16":  # which it has no instructions for
         lines["torch_dtype"] = "float16"
         load = replace(load, torch_dtype="float16", compute_dtype="float16")
     limit = math.inf if device.memory is None else USABLE * device.memory
-    changes, load, fits = fit(_smaller(load, p99, device.kind == "cuda"), sizes, load, limit - beside)
+    changes, load, fits = fit(_lighter(load, p99, device.kind == "cuda"), sizes, load, limit - measured_extra)
     return [f"--set {name}={value}" for name, value in {**lines, **changes}.items()], load, fits
 
 
-def _smaller(load: Load, p99: int, can_quantise: bool) -> Iterator[tuple[dict[str, str], Load]]:
+def _lighter(load: Workload, p99: int, can_quantise: bool) -> Iterator[tuple[dict[str, str], Workload]]:
     """Loads, each smaller than the one before, with the arguments that make it."""
-    for names, gentle in gentler(load):
+    for names, gentle in lighter_same_result(load):
         load = gentle
         yield names, load
     if p99 < load.longest[0]:

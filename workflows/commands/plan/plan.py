@@ -39,14 +39,14 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
     `folder`: a run folder whose data are used where they are those of this experiment. Everything is written
     to a temporary folder, which is gone afterwards. Raises UserError as a run would.
     """
-    if experiment.has_head or experiment.makes_material:
+    if experiment.has_head or experiment.derives_rows:
         raise UserError(
             f"plan: does not cover method {experiment.tuning.method}; it does those that write answers and "
             "train on the data as they are, such as lora."
         )
     with tempfile.TemporaryDirectory(prefix="plan-") as temporary:
         run = RunFolder(Path(temporary) / "run")
-        with screen.quiet(run.log("plan")):
+        with screen.output_to(run.log("plan")):
             return _plan(run, experiment, folder, screen)
 
 
@@ -56,10 +56,10 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     from workflows.baselines.audit import audit
     from workflows.baselines.baselines import run_baselines
     from workflows.commands.plan.calibration import calibrate
-    from workflows.commands.plan.devices import DEVICES, Device, make_fit, seconds_on
+    from workflows.commands.plan.devices import DEVICES, Device, changes_to_fit, seconds_on
     from workflows.data.splits import evaluation_sample
     from workflows.model.arguments import build_sft_arguments, merged_arguments
-    from workflows.model.folder import fetch_model, ready_model
+    from workflows.model.folder import fetch_model, with_local_model
     from workflows.model.machine import Machine, OtherPrograms, find_machine, memory_within_reach
     from workflows.model.memory import PROCESS, fit_to_memory, load_of, memory, read_sizes
     from workflows.model.swift_names import check_overrides
@@ -84,7 +84,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
         "baselines and audit": time.monotonic() - start,
         "score and report": SCORE_AND_REPORT,
     }
-    machine, ready = find_machine(), ready_model(experiment)
+    machine, ready = find_machine(), with_local_model(experiment)
     within_reach = memory_within_reach(machine.device)
     fitted, _ = fit_to_memory(run, ready, machine, within_reach)
     arguments = build_sft_arguments(run, fitted, machine)
@@ -129,16 +129,18 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
         # What the calibration found more than the formula, or less, stays when settings are changed. Of a GPU
         # it sees what torch allocates, without CUDA's context.
         unseen = PROCESS["cuda"] if kind == "gpu" else 0.0
-        beside = max(peaks.values()) + unseen - need if device is here else 0.0
+        measured_extra = max(peaks.values()) + unseen - need if device is here else 0.0
         model = [sum(with_model.values())] * 2 if device is here else seconds_on(device, sizes, load, work)
-        changes, smaller, fits = make_fit(device, sizes, load, math.ceil(splits["train"]["p99"]), beside)
+        changes, smaller, fits = changes_to_fit(
+            device, sizes, load, math.ceil(splits["train"]["p99"]), measured_extra
+        )
         if not _asked(changes):  # the run makes itself fit
             need = memory(sizes, smaller)
         machines.append(
             {
                 "name": device.name,
                 "torch_dtype": load.torch_dtype,
-                "bytes": need + beside,
+                "bytes": need + measured_extra,
                 "bytes_there": device.memory,
                 "seconds": [sum(without_model.values()) + each for each in model],
                 "changes": changes,

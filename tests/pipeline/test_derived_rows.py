@@ -128,6 +128,6 @@ def test_a_source_that_was_trained_on_the_test_rows_is_refused(tmp_path: Path) -
     write_jsonl(run.split("test"), [_row("a", "很好", 2), _row("b", "很差", 0)])
     write_jsonl(source.split("train"), [_row("c", "一般", 1)])
     refuse_seen_rows(run, source)
-    write_jsonl(source.material, [_row("c", "一般", 1), _row("x", "很差", 0)])
+    write_jsonl(source.derived, [_row("c", "一般", 1), _row("x", "很差", 0)])
     with pytest.raises(UserError, match="was trained on 1 of the 2 test rows"):
         refuse_seen_rows(run, source)
