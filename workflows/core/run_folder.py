@@ -5,13 +5,14 @@ keeps, for each finished stage, the fingerprint of what went into it: a stage wh
 not run again.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json
@@ -158,14 +159,17 @@ def discard_if_unstarted(run: RunFolder) -> None:
 def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run folder for this process; a UserError where another process holds it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with open(run.path / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{run.path}: another command is working on this run; wait for it, or stop it."
-            ) from error
+    lock = FileLock(run.path / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{run.path}: another command is working on this run; wait for it, or stop it."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_locked(run: RunFolder) -> bool:

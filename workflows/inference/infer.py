@@ -18,7 +18,7 @@ from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
 from workflows.core.files import read_jsonl, write_jsonl
-from workflows.core.rows import conversation
+from workflows.core.rows import Rows, conversation
 from workflows.core.run_folder import checkpoint_of
 from workflows.experiment.cards import MAX_NEW_TOKENS, Label
 from workflows.experiment.experiment import Experiment
@@ -33,7 +33,7 @@ from workflows.inference.predictions import (
     validation_figures,
 )
 from workflows.inference.scorer import Greedy, prompt_tokens, score_prompts
-from workflows.inference.swift_engine import Rows, ask_swift, limit_vllm, read_whole_lines
+from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_lines
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, machine_of
