@@ -36,7 +36,12 @@ Output = Annotated[Path | None, Parameter(help="where to write (default: a new f
 Opens = Annotated[Language, Parameter(help="language that the report opens in")]
 Verbose = Annotated[Flag, Parameter(help="show SWIFT's own log on the screen too")]
 app = App(
-    name="run_swift.py", help=__doc__, help_format="plaintext", version_flags=(), result_action="return_value"
+    name="run_swift.py",
+    help=__doc__,
+    help_format="plaintext",
+    version_flags=(),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 

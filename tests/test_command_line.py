@@ -39,14 +39,14 @@ runpy.run_path('run_swift.py', run_name='__main__')
         ["plan", "--help"],
         ["score", "{run}"],
         ["report", "{run}"],
-        ["compare", "{run}", "{run}", "--output", "{new}"],
+        ["compare", "{run}", "{other}", "--output", "{new}"],
     ],
     ids=" ".join,
 )
 def test_light_commands_load_neither_torch_nor_swift(
     arguments: list[str], tmp_path: Path, demo_run: tuple[RunFolder, str]
 ) -> None:
-    folders = {"new": tmp_path / "new", "run": tmp_path / "run"}
+    folders = {"new": tmp_path / "new", "run": tmp_path / "run", "other": demo_run[0].path}
     if "{run}" in arguments:
         shutil.copytree(demo_run[0].path, folders["run"])
     arguments = [argument.format(**folders) for argument in arguments]

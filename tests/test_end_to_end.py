@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
-from workflows.core.files import read_json, read_jsonl, sha256, write_jsonl
+from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, write_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import load_experiment, save_experiment
 
 SHORT = ("--set", "max_steps=4", "--test-samples", "20")
 
@@ -133,7 +135,7 @@ def test_an_interrupted_inference_asks_only_for_the_missing_rows(
     assert command("infer", tmp_path / "run").returncode == 0
     run = RunFolder(tmp_path / "run")
     whole = read_jsonl(run.predictions("zero_shot"))
-    inputs = finished_stages(run)["zero_shot"]["inputs"]
+    inputs = fingerprint(finished_stages(run)["zero_shot"]["inputs"])
     # As if it had been stopped after 30 rows, in the middle of writing the next; the answers are marked.
     suffix = ".swift.jsonl" if engine == "swift" else ".jsonl"
     partial = run.path / "predictions" / f".zero_shot-{inputs}{suffix}"
@@ -163,10 +165,12 @@ def test_both_engines_give_the_same_answers(
     command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
 ) -> None:
     run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    text = run.experiment.read_text(encoding="utf-8").replace("engine: fast", "engine: swift")
-    run.experiment.write_text(text, encoding="utf-8")
+    experiment = load_experiment(run.experiment)
+    by_swift = replace(experiment, tuning=replace(experiment.tuning, engine="swift"))
+    run.experiment.write_text(save_experiment(by_swift), encoding="utf-8")
     done = command("infer", run.path)
     assert done.returncode == 0, done.stderr
+    assert "zero_shot: again, --engine changed" in done.stdout
     assert "done before" not in done.stdout
     for system in ("zero_shot", "tuned"):
         fast, swift = (read_jsonl(each.predictions(system)) for each in (demo_run[0], run))
