@@ -318,11 +318,13 @@ def use_one_gpu() -> None:
         print(said)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Carry out one command; the exit code is 0, 2 for what the user can mend, 130 after Ctrl-C.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command, the process's own if none is given; the exit code is 0, 2 for what the user can
+    mend, 130 after Ctrl-C.
 
     `reproduce` ends with 3 where something came out different, `doctor` where something is not well.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: labels and reviews are Chinese
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -342,4 +344,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

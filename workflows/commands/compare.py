@@ -13,6 +13,7 @@ from workflows.core.files import open_whole, read_json, read_jsonl, write_json
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder
 from workflows.core.texts import Text, label_text, one_after_another, text, texts
+from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
@@ -120,9 +121,7 @@ def _answers(run: RunFolder) -> dict[str, Rows]:
         if run.predictions(system).exists()
     }
     if not found:
-        raise UserError(
-            f"{run.path}: has no predictions; finish it first: python run_swift.py run {run.path}"
-        )
+        raise UserError(f"{run.path}: has no predictions; finish it first: {COMMAND} run {run.path}")
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
-from workflows.experiment.cards import ROOT
+from workflows.experiment.cards import COMMAND, ROOT
 from workflows.model.gpu import driver_cuda, list_gpus
 from workflows.model.machine import (
     Machine,
@@ -50,7 +50,7 @@ class Step:
     def line(self, folder: str) -> str:
         """The command as it is typed."""
         hidden = 'CUDA_VISIBLE_DEVICES="" ' if self.on_cpu else ""
-        return f"{hidden}python run_swift.py {self.arguments.format(folder=folder)}"
+        return f"{hidden}{COMMAND} {self.arguments.format(folder=folder)}"
 
 
 STEPS = (

@@ -13,11 +13,15 @@ import yaml
 from workflows.core.errors import UserError
 from workflows.experiment.recipes import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-DATASETS = ROOT / "datasets"
-MODELS = ROOT / "sft_args" / "models"
-METHODS = ROOT / "sft_args"
+ROOT = Path(__file__).resolve().parents[2]  # the checkout; of an installed copy, the folder it is in
+# A wheel has the cards inside the package, where no other library's folder is called `datasets`.
+INSTALLED = (ROOT / "workflows" / "datasets").is_dir()
+_CARDS = ROOT / "workflows" if INSTALLED else ROOT
+DATASETS = _CARDS / "datasets"
+METHODS = _CARDS / "sft_args"
+MODELS = METHODS / "models"
 PROMPTS = ROOT / "workflows" / "data" / "prompts"
+COMMAND = "run-swift" if INSTALLED else "python run_swift.py"  # as a person types it
 
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
 PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text

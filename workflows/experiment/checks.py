@@ -6,12 +6,7 @@ from importlib import metadata
 from packaging.specifiers import SpecifierSet
 
 from workflows.core.errors import UserError
-from workflows.experiment.cards import (
-    DatasetCard,
-    Label,
-    ModelCard,
-    Prompt,
-)
+from workflows.experiment.cards import COMMAND, DatasetCard, Label, ModelCard, Prompt
 from workflows.experiment.experiment import Experiment
 
 
@@ -52,7 +47,7 @@ def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
         if unknown:
             raise UserError(
                 f"prompt {prompt.name} has {kind} for {', '.join(given)}, not for label "
-                f"{', '.join(unknown)}; take another with --prompt (python run_swift.py list prompts)."
+                f"{', '.join(unknown)}; take another with --prompt ({COMMAND} list prompts)."
             )
 
 

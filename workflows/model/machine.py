@@ -263,6 +263,8 @@ def peak_memory() -> dict[str, int]:
 
 
 def _git_commit() -> str | None:
+    if not (ROOT / ".git").exists():  # an installed copy may lie in another project's repository
+        return None
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None

@@ -13,7 +13,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, open_whole, sha256
 from workflows.core.run_folder import RunFolder, finished_stages, is_locked, mark_finished
 from workflows.core.screen import Screen, shown
-from workflows.experiment.cards import ROOT
+from workflows.experiment.cards import COMMAND, INSTALLED, ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.experiment.job import Job
 from workflows.model.loaded import LoadedModel
@@ -22,7 +22,8 @@ from workflows.model.swift_names import check_overrides
 from workflows.pipeline.lines import lines_of
 from workflows.pipeline.stages import STAGES, Stage, made_by
 
-OUTPUTS = ROOT / "outputs"
+# Of an installed copy: in the folder where it was started.
+OUTPUTS = Path("outputs") if INSTALLED else ROOT / "outputs"
 
 
 def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> RunFolder:
@@ -83,7 +84,7 @@ def open_finished(folder: Path) -> RunFolder:
     """A run folder whose model is tuned and scored; a UserError where it is not."""
     run, _ = open_run(folder)
     if not {"tuned", "score"} <= finished_stages(run).keys():
-        raise UserError(f"{folder}: is not finished; finish it first: python run_swift.py run {folder}")
+        raise UserError(f"{folder}: is not finished; finish it first: {COMMAND} run {folder}")
     return run
 
 

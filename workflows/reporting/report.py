@@ -8,6 +8,7 @@ from workflows.core.files import open_whole, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import shown
 from workflows.core.texts import texts
+from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.experiment.options import flags_of
@@ -29,8 +30,8 @@ def report(job: Job) -> None:
     The report shows the command that starts the same run anew, and the one that repeats it from its own file.
     """
     run, experiment = job.run, job.experiment
-    command = shlex.join(["python", "run_swift.py", "run", *flags_of(experiment.options)])
-    reproduce = shlex.join(["python", "run_swift.py", "reproduce", shown(run.path)])
+    command = shlex.join([*COMMAND.split(), "run", *flags_of(experiment.options)])
+    reproduce = shlex.join([*COMMAND.split(), "reproduce", shown(run.path)])
     files = read_files(run)
     drawing = run.figures.with_name(".figures.part")
     shutil.rmtree(drawing, ignore_errors=True)

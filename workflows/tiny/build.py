@@ -25,7 +25,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "datasets" / "demo"))
+from workflows.experiment.cards import DATASETS
+
+sys.path.insert(0, str(DATASETS / "demo"))
 import generate as demo  # the generator beside demo.csv
 
 SEED = 7

@@ -25,7 +25,7 @@ from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Rows, question
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, shown
-from workflows.experiment.cards import MAX_NEW_TOKENS
+from workflows.experiment.cards import COMMAND, MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment
 from workflows.inference.infer import answer_batches, has_own_cache, join_answers, merge_adapter
 from workflows.inference.scorer import Greedy, prompt_tokens
@@ -61,7 +61,7 @@ def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: 
     folder = (output or run.path / "export").expanduser().resolve()
     checkpoint = checkpoint_of(run)
     if not checkpoint.is_dir():
-        raise UserError(f"{checkpoint}: is gone; train again: python run_swift.py run {run.path}")
+        raise UserError(f"{checkpoint}: is gone; train again: {COMMAND} run {run.path}")
     made_of = {"checkpoint": checkpoint.name, "answers_sha256": sha256(run.predictions("tuned"))}
     if folder.exists():
         known = read_json(folder / CHECK) if (folder / CHECK).exists() else {}
