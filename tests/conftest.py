@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,16 @@ from workflows.experiment.resolve import resolve
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
+GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what looks at the finished run."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "demo_run" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +58,29 @@ def demo_rows() -> list[dict[str, str]]:
     return read_demo_rows()
 
 
+@cache
+def _forks() -> "subprocess.Popen[str]":
+    """The process that runs commands in forks of itself; it ends with this one, which holds its input."""
+    command = [sys.executable, "-m", "tests.forks"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT, text=True, encoding="utf-8")
+
+
+def _run_in_fork(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+    forks = _forks()
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("output", "errors")]
+        print(json.dumps([arguments, [*map(str, files)]]), file=forks.stdin, flush=True)
+        code = int(forks.stdout.readline())
+        return subprocess.CompletedProcess(arguments, code, *(file.read_text("utf-8") for file in files))
+
+
 def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run run_swift.py in a process of its own, as a user does."""
+    """Run run_swift.py in a process of its own, as a user does: a new one, or a fork without `env`."""
+    if env is None and not GPU_HERE:
+        return _run_in_fork([*map(str, arguments)])
     return subprocess.run(
         [sys.executable, str(ROOT / "run_swift.py"), *map(str, arguments)],
         capture_output=True,

@@ -37,18 +37,19 @@ runpy.run_path('run_swift.py', run_name='__main__')
         ["prepare", "--run-folder", "{new}", "--method", "qlora"],
         ["prepare", "--run-folder", "{new}", "--set", "learning_rate=1e-3"],
         ["plan", "--help"],
-        ["score", "{run}"],
-        ["report", "{run}"],
-        ["compare", "{run}", "{other}", "--output", "{new}"],
+        pytest.param(["score", "{run}"], marks=pytest.mark.slow),
+        pytest.param(["report", "{run}"], marks=pytest.mark.slow),
+        pytest.param(["compare", "{run}", "{other}", "--output", "{new}"], marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )
 def test_light_commands_load_neither_torch_nor_swift(
-    arguments: list[str], tmp_path: Path, demo_run: tuple[RunFolder, str]
+    arguments: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    folders = {"new": tmp_path / "new", "run": tmp_path / "run", "other": demo_run[0].path}
+    folders = {"new": tmp_path / "new", "run": tmp_path / "run"}
     if "{run}" in arguments:
-        shutil.copytree(demo_run[0].path, folders["run"])
+        folders["other"] = request.getfixturevalue("demo_run")[0].path
+        shutil.copytree(folders["other"], folders["run"])
     arguments = [argument.format(**folders) for argument in arguments]
     done = subprocess.run(
         [sys.executable, "-c", NO_HEAVY_IMPORTS, *arguments],

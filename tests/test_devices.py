@@ -8,6 +8,8 @@ import pytest
 
 from workflows.experiment.cards import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, str]:

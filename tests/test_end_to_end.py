@@ -21,6 +21,8 @@ from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment, save_experiment
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("--set", "max_steps=4", "--test-samples", "20")
 
 

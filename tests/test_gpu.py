@@ -25,6 +25,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_gpu_that_the_installed_torch_is_not_built_for_stops_the_command_in_one_line(
     command: Command, tmp_path: Path
 ) -> None:

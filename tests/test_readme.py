@@ -152,6 +152,7 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
     return codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", OURS, ids=" ".join)
 def test_command(finished: dict[str, tuple[int, str]], arguments: list[str]) -> None:
     code, errors = finished[json.dumps(arguments)]
@@ -162,6 +163,7 @@ def test_command(finished: dict[str, tuple[int, str]], arguments: list[str]) -> 
         assert code == 0, errors[-3000:]
 
 
+@pytest.mark.slow
 def test_plain_swift_command(finished: dict[str, tuple[int, str]]) -> None:
     code, errors = finished["swift"]
     assert code == 0, errors
@@ -175,6 +177,7 @@ def test_the_generator_writes_the_shipped_reviews(project_copy: Path, name: str)
     assert (project_copy / "datasets" / name / f"{name}.csv").read_bytes() == shipped
 
 
+@pytest.mark.slow
 def test_the_builder_makes_the_shipped_tokenizer_and_config(project_copy: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "workflows.tiny.build", "my-tiny", "--steps", "1"],

@@ -61,6 +61,7 @@ def test_a_benchmark_needs_a_finished_run(command: Command, tmp_path: Path) -> N
     assert "is not finished; finish it first" in done.stderr
 
 
+@pytest.mark.slow
 def test_preparing_is_timed_on_tables_of_three_sizes(command: Command, tmp_path: Path) -> None:
     done = command("benchmark", "data", "--rows", "300", "--repeats", "1", "--output", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

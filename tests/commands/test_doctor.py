@@ -32,6 +32,7 @@ def test_the_docs_have_the_doctors_commands_and_all_of_theirs_can_be_parsed() ->
         app.parse_args(words[2:], exit_on_error=False, print_error=False)
 
 
+@pytest.mark.slow
 def test_each_command_is_run_and_what_went_wrong_is_in_the_file(tmp_path: Path) -> None:
     steps = (
         Step("data", "prepare --train-samples 20 --test-samples 10 --run-folder {folder}/run"),

@@ -13,6 +13,7 @@ from workflows.core.texts import texts
 from workflows.pipeline.stages import STAGES
 
 
+@pytest.mark.slow
 def test_a_run_comes_out_equal_and_differences_are_named(command: Command, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     options = ["--train-samples", "160", "--test-samples", "30", "--best-by", "macro_f1"]

@@ -26,6 +26,7 @@ def selection(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tup
     return arguments, folder, done.stdout
 
 
+@pytest.mark.slow
 def test_equal_models_cannot_be_told_apart(selection: tuple[list[object], Path, str]) -> None:
     _, folder, screen = selection
     found = read_json(folder / "selection.json")
@@ -52,6 +53,7 @@ def test_the_cases_are_balanced_training_rows(
     assert {row["id"] for row in asked[0]} <= later
 
 
+@pytest.mark.slow
 def test_answers_that_are_there_are_not_asked_for_again(
     selection: tuple[list[object], Path, str], command: Command, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 CAN_READ = 24  # tokens
 STRIDE = 10
 

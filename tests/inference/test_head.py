@@ -30,6 +30,8 @@ LOAD = """
 import json, sys, torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
+
+pytestmark = pytest.mark.slow
 base, adapter, merged, rows = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 def scores(model):
     model.eval()

@@ -27,6 +27,7 @@ TINY = ROOT / "workflows" / "tiny" / "model"
 SETTINGS = ("max_steps=8", "eval_steps=2", "save_steps=2", "callbacks=witness")
 
 
+@pytest.mark.slow
 def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint(tmp_path: Path) -> None:
     ours: list[float] = []
     swifts: list[float] = []

@@ -11,6 +11,8 @@ from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.cards import ROOT
 
+pytestmark = pytest.mark.slow
+
 # What a CPU with bf16 gets by itself, so that it is so on every machine; no warm-up: three steps are all.
 MIXED = ["--set", "bf16=true", "--set", "warmup_ratio=0", "--set", "lr_scheduler_type=constant"]
 LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]

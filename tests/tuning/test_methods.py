@@ -20,6 +20,8 @@ from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 from workflows.model.swift_names import check_overrides
 
+pytestmark = pytest.mark.slow
+
 # One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
 LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
 SHORT = [*LAST, "--train-samples", "60", "--test-samples", "20"]

@@ -16,6 +16,8 @@ from workflows.model import memory
 from workflows.pipeline.run import run_stages
 from workflows.tuning.callbacks import RUN_WATCH
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("max_steps=3", "eval_steps=3", "save_steps=3", "logging_steps=1", "lora_dropout=0")
 
 

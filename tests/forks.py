@@ -1,0 +1,48 @@
+"""Runs command lines in forks of one process, in which the libraries are loaded already: SWIFT takes 10 s.
+
+    python -m tests.forks       (started by tests/conftest.py)
+
+Each line of its input is a request in JSON: the arguments, and the files for what the command prints and for
+its errors.  Each line of its answer is an exit code.  Not for a machine with a GPU: CUDA does not outlive
+a fork.
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+
+import run_swift
+
+LIGHT = ("pandas", "sklearn.linear_model", "sklearn.feature_extraction.text", "cleanlab", "matplotlib.figure")
+HEAVY = ("torch", "peft", "swift.arguments", "swift.callbacks", "swift.infer_engine", "swift.pipelines.utils")
+WITHOUT_HEAVY = {"--help", "list", "prepare", "audit", "score", "report", "compare"}
+
+
+def serve() -> None:
+    """Answer requests until there are no more."""
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # what a library prints while it is loaded is no answer
+    for line in requests:
+        arguments, files = json.loads(line)
+        for name in (*LIGHT, *(() if WITHOUT_HEAVY.intersection(arguments[:1]) else HEAVY)):
+            importlib.import_module(name)
+        fork = multiprocessing.get_context("fork").Process(target=_command, args=(arguments, files))
+        fork.start()
+        fork.join()
+        answers.write(f"{fork.exitcode}\n")
+
+
+def _command(arguments: list[str], files: list[str]) -> None:
+    for descriptor, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+    if "datasets.fingerprint" in sys.modules:  # else all forks would draw the same names for files
+        sys.modules["datasets.fingerprint"].fingerprint_rng.seed()
+    sys.exit(run_swift.main(arguments))
+
+
+if __name__ == "__main__":
+    serve()
