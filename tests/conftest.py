@@ -139,14 +139,18 @@ def command() -> Command:
     return run_command
 
 
+def copy_project(folder: Path) -> Path:
+    """Put all that the commands need into `folder`."""
+    for name in ("workflows", "datasets", "sft_args"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run_swift.py", folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, so that commands that write beside the code leave the checkout alone."""
-    copy = tmp_path_factory.mktemp("project")
-    for name in ("workflows", "datasets", "sft_args"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "run_swift.py", copy)
-    return copy
+    return copy_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")
