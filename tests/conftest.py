@@ -117,9 +117,11 @@ for arguments in json.load(sys.stdin):
 
 
 def run_commands(
-    commands: Sequence[Sequence[object]], cwd: Path = ROOT, env: dict[str, str] | None = None
+    commands: Sequence[Sequence[object]], cwd: Path, env: dict[str, str] | None = None
 ) -> tuple[list[int], "subprocess.CompletedProcess[str]"]:
-    """Run command lines of run_swift.py in one process, since SWIFT takes 10 s to start; their exit codes."""
+    """Run command lines of a copy of the project in one process, since SWIFT takes 10 s to start; their exit
+    codes.
+    """
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
         input=json.dumps([[*map(str, arguments)] for arguments in commands]),

@@ -16,7 +16,10 @@ import sys
 import run_swift
 
 LIGHT = ("pandas", "sklearn.linear_model", "sklearn.feature_extraction.text", "cleanlab", "matplotlib.figure")
-HEAVY = ("torch", "peft", "swift.arguments", "swift.callbacks", "swift.infer_engine", "swift.pipelines.utils")
+HEAVY = (
+    *("torch", "peft", "transformers.models.qwen2.modeling_qwen2", "swift.callbacks", "swift.infer_engine"),
+    *("swift.pipelines.infer.infer", "swift.pipelines.train.sft", "swift.trainers.seq2seq_trainer"),
+)
 WITHOUT_HEAVY = {"--help", "list", "prepare", "audit", "score", "report", "compare"}
 
 

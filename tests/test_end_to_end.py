@@ -215,26 +215,6 @@ def test_a_file_with_three_labels_through_the_stages_one_by_one(command: Command
     assert read_json(run.training)["steps"] == 4
 
 
-def test_plain_swift_takes_the_files_and_the_presets(demo_run: tuple[RunFolder, str], tmp_path: Path) -> None:
-    swift = shutil.which("swift", path=str(Path(sys.executable).parent)) or "swift"
-    preset = ROOT / "sft_args" / "lora.yaml"
-    model = read_json(demo_run[0].sft / read_json(demo_run[0].training)["checkpoint"] / "args.json")["model"]
-    arguments = [
-        *("--model", model, "--model_type", "qwen2", "--template", "qwen", "--torch_dtype", "float32"),
-        *("--dataset", demo_run[0].split("train"), "--val_dataset", demo_run[0].split("val")),
-        *("--use_cpu", "true", "--fp16", "false", "--max_steps", "2", "--output_dir", tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [swift, "sft", str(preset), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert list(tmp_path.glob("out/*/checkpoint-2/adapter_model.safetensors"))
-
-
 def test_a_model_by_hub_id_is_fetched_from_modelscope(command: Command, hub: FakeHub, tmp_path: Path) -> None:
     """The embedded weights stand on the hub in the place of a Qwen2.5 base model."""
     for path in (ROOT / "workflows" / "tiny" / "model").iterdir():

@@ -140,7 +140,7 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
             [
                 str(Path(sys.executable).parent / "swift"),
                 *swift[1:],
-                *("--max_steps", "1", "--use_cpu", "true"),
+                *("--max_steps", "1", "--use_cpu", "true", "--output_dir", "plain-swift"),
             ],
             capture_output=True,
             text=True,
@@ -164,9 +164,12 @@ def test_command(finished: dict[str, tuple[int, str]], arguments: list[str]) -> 
 
 
 @pytest.mark.slow
-def test_plain_swift_command(finished: dict[str, tuple[int, str]]) -> None:
+def test_plain_swift_takes_the_files_and_the_presets(
+    finished: dict[str, tuple[int, str]], project_copy: Path
+) -> None:
     code, errors = finished["swift"]
     assert code == 0, errors
+    assert list(project_copy.glob("plain-swift/*/checkpoint-1/adapter_model.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-aspects"])

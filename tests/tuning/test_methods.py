@@ -1,4 +1,4 @@
-"""Every method runs on the embedded model, from the command line to the scores; all in one process, once."""
+"""Every method runs on the embedded model, from the command line to the scores."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command, run_commands
+from tests.conftest import Command, run_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256
 from workflows.core.run_folder import RunFolder, checkpoint_of
@@ -57,8 +57,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
         given = [option.replace("{folder}", str(folder)) for option in options]
         commands.append(["prepare", *given, *SHORT, "--run-folder", path])
         commands += [[command, path] for command in ("train", "infer", "score")]
-    codes, done = run_commands(commands)
-    assert codes == [0] * len(commands), done.stderr[-3000:]
+    for arguments in commands:
+        done = run_command(*arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
     return {name: RunFolder(folder / name) for name in RUNS}
 
 
