@@ -71,7 +71,7 @@ def _prepare(table: Path, run: RunFolder) -> dict[str, Any]:
         "--keep-near-copies",
     ]
     files = ["--data-file", str(table), "--run-folder", str(run.path)]
-    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"preparing {table.name} failed:\n{done.stderr[-2000:]}")
     return finished_stages(run)["prepare"]

@@ -36,7 +36,7 @@ def benchmark_startup(run: RunFolder, repeats: int, screen: Screen) -> dict[str,
 def timed(command: list[str]) -> float:
     """Seconds of a command; RuntimeError with the end of its output where it fails."""
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
