@@ -23,7 +23,7 @@ from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import DEFAULTS, RunOptions
 from workflows.experiment.resolve import resolve
 
-# Two processes of tests share two cores: see pytest.ini.
+# Two processes of tests share two cores: see pyproject.toml.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -72,9 +72,13 @@ def _run_in_fork(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
     assert forks.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("output", "errors")]
-        print(json.dumps([arguments, [*map(str, files)]]), file=forks.stdin, flush=True)
-        code = int(forks.stdout.readline())
-        return subprocess.CompletedProcess(arguments, code, *(file.read_text("utf-8") for file in files))
+        request = [arguments, [*map(str, files)], dict(os.environ)]
+        print(json.dumps(request), file=forks.stdin, flush=True)
+        answer = forks.stdout.readline()
+        assert answer, "tests/forks.py has stopped; what it printed says why"
+        return subprocess.CompletedProcess(
+            arguments, int(answer), *(file.read_text("utf-8") for file in files)
+        )
 
 
 def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":

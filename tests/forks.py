@@ -2,9 +2,9 @@
 
     python -m tests.forks       (started by tests/conftest.py)
 
-Each line of its input is a request in JSON: the arguments, and the files for what the command prints and for
-its errors.  Each line of its answer is an exit code.  Not for a machine with a GPU: CUDA does not outlive
-a fork.
+Each line of its input is a request in JSON: the arguments, the files for output and errors, the environment.
+Each line of its answer is an exit code.  Variables that libraries read while they are loaded have no effect.
+Not for a machine with a GPU: CUDA does not outlive a fork.
 """
 
 import importlib
@@ -30,16 +30,20 @@ def serve() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what a library prints while it is loaded is no answer
     for line in requests:
-        arguments, files = json.loads(line)
+        arguments, files, environment = json.loads(line)
         for name in (*LIGHT, *(() if WITHOUT_HEAVY.intersection(arguments[:1]) else HEAVY)):
             importlib.import_module(name)
-        fork = multiprocessing.get_context("fork").Process(target=_command, args=(arguments, files))
+        fork = multiprocessing.get_context("fork").Process(
+            target=_command, args=(arguments, files, environment)
+        )
         fork.start()
         fork.join()
         answers.write(f"{fork.exitcode}\n")
 
 
-def _command(arguments: list[str], files: list[str]) -> None:
+def _command(arguments: list[str], files: list[str], environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     if "datasets.fingerprint" in sys.modules:  # else all forks would draw the same names for files

@@ -14,6 +14,7 @@ from workflows.experiment.job import Job
 from workflows.scoring.score import score
 
 
+@pytest.mark.slow
 def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, tmp_path: Path) -> None:
     options = ["--dataset", "chnsenticorp", "--data-file", str(shared_data / "ChnSentiCorp_htl_all.csv")]
     experiment = make_experiment(*options)
