@@ -51,7 +51,24 @@ def _run(folder: Path, installed: Path, *arguments: str) -> "subprocess.Complete
     )
 
 
-def test_cards_presets_prompts_and_the_model_are_inside(installed: Path, tmp_path: Path) -> None:
+def _files(folder: Path) -> set[str]:
+    every = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {str(path.relative_to(folder)) for path in every}
+
+
+def test_every_file_is_inside(installed: Path) -> None:
+    package = installed / "workflows"
+    for source, copy in (
+        ("workflows", package),
+        ("datasets", package / "datasets"),
+        ("sft_args", package / "sft_args"),
+    ):
+        assert _files(ROOT / source) <= _files(copy)
+    # At the top, a folder of this name would stand in the place of Hugging Face's library.
+    assert not (installed / "datasets").exists()
+
+
+def test_cards_presets_prompts_and_the_model_are_found(installed: Path, tmp_path: Path) -> None:
     done = _run(tmp_path, installed, "-c", FIND)
     assert done.returncode == 0, done.stderr
     root, names, preset, files = json.loads(done.stdout)
@@ -59,8 +76,6 @@ def test_cards_presets_prompts_and_the_model_are_inside(installed: Path, tmp_pat
     assert names == [names_of(folder) for folder in (DATASETS, METHODS, MODELS, PROMPTS)]
     assert preset["tuner_type"] == "lora"
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(files)
-    # At the top, a folder of this name would stand in the place of Hugging Face's library.
-    assert not (installed / "datasets").exists()
 
 
 def test_the_command_works_in_an_empty_folder_and_writes_there(installed: Path, tmp_path: Path) -> None:
