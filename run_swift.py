@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen, shown
+from workflows.experiment.cards import COMMAND
 from workflows.experiment.options import (
     DEFAULTS,
     Count,
@@ -333,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
-        print(f"error: {' '.join(str(error).split())} (python run_swift.py --help)", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())} ({COMMAND} --help)", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -59,7 +59,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "datasets" / "books.yaml").write_text(_block("Add a data set", "yaml"), encoding="utf-8")
     _write_preset(folder, "rslora", _block("Add a preset", "yaml"))
     _write_preset(folder, "weighted", _block("Add a method", "yaml"))
-    for title in ("Add a metric", "Add a method"):
+    for title in ("Add an option", "Add a metric", "Add a method"):
         _apply(_block(title, "diff"), folder)
     return folder
 
@@ -89,6 +89,13 @@ def test_a_data_set_is_added_by_a_card(project: Path, demo_rows: list[dict[str, 
     (run,) = (project / "outputs").glob("books-*")
     answers = {row["messages"][-1]["content"] for row in read_jsonl(RunFolder(run).split("train"))}
     assert answers == {"差评", "好评"}
+
+
+def test_an_option_is_a_flag_and_stands_in_the_experiment(project: Path) -> None:
+    _run(project, _commands("Add an option"))
+    run = RunFolder(project / "outputs" / "option")
+    assert len(read_jsonl(run.split("train"))) == 50
+    assert read_yaml(run.experiment)["options"] == {"data": {"first_rows": 50}}
 
 
 def test_a_metric_is_in_the_scores_and_on_the_screen(project: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from workflows.core.errors import UserError
 from workflows.experiment.cards import (
+    COMMAND,
     Arguments,
     DatasetCard,
     Gold,
@@ -164,8 +165,7 @@ def load_experiment(path: Path) -> Experiment:
     """The experiment stored at `path`; a UserError where it does not exist or does not fit."""
     if not path.exists():
         raise UserError(
-            f"{path.parent}: not a run folder (it has no {path.name}); `python run_swift.py prepare` "
-            "starts one."
+            f"{path.parent}: not a run folder (it has no {path.name}); `{COMMAND} prepare` starts one."
         )
     content = read_mapping(path)
     if content.get("format") != FORMAT:

@@ -9,6 +9,7 @@ from pathlib import Path
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import (
+    COMMAND,
     MODELS,
     Arguments,
     DatasetCard,
@@ -101,7 +102,7 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
     if "tuned" not in finished_stages(run):
         raise UserError(
             f"--from-run {options.from_run}: is not finished; finish it first: "
-            f"python run_swift.py run {options.from_run}"
+            f"{COMMAND} run {options.from_run}"
         )
     for flag in ("model", "prompt") if kind in SAME_MODEL else ():
         if getattr(options, flag) is not None:
