@@ -23,6 +23,8 @@ from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 SHORT: tuple[object, ...] = ("--train-samples", 48, "--test-samples", 24, "--set", "max_steps=3")
 SHORT += ("--set", "eval_steps=3", "--set", "save_steps=3")  # else each step is evaluated and saved
 # Neither SWIFT nor this project: what anyone would load the files with.
@@ -30,8 +32,6 @@ LOAD = """
 import json, sys, torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
-
-pytestmark = pytest.mark.slow
 base, adapter, merged, rows = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 def scores(model):
     model.eval()
