@@ -16,6 +16,8 @@ from tests.tuning.test_label_loss import WORDS, label_loss, padded_batch
 from workflows.experiment.cards import ROOT
 from workflows.inference.head import head_scores
 from workflows.inference.scorer import Greedy, score_prompts
+from workflows.model.patches import PLAIN_ATTENTION
+from workflows.tuning import step
 from workflows.tuning.label_loss import Terms
 from workflows.tuning.step import body_of, cut, share_beginning
 
@@ -61,8 +63,12 @@ def hidden_states(model: Any, device: str) -> list[torch.Tensor]:
     undo = share_beginning(body)
     pieces = list(cut({name: torch.tensor(each, device=device) for name, each in filled.items()}, 64))
     assert len(pieces) > 1
-    with torch.no_grad():
-        found = [body(**{k: v for k, v in piece.items() if k != "labels"}) for piece in pieces]
+    found = []
+    for limit in (step.PLAIN_ATTENTION, 0):  # in one row, and row by row behind the beginning
+        step.PLAIN_ATTENTION = limit
+        with torch.no_grad():
+            found += [body(**{k: v for k, v in piece.items() if k != "labels"}) for piece in pieces]
+    step.PLAIN_ATTENTION = PLAIN_ATTENTION
     undo()
     return [each.last_hidden_state.cpu() for each in found]
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from workflows.experiment.cards import ROOT
 from workflows.model.batches import length_batches
+from workflows.tuning import step
 from workflows.tuning.step import body_of, cut, share_beginning, shares_beginning, train_in_pieces
 
 TINY = ROOT / "workflows" / "tiny" / "model"
@@ -73,8 +74,13 @@ class _Trainer:
         return loss.detach()
 
 
+@pytest.mark.parametrize("in_one_row", [True, False])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_hidden_states_and_gradients_are_those_without_a_shared_beginning(tiny: Any, side: str) -> None:
+def test_hidden_states_and_gradients_are_those_without_a_shared_beginning(
+    tiny: Any, side: str, in_one_row: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_one_row:  # as for more tokens than attention may look at in pairs
+        monkeypatch.setattr(step, "PLAIN_ATTENTION", 0)
     batch = _batch(ROWS, side)
     present = batch["attention_mask"][..., None]
     found = []
@@ -94,6 +100,9 @@ def test_hidden_states_and_gradients_are_those_without_a_shared_beginning(tiny: 
         found.append((sum(read), hidden.detach(), _gradients(model)))
     (all_read, before, gradients), (own_read, after, own_gradients) = found
     assert own_read < all_read  # the beginning was really read once
+    if in_one_row:  # and no padding
+        common = min(map(len, ROWS)) - 1  # of these rows all tokens of the shortest but its last
+        assert own_read == (common + sum(len(row) - common for row in ROWS)) * tiny.config.hidden_size
     assert _distance(after, before) < 1e-5
     for name, gradient in gradients.items():
         assert _distance(own_gradients[name], gradient) < 1e-4

@@ -2,7 +2,8 @@
 
 Neither changes what is learned. The loss of a step is a sum over its rows, so the gradients of pieces of a
 batch add up to the batch's; and what stands before the first token in which rows differ is the same for all
-of them, as are its keys and values, which a causal model needs nothing else for.  Memory then follows the
+of them, as are its keys and values, which a causal model needs nothing else for.  Few tokens are read as one
+row without padding; of many, attention over all pairs would cost more than it saves.  Memory then follows the
 tokens of a piece, not the rows of a batch: long rows come few at a time, short ones many.
 
 Not covered: rows packed into one (padding_free, packing), DPO's pairs of rows, and models with dropout in
@@ -19,6 +20,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from workflows.model.batches import is_out_of_memory, length_batches
+from workflows.model.patches import PLAIN_ATTENTION
 
 SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
 
@@ -126,13 +128,19 @@ def share_beginning(body: Any) -> Callable[[], None]:
         if common < SHORTEST:
             return whole(*args, **named)
         rows, width = ids.shape
+        inside = (torch.arange(width, device=ids.device) >= (starts + common)[:, None]) & present.bool()
+        if (common + int(inside.sum())) ** 2 <= PLAIN_ATTENTION:
+            device = ids.device.type
+            computed_in = (
+                torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else body.dtype
+            )
+            return _in_one_row(whole, ids, inside, starts, common, computed_in)
         cache = DynamicCache()
         begun = ids[:1, int(starts[0]) : int(starts[0]) + common]
         head = whole(input_ids=begun, past_key_values=cache, use_cache=True).last_hidden_state
         cache.batch_repeat_interleave(rows)
         places = torch.arange(width, device=ids.device)
-        rest = (places >= (starts + common)[:, None]) & present.bool()
-        seen = torch.cat([rest.new_ones(rows, common), rest[:, common:]], 1).long()
+        seen = torch.cat([inside.new_ones(rows, common), inside[:, common:]], 1).long()
         positions = (seen.cumsum(1) - 1).clamp(min=0)[:, common:]
         tail = whole(
             input_ids=ids[:, common:],
@@ -153,6 +161,37 @@ def share_beginning(body: Any) -> Callable[[], None]:
 
     body.forward = forward
     return undo
+
+
+def _in_one_row(
+    whole: Callable[..., Any],
+    ids: torch.Tensor,
+    inside: torch.Tensor,
+    starts: torch.Tensor,
+    common: int,
+    dtype: torch.dtype,
+) -> BaseModelOutputWithPast:
+    """Hidden states of a batch whose common beginning and rests stand one behind the other in one row, each
+    rest blind to the others: one pass without padding, for which attention looks at all pairs of tokens.
+
+    `inside` marks the tokens behind the beginning, (rows, width); `starts`: where each row begins.
+    """
+    row, place = inside.nonzero(as_tuple=True)
+    begun = ids[0, int(starts[0]) : int(starts[0]) + common]
+    owner = torch.cat([row.new_full((common,), -1), row])
+    visible = ((owner[:, None] == owner) | (owner == -1)).tril()
+    hidden_from = torch.zeros(1, 1, *visible.shape, dtype=dtype, device=ids.device)
+    hidden_from.masked_fill_(~visible, torch.finfo(dtype).min)
+    states = whole(
+        input_ids=torch.cat([begun, ids[inside]])[None],
+        attention_mask=hidden_from,
+        position_ids=torch.cat([torch.arange(common, device=ids.device), place - starts[row]])[None],
+        use_cache=False,
+    ).last_hidden_state[0]
+    # Where each token's state went; padding takes the first one's.
+    at = (torch.arange(ids.shape[1], device=ids.device) - starts[:, None]).clamp(0, common - 1)
+    at[inside] = torch.arange(common, len(states), device=ids.device)
+    return BaseModelOutputWithPast(last_hidden_state=states[at])
 
 
 def _beginning(ids: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, int]:
