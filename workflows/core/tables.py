@@ -1,7 +1,7 @@
 """Reads a file of reviews, whatever its format and encoding, in chunks of rows of strings.
 
 CSV, TSV, JSONL, Parquet and XLSX; text files in UTF-8 (with or without BOM), GB18030, or UTF-16 with BOM.
-No file but XLSX is ever whole in memory.
+No file but XLSX is ever whole in memory; with pandas 2 a CSV is, too.
 
 Not covered: JSON that is one array; Big5, whose bytes are valid GB18030 too.
 """
@@ -10,6 +10,7 @@ import codecs
 import csv
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ FORMATS = {
 # A file with fewer undecodable characters than this share is damaged UTF-8, not another encoding.
 DAMAGED_SHARE = 0.01
 CHUNK_ROWS = 20_000
+# pandas 2 (the newest for Python 3.10) cuts off the first row of a later chunk without a word where it is too
+# long: there a CSV is read at once.
+CHUNKS_ARE_WHOLE = int(pd.__version__.split(".")[0]) >= 3
 BLOCK_BYTES = 1 << 20
 HEADER_CHARACTERS = 1 << 16
 
@@ -168,7 +172,7 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
             usecols=columns,
             on_bad_lines="error",
             low_memory=False,
-            chunksize=CHUNK_ROWS,
+            chunksize=CHUNK_ROWS if CHUNKS_ARE_WHOLE else sys.maxsize,
         ) as chunks:
             while True:
                 with warnings.catch_warnings():
