@@ -102,7 +102,7 @@ class TuningOptions:
     """NAME=VALUE: any SWIFT argument, or recipe.NAME; may be repeated"""
     best_by: Literal["loss", "macro_f1"] = "loss"
     """keep the checkpoint that is best by this on validation"""
-    eval_rows: Count = 256
+    eval_rows: Count = 128
     """validation rows at most in each evaluation during training: a stratified sample, the same each time"""
     window: Count | None = None
     """let an encoder read long texts in windows, one every so many tokens (default: the beginning)"""

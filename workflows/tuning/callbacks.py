@@ -18,7 +18,8 @@ from workflows.tuning.step import body_of, share_beginning, shares_beginning, tr
 RUN_WATCH = "run_watch"
 Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name, the loss among them
 SAMPLED = 200  # training rows whose tokens say what all begin with
-TRIM_STEPS = 10  # after so many, a CPU's freed memory is given back: it takes a quarter of a second
+# After so many, and after an evaluation, a CPU gets freed memory back, which takes a quarter of a second.
+TRIM_STEPS = 10
 A_PAUSE = 8.0  # an evaluation takes as long as so many steps, until one was timed
 
 
@@ -113,6 +114,8 @@ class WatchCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock; what an evaluation took, and a checkpoint after it, was a pause."""
+        if args.device.type == "cpu" and (self.pausing or state.global_step % TRIM_STEPS == 0):
+            give_back_freed_memory()
         self.began = time.perf_counter()
         if self.pausing:
             self.pace.paused.append(self.began - self.ended)
@@ -131,8 +134,6 @@ class WatchCallback(TrainerCallback):
         ]
         self.bar.set_description_str(f"  training: {', '.join(shown)}", refresh=False)
         self.bar.update(min(int(self.pace.done), int(self.bar.total or 0)) - self.bar.n)
-        if args.device.type == "cpu" and state.global_step % TRIM_STEPS == 0:
-            give_back_freed_memory()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
