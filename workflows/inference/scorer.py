@@ -104,7 +104,7 @@ def score_prompts(
     """The answers to `prompts`, batch by batch, the longest prompts first.
 
     `model`: a causal language model, with or without a LoRA adapter; it is left in the mode it was in.
-    `labels`: from `models.label_tokens`; `ended`: whether a label's probability is that of its words and end
+    `labels`: from `folder.label_tokens`; `ended`: whether a label's probability is that of its words and end
     mark, or of the words alone, whatever follows them.
     """
     device = next(model.parameters()).device

@@ -65,7 +65,7 @@ def find_label(answer: Tokens, labels: list[Tokens]) -> int:
 
 
 def branchings(answer: Tokens, labels: list[Tokens]) -> list[Branching]:
-    """Where on the way along `answer` the labels part; `labels` as `models.label_tokens` gives them."""
+    """Where on the way along `answer` the labels part; `labels` as `folder.label_tokens` gives them."""
     gold = labels[find_label(answer, labels)]
     found = []
     for position, taken in enumerate(gold):
