@@ -79,7 +79,7 @@ def out_of_fold(rows: list[dict[str, Any]], labels: np.ndarray, label_count: int
 
     None where a label has fewer rows than there are folds.
     """
-    if np.bincount(labels, minlength=label_count).min() < FOLDS:
+    if np.min(np.bincount(labels, minlength=label_count)) < FOLDS:
         return None
     model = make_pipeline(character_ngrams(NGRAMS, len(rows)), LogisticRegression(C=STRENGTH, max_iter=300))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)

@@ -96,7 +96,7 @@ def _cut(
         )
     except ValueError as error:  # fewer than two of a label, or nothing left
         raise UserError(
-            f"{len(rows)} usable rows, {counts.min()} of the rarest label, are too few to cut {size} of "
+            f"{len(rows)} usable rows, {np.min(counts)} of the rarest label, are too few to cut {size} of "
             "them off for validation or test. Give more rows of each label: three at the very least."
         ) from error
     return np.sort(rest), np.sort(cut)
