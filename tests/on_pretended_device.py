@@ -16,10 +16,11 @@ from tests.tuning.test_label_loss import WORDS, label_loss, padded_batch
 from workflows.experiment.cards import ROOT
 from workflows.inference.head import head_scores
 from workflows.inference.scorer import Greedy, score_prompts
+from workflows.model.loaded import body_of
 from workflows.model.patches import PLAIN_ATTENTION
 from workflows.tuning import step
 from workflows.tuning.label_loss import Terms
-from workflows.tuning.step import body_of, cut, share_beginning
+from workflows.tuning.step import cut, share_beginning
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 BEGINNING = [7, 8, 9, 10, 11, 12]

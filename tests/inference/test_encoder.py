@@ -12,7 +12,8 @@ from tests.tiny_encoder import build_encoder
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.experiment import load_experiment
-from workflows.inference.head import row_tokens, row_windows, score_rows
+from workflows.inference.head import row_windows, score_rows
+from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
@@ -62,7 +63,7 @@ def test_what_is_read_of_a_text(loaded: tuple[Any, Any]) -> None:
 
     marked = ["[CLS]", *text[:10], "[SEP]"]
     assert row_windows(template, row(10), None) == [[vocabulary[token] for token in marked]]
-    cut = row_tokens(template, row(48))
+    cut = prompt_tokens(template, row(48))
     assert cut == [vocabulary[token] for token in ["[CLS]", *text][:CAN_READ]]
     template.set_mode("train")
     assert template.encode({**row(48), "label": 1})["input_ids"] == cut

@@ -17,8 +17,9 @@ from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment
-from workflows.inference.head import head_scores, row_tokens, score_rows
+from workflows.inference.head import head_scores, score_rows
 from workflows.inference.infer import merge_adapter
+from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
@@ -115,7 +116,7 @@ def test_a_run_with_a_head_has_no_answers_before_tuning(run: RunFolder) -> None:
 def test_padding_on_either_side_changes_nothing(run: RunFolder, loaded: tuple[Any, Any]) -> None:
     model, template = loaded
     rows = read_jsonl(run.split("test"))
-    tokens = [row_tokens(template, row) for row in rows]
+    tokens = [prompt_tokens(template, row) for row in rows]
     assert len({len(each) for each in tokens}) > 5
     alone = torch.tensor(_one_by_one(model, tokens))
     found = {row["id"]: row["scores"][0] for batch in score_rows(model, template, rows) for row in batch}
@@ -140,7 +141,7 @@ def test_what_was_saved_gives_the_same_scores_in_a_new_process(
     _, template = loaded
     model, _ = _load(run, tmp_path / "none.jsonl")  # a copy, to be merged
     rows = read_jsonl(run.split("test"))
-    tokens = [row_tokens(template, row) for row in rows]
+    tokens = [prompt_tokens(template, row) for row in rows]
     tuned = _one_by_one(model, tokens)
     merged = merge_adapter(model)
     merged.save_pretrained(tmp_path / "merged")

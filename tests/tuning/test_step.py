@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from workflows.experiment.cards import ROOT
 from workflows.model.batches import length_batches
+from workflows.model.loaded import body_of
 from workflows.tuning import step
-from workflows.tuning.step import body_of, cut, share_beginning, shares_beginning, train_in_pieces
+from workflows.tuning.step import cut, share_beginning, shares_beginning, train_in_pieces
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 BEGINNING = [7, 8, 9, 10, 11, 12]

@@ -156,7 +156,7 @@ def flags_of(options: Any) -> Iterator[str]:
 
 
 def parse_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """--set NAME=VALUE pairs: SWIFT's, whose names are checked where SWIFT is imported, and the recipe's
+    """--set NAME=VALUE pairs: SWIFT's, which model/swift_names.py checks, and the recipe's
     (recipe.NAME=VALUE).  Raises UserError for what is no such pair.
     """
     overrides: dict[str, str] = {}

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from workflows.core.rows import Rows, question
-from workflows.inference.scorer import Tokens
+from workflows.core.rows import Rows
+from workflows.inference.scorer import Tokens, prompt_tokens
 from workflows.model.batches import in_batches, most_rows
 
 
@@ -48,12 +48,6 @@ def score_rows(
         model.train(training)
 
 
-def row_tokens(template: Any, row: dict[str, Any]) -> Tokens:
-    """What the model reads of a row, as SWIFT's inference encodes it."""
-    with template.generate_context():
-        return template.encode({"messages": question(row)})["input_ids"]
-
-
 def row_windows(template: Any, row: dict[str, Any], stride: int | None) -> list[Tokens]:
     """What an encoder reads of a row, window by window: a beginning mark, a part of the text, an end mark.
 
@@ -61,10 +55,10 @@ def row_windows(template: Any, row: dict[str, Any], stride: int | None) -> list[
     by the template.
     """
     if stride is None:
-        return [row_tokens(template, row)]
+        return [prompt_tokens(template, row)]
     whole = copy.copy(template)
     whole.max_length = None
-    first, *text, last = row_tokens(whole, row)
+    first, *text, last = prompt_tokens(whole, row)
     size = template.max_length - 2
     starts = range(0, max(1, len(text) - size + stride), stride)
     return [[first, *text[start : start + size], last] for start in starts]

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel
 from swift.infer_engine import RequestConfig
 from swift.infer_engine.utils import prepare_generation_config
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
@@ -27,6 +26,7 @@ from workflows.core.errors import UserError
 from workflows.core.rows import question
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.model.batches import LOGIT_ROWS, in_batches, most_rows
+from workflows.model.loaded import body_of
 
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.
@@ -94,8 +94,7 @@ def prompt_tokens(template: Any, row: dict[str, Any]) -> Tokens:
 
 def body_and_head(model: Any) -> tuple[Any, Any]:
     """The layers that make hidden states of tokens, and the output layer that makes logits of them."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return getattr(base, base.base_model_prefix), base.get_output_embeddings()
+    return body_of(model), model.get_output_embeddings()
 
 
 def score_prompts(
@@ -108,7 +107,7 @@ def score_prompts(
     mark, or of the words alone, whatever follows them.
     """
     device = next(model.parameters()).device
-    training, config = model.training, body_and_head(model)[0].config
+    training, config = model.training, body_of(model).config
     attention = config._attn_implementation
     if attention not in ("eager", "sdpa"):  # padding stands within the rows here, which flash attention lacks
         config._attn_implementation = "sdpa"

@@ -66,3 +66,11 @@ class LoadedModel:
         """Let the model's memory go."""
         self.model = self.processor = self.generation_config = None
         self.loaded_with = ""
+
+
+def body_of(model: Any) -> Any:
+    """The layers that make hidden states of tokens, of a model with or without an adapter or a head."""
+    from peft import PeftModel
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(base, base.base_model_prefix)

@@ -42,12 +42,8 @@ def count_derived_tokens(job: Job, machine: Machine, rows: list[dict[str, Any]])
 
 def _measure(template: Any, rows: list[dict[str, Any]], name: str, screen: Screen) -> dict[str, int]:
     """The length of each row, by id."""
-    lengths: dict[str, int] = {}
     with screen.progress(f"{name}: counting tokens", total=len(rows)) as bar:
-        for row in rows:
-            lengths[row["id"]] = len(template.encode({"messages": conversation(row)})["input_ids"])
-            bar.update()
-    return lengths
+        return dict(zip((row["id"] for row in rows), row_lengths(template, rows, bar), strict=True))
 
 
 def _describe(lengths: dict[str, int], max_length: int | None) -> dict[str, Any]:

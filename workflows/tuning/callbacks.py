@@ -12,8 +12,9 @@ from typing import Any
 from swift.callbacks import TrainerCallback, callbacks_map
 from tqdm import tqdm
 
+from workflows.model.loaded import body_of
 from workflows.model.machine import give_back_freed_memory
-from workflows.tuning.step import body_of, share_beginning, shares_beginning, train_in_pieces
+from workflows.tuning.step import share_beginning, shares_beginning, train_in_pieces
 
 RUN_WATCH = "run_watch"
 Measure = Callable[[Any, Any], dict[str, float]]  # (model, template) -> figures by name, the loss among them

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -25,12 +24,6 @@ from workflows.model.patches import PLAIN_ATTENTION
 SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
 
 Inputs = dict[str, Any]
-
-
-def body_of(model: Any) -> Any:
-    """The layers that make hidden states of tokens, of a model with or without an adapter or a head."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return getattr(base, base.base_model_prefix)
 
 
 def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]) -> None:

@@ -33,12 +33,11 @@ from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments, build_sft_arguments
 from workflows.model.folder import with_local_model
-from workflows.model.loaded import LoadedModel
+from workflows.model.loaded import LoadedModel, body_of
 from workflows.model.machine import find_machine, memory_within_reach, products_per_second
 from workflows.model.memory import fit_to_memory
 from workflows.model.patches import use_plain_attention_for_short_rows
 from workflows.tuning.callbacks import RUN_WATCH, Plan, register_watch
-from workflows.tuning.step import body_of
 
 PLAIN_SHARE = 4  # SWIFT one row at a time is timed on every fourth row
 WARM_UP_STEPS = 1  # of a training: the first one builds what the others reuse
