@@ -15,7 +15,7 @@ from tests.conftest import make_experiment
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
-from workflows.data.splits import evaluation_sample
+from workflows.data.splits import sample_rows
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import save_experiment
 from workflows.inference.infer import merged_for_a_while
@@ -56,13 +56,13 @@ def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint
 
 def test_at_most_so_many_rows_are_looked_at_the_same_each_time_with_the_labels_shares() -> None:
     rows = [{"id": f"val:{at}", "label": int(at % 4 == 0)} for at in range(777)]
-    looked_at = evaluation_sample(rows, 256, 42)
-    assert looked_at == evaluation_sample(rows, 256, 42)
+    looked_at = sample_rows(rows, 256, 42)
+    assert looked_at == sample_rows(rows, 256, 42)
     assert len({row["id"] for row in looked_at}) == 256
     assert sum(row["label"] for row in looked_at) == pytest.approx(256 / 4, abs=1)
-    assert evaluation_sample(rows[:40], 256, 42) == rows[:40]
+    assert sample_rows(rows[:40], 256, 42) == rows[:40]
     several = [{"id": f"val:{at}", "label": [at % 3]} for at in range(300)]
-    assert len(evaluation_sample(several, 100, 42)) == 100
+    assert len(sample_rows(several, 100, 42)) == 100
 
 
 def test_an_adapter_is_in_the_weights_for_a_while_and_leaves_no_trace() -> None:

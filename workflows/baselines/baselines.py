@@ -4,6 +4,7 @@ Majority class (or set of labels, or the mean), and TF-IDF over character n-gram
 ridge regression), its strength chosen on the validation set.
 """
 
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -30,10 +31,11 @@ THRESHOLD = 0.5  # of a label's probability where a row may have several
 Baselines = dict[str, list[tuple[Any, list[float] | None]]]
 
 
-def run_baselines(job: Job) -> None:
+def run_baselines(job: Job) -> dict[str, Any]:
     """Read train, val and test; write predictions/majority.jsonl (mean.jsonl where rows have a number) and
-    tfidf.jsonl.
+    tfidf.jsonl.  Returns the seconds.
     """
+    start = time.monotonic()
     run, experiment = job.run, job.experiment
     train, val, test = (read_jsonl(run.split(name)) for name in ("train", "val", "test"))
     vectorizer = character_ngrams(NGRAMS, len(train))
@@ -61,6 +63,7 @@ def run_baselines(job: Job) -> None:
             for row, (said, shares) in zip(test, answers, strict=True)
         ]
         write_jsonl(run.predictions(system), rows)
+    return {"seconds": {"tfidf": {"fitting": round(time.monotonic() - start, 2)}}}
 
 
 def single_label_baselines(

@@ -76,6 +76,26 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
+    def probe(self) -> Path:
+        """What the probe was fitted to, or why it was not."""
+        return self.path / "probe" / "probe.json"
+
+    @property
+    def probe_weights(self) -> Path:
+        """The probe's regressions, one a layer."""
+        return self.path / "probe" / "probe.safetensors"
+
+    @property
+    def out_of_fold(self) -> Path:
+        """Each labelled row's label probabilities by a probe that did not see it."""
+        return self.path / "probe" / "out_of_fold.jsonl"
+
+    @property
+    def threshold(self) -> Path:
+        """What zero_shot_threshold adds to the untuned model's log-odds."""
+        return self.path / "predictions" / "threshold.json"
+
+    @property
     def derived(self) -> Path:
         """The training rows that a method made of train.jsonl; they are used in its place."""
         return self.path / "data" / "derived.jsonl"

@@ -75,8 +75,8 @@ def sample_splits(splits: Splits, labels: np.ndarray, options: DataOptions) -> S
     }
 
 
-def evaluation_sample(rows: list[dict[str, Any]], size: int, seed: int) -> list[dict[str, Any]]:
-    """At most `size` validation rows of a data file, in file order, with the labels' shares kept where each
+def sample_rows(rows: list[dict[str, Any]], size: int, seed: int) -> list[dict[str, Any]]:
+    """At most `size` rows of a data file, in file order, with the labels' shares kept where each
     row has one label; the same for the same seed.
     """
     strata = np.array([row["label"] if isinstance(row["label"], int) else -1 for row in rows])

@@ -35,7 +35,7 @@ from workflows.experiment.options import (
     asked,
     parse_overrides,
 )
-from workflows.experiment.recipes import DERIVED, Reasoning, Recipe
+from workflows.experiment.recipes import DERIVED, Probe, Reasoning, Recipe
 
 FORMAT = 2  # of experiment.yaml
 
@@ -142,6 +142,11 @@ class Experiment:
     def ends_after_label(self) -> bool:
         """Whether a tuned answer is the label's words alone, or goes on after them."""
         return not isinstance(self.recipe, Reasoning)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the method tunes the model at all."""
+        return not isinstance(self.recipe, Probe)
 
     @property
     def derives_rows(self) -> bool:

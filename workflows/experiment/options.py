@@ -104,6 +104,8 @@ class TuningOptions:
     """keep the checkpoint that is best by this on validation"""
     eval_rows: Count = 128
     """validation rows at most in each evaluation during training: a stratified sample, the same each time"""
+    probe_rows: Count = 2000
+    """labelled rows at most that the untuned model reads, for what is fitted to it without tuning"""
     window: Count | None = None
     """let an encoder read long texts in windows, one every so many tokens (default: the beginning)"""
     engine: Literal["fast", "swift", "vllm"] = "fast"

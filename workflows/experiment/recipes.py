@@ -84,7 +84,14 @@ class PseudoLabels:
         _check(self, "threshold", 0, 1)
 
 
-Recipe = LabelLoss | Preference | Distillation | Reasoning | PseudoLabels
+@dataclass(frozen=True)
+class Probe:
+    """Recipe: nothing is tuned; what answers is the probe of the frozen model."""
+
+    kind: Literal["probe"]
+
+
+Recipe = LabelLoss | Preference | Distillation | Reasoning | PseudoLabels | Probe
 FROM_RUN = {"dpo", "distill", "pseudo-label"}  # the kinds of recipe that start from another run
 SAME_MODEL = {"dpo", "pseudo-label"}  # of these, the ones that take model and prompt from it
 DERIVED = {"dpo", "distill", "cot", "pseudo-label"}  # the kinds that make training rows of their own

@@ -5,11 +5,13 @@ label.
 import copy
 import gc
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -17,9 +19,10 @@ from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
-from workflows.core.files import read_jsonl, write_jsonl
+from workflows.core.files import read_jsonl, write_json, write_jsonl
 from workflows.core.rows import Rows, conversation
-from workflows.core.run_folder import checkpoint_of
+from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of
+from workflows.data.splits import sample_rows
 from workflows.experiment.cards import MAX_NEW_TOKENS, Label
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
@@ -33,6 +36,7 @@ from workflows.inference.predictions import (
     validation_figures,
 )
 from workflows.inference.scorer import Greedy, prompt_tokens, score_prompts
+from workflows.inference.threshold import fit_threshold, likelier_label, shifted
 from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_lines
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
@@ -41,18 +45,48 @@ from workflows.model.machine import Machine, machine_of
 PROMPT_WORK = 20  # characters' worth of work that an answer costs beside its review
 
 
-def answer_untuned(job: Job) -> None:
-    """Let the untouched model answer every test row; write predictions/zero_shot.jsonl."""
-    infer(job, machine_of(job), "zero_shot", None)
+def answer_untuned(job: Job) -> dict[str, Any]:
+    """Let the untouched model answer every test row; write predictions/zero_shot.jsonl as it answers,
+    zero_shot_labels.jsonl as its probabilities say, and zero_shot_threshold.jsonl as they say once a bias a
+    label is fitted to the labelled rows (threshold.json).
+
+    Returns the seconds of each; raises as `infer` does.
+    """
+    run, experiment, machine = job.run, job.experiment, machine_of(job)
+    asked = infer(job, machine, "zero_shot", None)
+    written = read_jsonl(run.predictions("zero_shot"))
+    write_jsonl(run.predictions("zero_shot_labels"), map(likelier_label, written))
+    labelled, known = labelled_rows(run, experiment)
+    kept = run.path / "predictions" / f".labelled-{job.inputs}.jsonl"
+    clock = [time.monotonic()]
+    resumed = kept.exists()
+    read = answer_rows(job, machine, "labelled rows", labelled, None, kept)
+    clock.append(time.monotonic())
+    threshold = fit_threshold(read)
+    write_jsonl(run.predictions("zero_shot_threshold"), (shifted(row, threshold) for row in written))
+    clock.append(time.monotonic())
+    write_json(run.threshold, {"rows": {"labelled": known, "used": len(labelled)}, **threshold})
+    kept.unlink()
+    fitted = dict(zip(("features", "fitting"), np.diff(clock).round(2).tolist(), strict=True))
+    fitted = {**fitted, **asked, "resumed": resumed or asked["resumed"]}
+    return {"seconds": {"zero_shot": asked, "zero_shot_labels": asked, "zero_shot_threshold": fitted}}
 
 
-def answer_tuned(job: Job) -> None:
-    """Let the tuned model answer every test row; write predictions/tuned.jsonl."""
-    infer(job, machine_of(job), "tuned", checkpoint_of(job.run))
+def labelled_rows(run: RunFolder, experiment: Experiment) -> tuple[Rows, int]:
+    """The training and validation rows whose labels the untuned model is fitted to, at most --probe-rows, and
+    how many there are.
+    """
+    rows = [row for split in SPLITS[:2] for row in read_jsonl(run.split(split))]
+    return sample_rows(rows, experiment.tuning.probe_rows, experiment.data.data_seed), len(rows)
 
 
-def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> None:
-    """Let the model answer every test row; write predictions/<system>.jsonl.
+def answer_tuned(job: Job) -> dict[str, Any]:
+    """Let the tuned model answer every test row; write predictions/tuned.jsonl.  Returns the seconds."""
+    return {"seconds": {"tuned": infer(job, machine_of(job), "tuned", checkpoint_of(job.run))}}
+
+
+def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> dict[str, Any]:
+    """Let the model answer every test row; write predictions/<system>.jsonl, return the seconds.
 
     `adapter`: the checkpoint folder, or None for the untouched model.  Answers of an interrupted inference
     with the same `job.inputs` are kept, and only the other rows are asked for. Raises UserError as training
@@ -60,9 +94,11 @@ def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> None
     """
     test = read_jsonl(job.run.split("test"))
     answered = job.run.path / "predictions" / f".{system}-{job.inputs}.jsonl"
+    start, resumed = time.monotonic(), answered.exists()
     predictions = answer_rows(job, machine, system, test, adapter, answered)
     write_jsonl(job.run.predictions(system), predictions)
     answered.unlink()
+    return {"answering": round(time.monotonic() - start, 2), "resumed": resumed}
 
 
 def answer_rows(

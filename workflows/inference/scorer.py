@@ -13,6 +13,7 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -107,25 +108,55 @@ def score_prompts(
     mark, or of the words alone, whatever follows them.
     """
     device = next(model.parameters()).device
-    training, config = model.training, body_of(model).config
-    attention = config._attn_implementation
-    if attention not in ("eager", "sdpa"):  # padding stands within the rows here, which flash attention lacks
-        config._attn_implementation = "sdpa"
-    model.eval()
-    try:
+    with padding_within_rows(model):
         scorer = _Scorer(model, labels, greedy, device, ended)
-        for beginning, rows in _shared_beginnings(prompts):
-            with torch.no_grad():
-                prefix = scorer.read_prefix(beginning)
+        for beginning, rows in shared_beginnings(prompts):
+            prefix = read_prefix(scorer.body, beginning, device)
             lengths = {row: len(prompts[row]) - len(beginning) + len(scorer.places) for row in rows}
             work = partial(scorer.answer, prompts=prompts, beginning=beginning, prefix=prefix)
             yield from in_batches(lengths, device.type, most_rows(model, len(beginning)), work)
+
+
+@contextmanager
+def padding_within_rows(model: Any) -> Iterator[None]:
+    """Within this the model reads without gradients or dropout, and takes rows with padding in their midst,
+    which flash attention does not.
+    """
+    training, config = model.training, body_of(model).config
+    attention = config._attn_implementation
+    if attention not in ("eager", "sdpa"):
+        config._attn_implementation = "sdpa"
+    model.eval()
+    try:
+        yield
     finally:
         config._attn_implementation = attention
         model.train(training)
 
 
-def _shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
+@torch.no_grad()
+def read_prefix(body: Any, tokens: Tokens, device: torch.device) -> DynamicCache:
+    """The cache after the tokens that all prompts begin with, for one row."""
+    cache = DynamicCache()
+    if tokens:
+        body(input_ids=torch.tensor([tokens], device=device), past_key_values=cache, use_cache=True)
+    return cache
+
+
+def padded_behind(
+    beginning: Tokens, rest: list[Tokens], device: torch.device, words: Tokens | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of tokens padded on the left, behind a common beginning, so that a row's last token stands at the
+    end (right before `words`): ids, (rows, tokens), and which tokens are there, the beginning's included,
+    `words` left out.
+    """
+    width = max(map(len, rest))
+    ids = [[0] * (width - len(tokens)) + tokens + (words or []) for tokens in rest]
+    present = [[1] * len(beginning) + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest]
+    return torch.tensor(ids, device=device), torch.tensor(present, device=device)
+
+
+def shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
     """The longest beginning that most prompts share, with their rows; then the other rows, with none."""
     heads = Counter(tuple(prompt[:SHARED_HEAD]) for prompt in prompts)
     common = heads.most_common(1)[0][0] if prompts else ()
@@ -159,14 +190,6 @@ class _Scorer:
             else RepetitionPenaltyLogitsProcessor(greedy.repetition_penalty)
         )
 
-    def read_prefix(self, tokens: Tokens) -> DynamicCache:
-        """The cache after the tokens that all prompts begin with, for one row."""
-        cache = DynamicCache()
-        if tokens:
-            ids = torch.tensor([tokens], device=self.device)
-            self.body(input_ids=ids, past_key_values=cache, use_cache=True)
-        return cache
-
     @torch.no_grad()
     def answer(
         self, rows: list[int], prompts: list[Tokens], beginning: Tokens, prefix: DynamicCache
@@ -178,16 +201,8 @@ class _Scorer:
             cache.batch_repeat_interleave(len(rows))
         words = [self.labels[label][n - 1] for label, n in self.places]
         rest = [prompt[len(beginning) :] for prompt in prompts]
-        width = max(map(len, rest))
-        # Padded on the left, after the common beginning: a row's last token stands right before the words.
-        ids = torch.tensor(
-            [[0] * (width - len(tokens)) + tokens + words for tokens in rest], device=self.device
-        )
-        present = torch.tensor(
-            [[1] * len(beginning) + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest],
-            device=self.device,
-        )
-        hidden = self._read_with_words(ids, present, cache)[:, width - 1 :]
+        ids, present = padded_behind(beginning, rest, self.device, words)
+        hidden = self._read_with_words(ids, present, cache)[:, -len(words) - 1 :]
         seen = [[prompt, *(prompt + self.labels[i][:n] for i, n in self.places)] for prompt in prompts]
         # At a place only its own label's next token is wanted; at the prompt's end each label's first.
         wanted = [

@@ -128,6 +128,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             "inputs": inputs,
             "seconds": round(seconds, 2),
             "peak_memory_bytes": peak_memory(),
+            "systems": summary.get("seconds", {}) if isinstance(summary, dict) else {},
             "at": f"{datetime.now():%F %T}",
         }
         mark_finished(run, stage.name, record)

@@ -1,6 +1,6 @@
 """The stages of a run, in order: each reads files of the run folder and writes others.
 
-    prepare -> tokens -> baselines -> audit -> zero_shot -> derive -> train -> tuned -> score -> report
+    prepare -> tokens -> baselines -> probe -> audit -> zero_shot -> derive -> train -> tuned -> score -> report
 
 A table: what is done stands behind each stage's door, what is said of it in lines.py.  A door is imported
 when its stage starts, so that preparing and scoring load neither torch nor SWIFT.
@@ -21,8 +21,10 @@ from workflows.experiment.job import Job
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
-SCORES_FORMAT = 4
+SCORES_FORMAT = 5
 REPORT_FORMAT = 1
+
+UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")  # what one model's answers are read as
 
 Settings = dict[str, Any]  # what a stage depends on beside files of earlier stages, by the name that is said
 
@@ -140,13 +142,22 @@ def _answers(run: RunFolder, experiment: Experiment) -> Settings:
     }
 
 
+def _untuned(run: RunFolder, experiment: Experiment) -> Settings:
+    return {**_answers(run, experiment), "--probe-rows": experiment.tuning.probe_rows}
+
+
 def _baseline_files(run: RunFolder, experiment: Experiment) -> list[Path]:
     constant = "mean" if experiment.dataset.task == "regression" else "majority"
     return [run.predictions(constant), run.predictions("tfidf")]
 
 
 def _scores(run: RunFolder, experiment: Experiment) -> Settings:
-    return {"label words": _labels(experiment), "the files' format": SCORES_FORMAT}
+    why_no_probe = read_json(run.probe)["missing"] if run.probe.exists() else None
+    return {
+        "label words": _labels(experiment),
+        "the probe": why_no_probe,
+        "the files' format": SCORES_FORMAT,
+    }
 
 
 def _what_a_report_adds(run: RunFolder) -> list[str]:
@@ -181,6 +192,15 @@ STAGES = (
         made_by="score",
     ),
     Stage(
+        "probe",
+        "inference.probe:probe",
+        needs=_splits,
+        depends=_untuned,
+        writes=lambda run, experiment: [run.probe],
+        is_part_of=lambda experiment: not experiment.for_encoders,  # which have another kind of layer
+        made_by="infer",
+    ),
+    Stage(
         "audit",
         "baselines.audit:audit",
         needs=_splits,
@@ -192,9 +212,9 @@ STAGES = (
     Stage(
         "zero_shot",
         "inference.infer:answer_untuned",
-        needs=lambda run: [run.split("test")],
-        depends=_answers,
-        writes=lambda run, experiment: [run.predictions("zero_shot")],
+        needs=_splits,
+        depends=_untuned,
+        writes=lambda run, experiment: [*map(run.predictions, UNTUNED)],
         is_part_of=lambda experiment: not experiment.has_head,  # an untrained head knows nothing
         made_by="infer",
     ),
@@ -213,6 +233,7 @@ STAGES = (
         needs=lambda run: [run.split("train"), run.split("val"), run.tokens],
         depends=_training,
         writes=lambda run, experiment: [run.training],
+        is_part_of=lambda experiment: experiment.tunes,
         made_by="train",
     ),
     Stage(
@@ -221,6 +242,7 @@ STAGES = (
         needs=lambda run: [run.split("test"), run.training],
         depends=_answers,
         writes=lambda run, experiment: [run.predictions("tuned")],
+        is_part_of=lambda experiment: experiment.tunes,
         made_by="infer",
     ),
     Stage(

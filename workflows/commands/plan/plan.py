@@ -57,7 +57,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     from workflows.baselines.baselines import run_baselines
     from workflows.commands.plan.calibration import calibrate
     from workflows.commands.plan.devices import DEVICES, Device, changes_to_fit, seconds_on
-    from workflows.data.splits import evaluation_sample
+    from workflows.data.splits import sample_rows
     from workflows.model.arguments import build_sft_arguments, merged_arguments
     from workflows.model.folder import fetch_model, with_local_model
     from workflows.model.machine import Machine, OtherPrograms, find_machine, memory_within_reach
@@ -93,7 +93,7 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     schedule = _schedule(arguments.training_args, lengths, begun)
     batches, splits = schedule.pop("batches"), tokens["splits"]
     screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
-    looked_at = evaluation_sample(
+    looked_at = sample_rows(
         read_jsonl(run.split("val")), experiment.tuning.eval_rows, experiment.data.data_seed
     )
     given = {"train": rows, "val": looked_at, "test": read_jsonl(run.split("test"))}

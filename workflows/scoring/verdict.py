@@ -1,0 +1,105 @@
+"""The sentences that may be drawn from the paired tests of a run's systems."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from workflows.core.texts import Text, one_after_another, p_value, text, texts
+from workflows.scoring.costs import total
+from workflows.scoring.uncertainty import SIGNIFICANCE, two_digits_up
+
+# What costs least comes first: no model at all; one pass over the rows that are asked; one over the labelled
+# rows too, to three quarters of the depth or all of it; training.
+CHEAP_FIRST = (
+    "majority",
+    "mean",
+    "tfidf",
+    "zero_shot",
+    "zero_shot_labels",
+    "probe",
+    "zero_shot_threshold",
+    "tuned",
+)
+UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")
+
+Pair = dict[str, Any]
+
+
+def verdict(
+    comparisons: list[Pair], rows: int, conclude: Callable[[Pair, Text, Text, Text], Text]
+) -> dict[str, str]:
+    """What may be concluded, in English and Chinese: of the tuned model against the best that the untuned one
+    does with the same labels, and against TF-IDF; and which system is the cheapest that nothing beats.
+
+    `comparisons`: from `compare_systems` or `compare_errors`; `conclude` says it of one pair.
+    """
+    return asdict(one_after_another(_sentences(comparisons, text("test_rows", count=rows), conclude)))
+
+
+def _sentences(
+    comparisons: list[Pair], rows: Text, conclude: Callable[[Pair, Text, Text, Text], Text]
+) -> Iterator[Text]:
+    names, leads = texts("systems_in_a_sentence"), _leads(comparisons)
+    untuned = [name for name in UNTUNED if name in leads]
+    if untuned:
+        best = max(untuned, key=lambda name: leads[untuned[0]].get(name, (0.0, {}))[0])
+    for other in [*([best] if untuned else []), "tfidf"]:
+        if "tuned" in leads.get(other, {}):
+            yield conclude(leads[other]["tuned"][1], names[other], names["tuned"], rows)
+    cheapest = cheapest_unbeaten(comparisons)
+    if cheapest is not None:
+        yield _of_the_cheapest(cheapest, leads[cheapest], names)
+
+
+def _leads(comparisons: list[Pair]) -> dict[str, dict[str, tuple[float, Pair]]]:
+    """For each system, how far each other is ahead of it (in accuracy, or by a smaller error), and the pair."""
+    leads: dict[str, dict[str, tuple[float, Pair]]] = {}
+    for pair in comparisons:
+        of_b = pair["accuracy_difference"] if "accuracy_difference" in pair else -pair["mae_difference"]
+        leads.setdefault(pair["a"], {})[pair["b"]] = (of_b, pair)
+        leads.setdefault(pair["b"], {})[pair["a"]] = (-of_b, pair)
+    return leads
+
+
+def cheapest_unbeaten(comparisons: list[Pair]) -> str | None:
+    """The cheapest system that none is significantly ahead of, by the corrected tests; None without pairs."""
+    leads = _leads(comparisons)
+    for name in CHEAP_FIRST:
+        beaten = [lead > 0 and pair["holm_p"] < SIGNIFICANCE for lead, pair in leads.get(name, {}).values()]
+        if beaten and not any(beaten):
+            return name
+    return None
+
+
+def _of_the_cheapest(name: str, leads: dict[str, tuple[float, Pair]], names: dict[str, Text]) -> Text:
+    ahead = {other: (lead, pair) for other, (lead, pair) in leads.items() if lead > 0}
+    if not ahead:
+        return text("cheapest_and_best", a=names[name])
+    best = max(ahead, key=lambda other: ahead[other][0])
+    figures = {
+        "a": names[name],
+        "b": names[best],
+        "p": p_value(min(pair["holm_p"] for _, pair in ahead.values())).removeprefix("= "),
+    }
+    needed = ahead[best][1].get("rows_to_tell")
+    if needed is None:
+        return text("cheapest_unbeaten", **figures)
+    return text("cheapest_until_more_rows", **figures, needed=two_digits_up(needed))
+
+
+def cost_of_the_cheapest(scores: dict[str, Any], costs: dict[str, dict[str, Any]]) -> Text | None:
+    """How long the cheapest unbeaten system took beside the tuned one; None where that is not known, or where
+    it is the tuned one.
+    """
+    cheapest = scores["cheapest"]
+    known = [costs.get(name) for name in (cheapest, "tuned")]
+    if cheapest == "tuned" or any(cost is None or cost["resumed"] for cost in known):
+        return None
+    seconds, tuned = (total(cost) for cost in known if cost is not None)
+    return text(
+        "cost_of_the_cheapest",
+        a=texts("systems_in_a_sentence")[cheapest],
+        seconds=f"{seconds:,.1f}",
+        tuned=f"{tuned:,.1f}",
+        times=f"{tuned / max(seconds, 0.01):,.0f}",
+    )
