@@ -1,4 +1,4 @@
-"""The probe's features against direct computations on the embedded model, and its fits against scikit-learn."""
+"""The probe's features against a direct pass of the embedded model, and its fits against scikit-learn."""
 
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ class _Stops(Screen):
                     raise KeyboardInterrupt
                 update(n)
 
-            bar.update = stop  # type: ignore[method-assign]
+            bar.update = stop  # type: ignore[method-assign, assignment]
         return bar
 
 

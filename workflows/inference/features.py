@@ -1,8 +1,8 @@
 """What the middle layers of a frozen model know of each prompt, in one forward pass that ends there.
 
 Of each layer from half to three quarters of the depth: the hidden state at the answer position, and the mean
-over the review's own tokens.  The output layer and the layers above are not run.  Prompts of like length share
-a batch, and the tokens that all begin with are read once, as the scorer does it.
+over the review's own tokens.  The output layer and the layers above are not run.  Prompts of like length
+share a batch, and the tokens that all begin with are read once, as the scorer does it.
 """
 
 import copy

@@ -36,8 +36,8 @@ from workflows.inference.predictions import (
     validation_figures,
 )
 from workflows.inference.scorer import Greedy, prompt_tokens, score_prompts
-from workflows.inference.threshold import fit_threshold, likelier_label, shifted
 from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_lines
+from workflows.inference.threshold import fit_threshold, likelier_label, shifted
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, machine_of

@@ -14,7 +14,6 @@ from swift.pipelines.utils import prepare_model_template
 
 from workflows.core.files import read_jsonl, write_json, write_jsonl
 from workflows.core.rows import Rows
-from workflows.core.run_folder import RunFolder
 from workflows.core.texts import Text, text
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job

@@ -1,6 +1,7 @@
 """The stages of a run, in order: each reads files of the run folder and writes others.
 
-    prepare -> tokens -> baselines -> probe -> audit -> zero_shot -> derive -> train -> tuned -> score -> report
+    prepare -> tokens -> baselines -> probe -> audit -> zero_shot
+            -> derive -> train -> tuned -> score -> report
 
 A table: what is done stands behind each stage's door, what is said of it in lines.py.  A door is imported
 when its stage starts, so that preparing and scoring load neither torch nor SWIFT.

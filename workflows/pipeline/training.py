@@ -15,8 +15,8 @@ SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EP
 
 
 def train_and_measure(job: Job) -> dict[str, Any]:
-    """Train, looking at a sample of the validation rows now and then; return what training.json holds, and the
-    seconds.
+    """Train, looking at a sample of the validation rows now and then; return what training.json holds,
+    and the seconds.
     """
     run, experiment, screen = job.run, job.experiment, job.screen
     val = read_jsonl(run.split("val"))

@@ -52,7 +52,7 @@ def _sentences(
 
 
 def _leads(comparisons: list[Pair]) -> dict[str, dict[str, tuple[float, Pair]]]:
-    """For each system, how far each other is ahead of it (in accuracy, or by a smaller error), and the pair."""
+    """For each system, how far each other is ahead of it, in accuracy or by a smaller error, and the pair."""
     leads: dict[str, dict[str, tuple[float, Pair]]] = {}
     for pair in comparisons:
         of_b = pair["accuracy_difference"] if "accuracy_difference" in pair else -pair["mae_difference"]
@@ -76,11 +76,8 @@ def _of_the_cheapest(name: str, leads: dict[str, tuple[float, Pair]], names: dic
     if not ahead:
         return text("cheapest_and_best", a=names[name])
     best = max(ahead, key=lambda other: ahead[other][0])
-    figures = {
-        "a": names[name],
-        "b": names[best],
-        "p": p_value(min(pair["holm_p"] for _, pair in ahead.values())).removeprefix("= "),
-    }
+    p = p_value(min(pair["holm_p"] for _, pair in ahead.values())).removeprefix("= ")
+    figures: dict[str, Text | str] = {"a": names[name], "b": names[best], "p": p}
     needed = ahead[best][1].get("rows_to_tell")
     if needed is None:
         return text("cheapest_unbeaten", **figures)
