@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import spearmanr, wilcoxon
 
 from workflows.core.texts import text
-from workflows.scoring.regression import compare_errors, conclude_errors, measure_numbers
+from workflows.scoring.regression import measure_numbers
+from workflows.scoring.uncertainty import compare_errors, conclude
 
 A, B, ROWS = text("tfidf_in_a_sentence"), text("the_tuned_model"), text("test_rows", count=200)
 
@@ -56,9 +57,9 @@ def test_errors_are_compared_row_by_row() -> None:
     assert pair["mae_difference"] == pytest.approx(apart.mean())
     assert pair["ci95"][0] < apart.mean() < pair["ci95"][1]
     assert pair["a_closer"] + pair["b_closer"] == 200
-    said = conclude_errors(pair, A, B, ROWS)
+    said = conclude(pair, A, B, ROWS)
     assert "The tuned model is closer to the gold numbers than TF-IDF (MAE -0.0" in said.en
     assert "微调后的模型比词袋 TF-IDF 更接近真实值" in said.zh
     same = compare_errors({"a": errors["mean"], "b": errors["mean"]})[0]
     assert (same["wilcoxon_p"], same["ci95"]) == (1.0, None)
-    assert "200 test rows cannot tell the errors" in conclude_errors(same, A, B, ROWS).en
+    assert "200 test rows cannot tell the errors" in conclude(same, A, B, ROWS).en

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from workflows.scoring.multi_label import measure_sets
+from workflows.scoring.labels import measure_sets
 
 NAMES = ["taste", "price", "service", "never"]
 

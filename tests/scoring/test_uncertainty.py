@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from workflows.scoring.uncertainty import compare_systems, conclude, macro_f1_interval, rows_to_tell, verdict
+from workflows.scoring.labels import f1_interval
+from workflows.scoring.uncertainty import compare_systems, rows_to_tell, verdict
 
 
 def _right(only_a: int, only_b: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
     a = [True] * only_a + [False] * only_b + [True] * both + [False] * neither
     b = [False] * only_a + [True] * only_b + [True] * both + [False] * neither
     return np.array(a), np.array(b)
+
+
+def _macro_f1_interval(gold: np.ndarray, predicted: np.ndarray, label_count: int) -> list[float] | None:
+    """Of label numbers, where `label_count` stands for an unreadable output."""
+    names = np.arange(label_count)
+    return f1_interval(gold[:, None] == names, predicted[:, None] == names)
 
 
 def test_pairs_are_compared_by_the_exact_binomial_and_corrected_after_holm() -> None:
@@ -44,21 +51,21 @@ def test_macro_f1_interval_is_seeded_and_holds_the_score() -> None:
     rng = np.random.default_rng(0)
     gold = rng.integers(0, 3, 300)
     predicted = np.where(rng.random(300) < 0.8, gold, 3)  # the others are unreadable
-    interval = macro_f1_interval(gold, predicted, 3)
+    interval = _macro_f1_interval(gold, predicted, 3)
     assert interval is not None
     score = f1_score(gold, predicted, labels=[0, 1, 2], average="macro")
     assert interval[0] < score < interval[1]
     assert interval[1] - interval[0] < 0.15
-    assert interval == macro_f1_interval(gold, predicted, 3)
-    narrower = macro_f1_interval(np.tile(gold, 9), np.tile(predicted, 9), 3)
+    assert interval == _macro_f1_interval(gold, predicted, 3)
+    narrower = _macro_f1_interval(np.tile(gold, 9), np.tile(predicted, 9), 3)
     assert narrower is not None
     assert narrower[1] - narrower[0] < (interval[1] - interval[0]) / 2
 
 
 def test_no_spread_gives_no_interval() -> None:
     gold = np.array([0, 1] * 20)
-    assert macro_f1_interval(gold, gold, 2) is None
-    assert macro_f1_interval(gold[:1], gold[:1], 2) is None
+    assert _macro_f1_interval(gold, gold, 2) is None
+    assert _macro_f1_interval(gold[:1], gold[:1], 2) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +81,7 @@ def test_the_verdict_says_what_the_rows_can_tell(
     cells: tuple[int, int, int, int], english: str, chinese: str
 ) -> None:
     tfidf, tuned = _right(*cells)
-    said = verdict(compare_systems({"tfidf": tfidf, "tuned": tuned}), sum(cells), conclude)
+    said = verdict(compare_systems({"tfidf": tfidf, "tuned": tuned}), sum(cells))
     assert english in said["en"]
     assert chinese in said["zh"]
-    assert verdict(compare_systems({"tfidf": tfidf}), sum(cells), conclude) == {"en": "", "zh": ""}
+    assert verdict(compare_systems({"tfidf": tfidf}), sum(cells)) == {"en": "", "zh": ""}

@@ -19,7 +19,8 @@ from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, 
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
 from workflows.reporting.render import render_markdown, render_page
 from workflows.reporting.results import pairs_blocks, systems_grid
-from workflows.scoring.score import compare_answers, conclude_pair, measure_system
+from workflows.scoring.score import compare_answers, measure_system
+from workflows.scoring.uncertainty import conclude
 
 BASELINES = ("majority", "mean", "tfidf")
 SHOWN_DIFFERENCES = 50
@@ -75,7 +76,7 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     pairs = compare_answers(last, task)
     count = len(last[first])
     test_rows = text("test_rows", count=count)
-    told = [conclude_pair(task)(pair, pair["a"], pair["b"], test_rows) for pair in pairs]
+    told = [conclude(pair, pair["a"], pair["b"], test_rows) for pair in pairs]
     histories = {
         name: read_json(run.training)["log_history"]
         for name, run in zip(experiments, runs, strict=True)

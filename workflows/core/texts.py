@@ -1,5 +1,6 @@
 """What is said to people in English and Chinese: the catalogue texts.yaml, and how figures are written."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,8 @@ import yaml
 
 CATALOGUE = Path(__file__).with_name("texts.yaml")
 LANGUAGES = ("en", "zh")
+JOINT = "\0"  # where words and values are joined
+SCRIPTS_MEET = re.compile(rf"(?<=[一-鿿]){JOINT}(?=[!-~])|(?<=[!-~]){JOINT}(?=[一-鿿])")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,10 @@ def in_language(said: Text | str, language: str) -> str:
     return said if isinstance(said, str) else said.zh if language == "zh" else said.en
 
 
-def in_both_languages(said: Text) -> str:
+def in_both_languages(said: Text | str) -> str:
     """English and Chinese in one line of the screen; English alone where they share a word, as `macro F1`."""
+    if isinstance(said, str):
+        return said
     return said.en if set(said.en.split()) & set(said.zh.split()) else f"{said.en} {said.zh}"
 
 
@@ -67,25 +72,18 @@ def _catalogue() -> dict[str, Any]:
 
 def _fill(pattern: str, language: str, values: Mapping[str, Text | str | float]) -> str:
     is_sentence = pattern.endswith((".", "。"))
-    filled = ""
+    pieces: list[str] = []
     for words, place, form, _ in Formatter().parse(pattern):
-        pieces = [words]
+        pieces.append(words)
         if place is not None:
             value = values[place]
             shown = in_language(value, language) if isinstance(value, Text) else format(value, form or "")
-            opens = is_sentence and isinstance(value, Text) and not filled + words
+            opens = is_sentence and isinstance(value, Text) and not any(pieces)
             pieces.append(shown[:1].upper() + shown[1:] if opens else shown)
-        for piece in pieces:
-            blank = " " if is_sentence and language == "zh" and _scripts_meet(filled, piece) else ""
-            filled += blank + piece
-    return filled
-
-
-def _scripts_meet(before: str, after: str) -> bool:
-    """Whether a Chinese character and one of ASCII stand side by side, without a blank, where texts join."""
-    sides = before[-1:], after[:1]
-    chinese = any("\u4e00" <= side <= "\u9fff" for side in sides)
-    return chinese and any(side.isascii() and side.strip() for side in sides)
+    filled = JOINT.join(filter(None, pieces))
+    if is_sentence and language == "zh":
+        filled = SCRIPTS_MEET.sub(" ", filled)
+    return filled.replace(JOINT, "")
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -4,30 +4,23 @@ An output in which no label's words stand counts as wrong, and is counted.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    matthews_corrcoef,
-    precision_recall_fscore_support,
-)
+from sklearn.metrics import confusion_matrix, matthews_corrcoef
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_json
 from workflows.core.statistics import wilson_interval
-from workflows.core.texts import Text, text, texts
+from workflows.core.texts import text, texts
 from workflows.experiment.cards import Task
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
-from workflows.scoring.averages import averages
-from workflows.scoring.multi_label import measure_sets
+from workflows.scoring.labels import averages, f1_interval, measure_sets, per_class
 from workflows.scoring.probabilities import measure_probabilities
-from workflows.scoring.regression import compare_errors, conclude_errors, measure_numbers
-from workflows.scoring.uncertainty import compare_systems, conclude, macro_f1_interval, verdict
+from workflows.scoring.regression import measure_numbers
+from workflows.scoring.uncertainty import compare_errors, compare_systems, verdict
 
 UNREADABLE = "(unreadable)"
 
@@ -72,7 +65,7 @@ def score(job: Job) -> dict[str, Any]:
         "test_sha256": sha256(run.split("test")),
         "systems": systems,
         "comparisons": comparisons,
-        "verdict": verdict(comparisons, len(test), conclude_pair(task)),
+        "verdict": verdict(comparisons, len(test)),
     }
     write_json(run.scores, scores)
     return scores
@@ -102,11 +95,6 @@ def compare_answers(answers: dict[str, list[dict[str, Any]]], task: Task) -> lis
     )
 
 
-def conclude_pair(task: Task) -> Callable[[dict[str, Any], Text | str, Text | str, Text], Text]:
-    """What puts a pair of `compare_answers` into words."""
-    return conclude_errors if task == "regression" else conclude
-
-
 def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str]) -> dict[str, Any]:
     """The metrics of one system.
 
@@ -115,42 +103,26 @@ def measure(rows: list[dict[str, Any]], names: list[str], words: dict[str, str])
     """
     gold = [row["gold"] for row in rows]
     predicted = [row["prediction"] or UNREADABLE for row in rows]
-    every = [*names, UNREADABLE]
-    precision, recall, f1, support = precision_recall_fscore_support(
-        gold, predicted, labels=names, zero_division=0
-    )
+    tables = np.array(gold)[:, None] == names, np.array(predicted)[:, None] == names
     right = sum(a == b for a, b in zip(gold, predicted, strict=True))
+    # A system that writes nothing has no output: it can be neither strict nor unreadable.
+    strict = [row["output"].strip() == words[row["gold"]] for row in rows if row["output"] is not None]
+    unread = Counter(row["output"] for row in rows if row["prediction"] is None)
+    every = [*names, UNREADABLE]
     return {
-        "accuracy": float(accuracy_score(gold, predicted)),
+        "accuracy": right / len(rows),
         "accuracy_interval": wilson_interval(right, len(rows)),
-        **averages(gold, predicted, names, [name for name in names if name in set(gold)]),
-        "macro_f1_interval": macro_f1_interval(
-            np.array([every.index(name) for name in gold]),
-            np.array([every.index(name) for name in predicted]),
-            len(names),
-        ),
+        **averages(*tables),
+        "macro_f1_interval": f1_interval(*tables),
         "matthews": float(matthews_corrcoef(gold, predicted)),
-        **_outputs(rows, words),
+        "strict_accuracy": sum(strict) / len(rows) if strict else None,
+        "unparsed": unread.total(),
+        "unparsed_most_frequent": [{"output": text, "rows": count} for text, count in unread.most_common(5)],
         "probabilities": measure_probabilities(rows, names),
-        "per_class": {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
-            for name, p, r, f, n in zip(names, precision, recall, f1, support, strict=True)
-        },
+        "per_class": per_class(*tables, names),
         "confusion": {
             "gold": names,
             "predicted": every,
             "counts": confusion_matrix(gold, predicted, labels=every)[: len(names)].tolist(),
         },
-    }
-
-
-def _outputs(rows: list[dict[str, Any]], words: dict[str, str]) -> dict[str, Any]:
-    """How the outputs were read; for a system that writes none, no strict accuracy."""
-    unread = Counter(row["output"] for row in rows if row["prediction"] is None)
-    writes = rows[0]["output"] is not None
-    strict = sum(row["output"].strip() == words[row["gold"]] for row in rows) / len(rows) if writes else None
-    return {
-        "strict_accuracy": strict,
-        "unparsed": unread.total(),
-        "unparsed_most_frequent": [{"output": text, "rows": count} for text, count in unread.most_common(5)],
     }

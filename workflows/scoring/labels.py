@@ -1,0 +1,70 @@
+"""Precision, recall and F1: of each label, averaged over all labels, and how sure the averages are.
+
+Gold labels and predictions are tables of bool, (rows, labels).  A row may have several labels; an unreadable
+output has none.
+"""
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import precision_recall_fscore_support
+
+from workflows.core.statistics import bootstrap_interval, wilson_interval
+
+
+def measure_sets(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+    """The metrics of one system where a row may have several labels; `names`: label names in index order.
+
+    `accuracy` is the share of rows whose whole set is right.
+    """
+    gold, predicted = (
+        np.array([[name in row[key] for name in names] for row in rows]) for key in ("gold", "prediction")
+    )
+    right = int((gold == predicted).all(axis=1).sum())
+    return {
+        "accuracy": right / len(rows),
+        "accuracy_interval": wilson_interval(right, len(rows)),
+        **averages(gold, predicted),
+        "micro_f1_interval": f1_interval(gold, predicted, micro=True),
+        "macro_f1_interval": f1_interval(gold, predicted),
+        "per_class": per_class(gold, predicted, names),
+    }
+
+
+def averages(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Precision, recall and F1, each micro, macro and weighted.
+
+    Macro averages are over the labels that the test set has: one that it lacks cannot be got right.
+    """
+    figures: dict[str, float] = {}
+    for average in ("micro", "macro", "weighted"):
+        over = np.flatnonzero(gold.any(axis=0)) if average == "macro" else None
+        three = precision_recall_fscore_support(
+            gold, predicted, labels=over, average=average, zero_division=0
+        )[:3]
+        for name, value in zip(("precision", "recall", "f1"), three, strict=True):
+            figures[f"{average}_{name}"] = float(value)
+    return figures
+
+
+def per_class(gold: np.ndarray, predicted: np.ndarray, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Precision, recall, F1 and rows of each label."""
+    figures = precision_recall_fscore_support(gold, predicted, average=None, zero_division=0)
+    return {
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+        for name, p, r, f, n in zip(names, *figures, strict=True)
+    }
+
+
+def f1_interval(gold: np.ndarray, predicted: np.ndarray, micro: bool = False) -> list[float] | None:
+    """95 % bootstrap interval over rows of the F1 averaged as in `averages`, macro or micro, seeded."""
+    hits, either, present = gold & predicted, gold.astype(int) + predicted, gold.any(axis=0)
+    if micro:  # as of one label
+        hits, either, present = hits.sum(1, keepdims=True), either.sum(1, keepdims=True), np.array([True])
+    counts = np.hstack([hits, either]).astype(float)
+
+    def f1(at: np.ndarray) -> float:
+        hits, either = np.split(np.bincount(at, minlength=len(counts)) @ counts, 2)
+        return float(np.divide(2 * hits, either, out=np.zeros(len(hits)), where=either > 0)[present].mean())
+
+    return bootstrap_interval(f1, len(counts))
