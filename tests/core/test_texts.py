@@ -14,6 +14,7 @@ from workflows.experiment.cards import ROOT
 
 ENTRIES = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
 TEXTS = {key: each for key, each in ENTRIES.items() if set(each) == {"en", "zh"}}
+NAMES = texts("systems_in_a_sentence")
 GROUPS = {key: each for key, each in ENTRIES.items() if key not in TEXTS}
 
 
@@ -66,14 +67,14 @@ def test_what_the_program_names_has_a_text() -> None:
     ("a", "b", "en", "zh"),
     [
         (
-            text("the_untuned_model"),
-            text("the_tuned_model"),
+            NAMES["zero_shot"],
+            NAMES["tuned"],
             "The tuned model beat the untuned model (p).",
             "微调后的模型优于微调前的模型（p）。",
         ),
         (
-            text("tfidf_in_a_sentence"),
-            text("the_tuned_model"),
+            NAMES["tfidf"],
+            NAMES["tuned"],
             "The tuned model beat TF-IDF (p).",
             "微调后的模型优于词袋 TF-IDF（p）。",
         ),

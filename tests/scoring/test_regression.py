@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, wilcoxon
 
-from workflows.core.texts import text
+from workflows.core.texts import text, texts
 from workflows.scoring.regression import measure_numbers
 from workflows.scoring.uncertainty import compare_errors, conclude
 
-A, B, ROWS = text("tfidf_in_a_sentence"), text("the_tuned_model"), text("test_rows", count=200)
+NAMES = texts("systems_in_a_sentence")
+A, B, ROWS = NAMES["tfidf"], NAMES["tuned"], text("test_rows", count=200)
 
 
 def _rows(gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from workflows.experiment.options import DEFAULTS, Language, RunOptions, flags_o
 from workflows.experiment.resolve import resolve
 from workflows.pipeline.run import open_run, run_stages, start_run
 from workflows.pipeline.stages import STAGES
+from workflows.scoring.costs import costs_of
 from workflows.scoring.table import render_scores
 
 ALL_STAGES = tuple(stage.name for stage in STAGES)
@@ -56,5 +57,5 @@ def work_on_run(
             discard_if_unstarted(run)
             raise
     if "score" in names:
-        screen.say("\n" + render_scores(read_json(run.scores)))
+        screen.say("\n" + render_scores(read_json(run.scores), costs_of(run)))
     screen.say(f"run folder: {shown(run.path)}")

@@ -3,20 +3,31 @@
 from typing import Any
 
 from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.texts import texts
 
 PARTS = ("features", "fitting", "tuning", "answering")
 
+Costs = dict[str, dict[str, Any]]  # by system: seconds by part, and `resumed`
 
-def costs_of(run: RunFolder) -> dict[str, dict[str, Any]]:
+
+def costs_of(run: RunFolder) -> Costs:
     """Seconds by part of each system, where they are known; `resumed`: whether a part was taken up again, so
     that it took longer than that.
     """
-    costs: dict[str, dict[str, Any]] = {}
+    costs: Costs = {}
     for record in finished_stages(run).values():
         for system, parts in record.get("systems", {}).items():
-            known = costs.setdefault(system, {"resumed": False})
+            known = costs.get(system, {"resumed": False})
             costs[system] = {**known, **parts, "resumed": known["resumed"] or parts.get("resumed", False)}
-    return costs
+    return {
+        system: costs[system] for system in texts("systems") if costs.get(system, {}).keys() - {"resumed"}
+    }
+
+
+def cost_cells(cost: dict[str, Any]) -> list[str]:
+    """A system's seconds, part by part, for a table; a dash where it has no such part."""
+    at_least = "≥ " if cost["resumed"] else ""
+    return [f"{at_least}{cost[part]:,.1f}" if part in cost else "–" for part in PARTS]
 
 
 def total(cost: dict[str, Any]) -> float:

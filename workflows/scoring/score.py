@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, matthews_corrcoef
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_jsonl, sha256, write_json
+from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.statistics import wilson_interval
 from workflows.core.texts import text, texts
 from workflows.experiment.cards import Task
@@ -20,7 +20,8 @@ from workflows.experiment.job import Job
 from workflows.scoring.labels import averages, f1_interval, measure_sets, per_class
 from workflows.scoring.probabilities import measure_probabilities
 from workflows.scoring.regression import measure_numbers
-from workflows.scoring.uncertainty import compare_errors, compare_systems, verdict
+from workflows.scoring.uncertainty import compare_errors, compare_systems
+from workflows.scoring.verdict import cheapest_unbeaten, verdict
 
 UNREADABLE = "(unreadable)"
 
@@ -48,6 +49,7 @@ def score(job: Job) -> dict[str, Any]:
     if not systems:
         raise UserError(f"{run.path}: no predictions to score; run `infer` first.")
     comparisons = compare_answers(answers, task)
+    why_no_probe = read_json(run.probe)["missing"] if run.probe.exists() else None
     scores = {
         "experiment": {
             "dataset": experiment.dataset.name,
@@ -65,6 +67,8 @@ def score(job: Job) -> dict[str, Any]:
         "test_sha256": sha256(run.split("test")),
         "systems": systems,
         "comparisons": comparisons,
+        "missing": {} if why_no_probe is None else {"probe": why_no_probe},
+        "cheapest": cheapest_unbeaten(comparisons),
         "verdict": verdict(comparisons, len(test)),
     }
     write_json(run.scores, scores)

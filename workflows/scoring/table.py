@@ -6,8 +6,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from workflows.core.screen import as_text
-from workflows.core.texts import Text, in_both_languages, number, text, texts
+from workflows.core.texts import Text, in_both_languages, number, one_after_another, text, texts
 from workflows.experiment.cards import Task
+from workflows.scoring.costs import PARTS, Costs, cost_cells
+from workflows.scoring.verdict import cost_of_the_cheapest
 
 INTERVALS_AND_TESTS: dict[Task, str] = {
     "single_label": "95 % intervals: Wilson for accuracy, BCa bootstrap for macro F1; "
@@ -19,15 +21,24 @@ INTERVALS_AND_TESTS: dict[Task, str] = {
 }
 
 
-def render_scores(scores: dict[str, Any]) -> str:
-    """The table of systems, the per-class table of the last one, and what must be known to read them."""
+def render_scores(scores: dict[str, Any], costs: Costs) -> str:
+    """The table of systems, what each took, the per-class table of the last one, and what must be known to
+    read them.
+    """
     rows, systems = scores["test_rows"], scores["systems"]
-    titles = {system: in_both_languages(texts("systems")[system]) for system in systems}
+    titles = {system: in_both_languages(said) for system, said in texts("systems").items()}
     tables = [_overview(f"{scores['experiment']['dataset']}: {rows:,} test rows", systems, titles, rows)]
+    if costs:
+        headings = [text("system"), *map(text, PARTS)]
+        lines = [[titles[system], *cost_cells(cost)] for system, cost in costs.items()]
+        tables.append(_table(in_both_languages(text("seconds_of_each_system")), headings, lines))
     last = list(systems)[-1]
     if "per_class" in systems[last]:
         tables.append(_per_label(titles[last], systems[last]))
-    notes = [scores["verdict"][language] for language in ("en", "zh") if scores["verdict"][language]]
+    notes = [f"{titles[system]}: {why['en']}  {why['zh']}" for system, why in scores["missing"].items()]
+    cost = cost_of_the_cheapest(scores, costs)
+    said = [Text(**scores["verdict"]), *([] if cost is None else [cost])]
+    notes += [each for each in vars(one_after_another(said)).values() if each]
     notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")
     if scores["experiment"]["model"] == "tiny":
         stand_in = text("tiny_on_the_screen")

@@ -6,7 +6,6 @@ interval.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from workflows.core.statistics import bootstrap_interval
-from workflows.core.texts import Text, one_after_another, p_value, text
+from workflows.core.texts import Text, p_value, text
 
 SIGNIFICANCE = 0.05
 POWER = 0.80  # of the test whose size `rows_to_tell` gives
@@ -94,16 +93,6 @@ def rows_to_tell(only_a: int, only_b: int, rows: int, level: float = SIGNIFICANC
     return math.ceil((spread / difference) ** 2)
 
 
-def verdict(comparisons: list[dict[str, Any]], rows: int) -> dict[str, str]:
-    """What may be concluded of the tuned model, in English and Chinese: against zero-shot, where there is
-    one, and against TF-IDF.
-    """
-    names = {"zero_shot": text("the_untuned_model"), "tfidf": text("tfidf_in_a_sentence")}
-    pairs = [pair for other in names for pair in comparisons if (pair["a"], pair["b"]) == (other, "tuned")]
-    tuned, test_rows = text("the_tuned_model"), text("test_rows", count=rows)
-    return asdict(one_after_another(conclude(pair, names[pair["a"]], tuned, test_rows) for pair in pairs))
-
-
 def conclude(pair: dict[str, Any], a: Text | str, b: Text | str, rows: Text) -> Text:
     """What one pair of `compare_systems` or `compare_errors` allows to say of its systems, called `a` and
     `b`; `rows` says how many rows of what they answered.
@@ -121,6 +110,10 @@ def conclude(pair: dict[str, Any], a: Text | str, b: Text | str, rows: Text) -> 
         return text("errors_cannot_be_told_apart", **said)
     if pair["rows_to_tell"] is None:
         return text("no_difference_seen", **said)
-    unit = 10 ** max(0, len(str(pair["rows_to_tell"])) - 2)
-    needed = math.ceil(pair["rows_to_tell"] / unit) * unit  # two significant digits: it is an estimate
-    return text("more_rows_would_tell", needed=needed, **said)
+    return text("more_rows_would_tell", needed=two_digits_up(pair["rows_to_tell"]), **said)
+
+
+def two_digits_up(count: int) -> int:
+    """A count rounded up to two significant digits: it is an estimate."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return math.ceil(count / unit) * unit

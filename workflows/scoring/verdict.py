@@ -1,12 +1,12 @@
 """The sentences that may be drawn from the paired tests of a run's systems."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from workflows.core.texts import Text, one_after_another, p_value, text, texts
 from workflows.scoring.costs import total
-from workflows.scoring.uncertainty import SIGNIFICANCE, two_digits_up
+from workflows.scoring.uncertainty import SIGNIFICANCE, conclude, two_digits_up
 
 # What costs least comes first: no model at all; one pass over the rows that are asked; one over the labelled
 # rows too, to three quarters of the depth or all of it; training.
@@ -25,20 +25,16 @@ UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")
 Pair = dict[str, Any]
 
 
-def verdict(
-    comparisons: list[Pair], rows: int, conclude: Callable[[Pair, Text, Text, Text], Text]
-) -> dict[str, str]:
+def verdict(comparisons: list[Pair], rows: int) -> dict[str, str]:
     """What may be concluded, in English and Chinese: of the tuned model against the best that the untuned one
     does with the same labels, and against TF-IDF; and which system is the cheapest that nothing beats.
 
-    `comparisons`: from `compare_systems` or `compare_errors`; `conclude` says it of one pair.
+    `comparisons`: from `compare_systems` or `compare_errors`, on `rows` rows.
     """
-    return asdict(one_after_another(_sentences(comparisons, text("test_rows", count=rows), conclude)))
+    return asdict(one_after_another(_sentences(comparisons, text("test_rows", count=rows))))
 
 
-def _sentences(
-    comparisons: list[Pair], rows: Text, conclude: Callable[[Pair, Text, Text, Text], Text]
-) -> Iterator[Text]:
+def _sentences(comparisons: list[Pair], rows: Text) -> Iterator[Text]:
     names, leads = texts("systems_in_a_sentence"), _leads(comparisons)
     untuned = [name for name in UNTUNED if name in leads]
     if untuned:
