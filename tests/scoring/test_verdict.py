@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workflows.core.texts import texts
-from workflows.scoring.uncertainty import compare_errors, compare_systems
+from workflows.scoring.uncertainty import compare_errors, compare_systems, two_digits_up
 from workflows.scoring.verdict import CHEAP_FIRST, cheapest_unbeaten, cost_of_the_cheapest, verdict
 
 
@@ -61,10 +61,9 @@ def test_the_cheapest_that_nothing_beats_is_named_with_the_rows_that_would_tell(
     assert between["holm_p"] >= 0.05
     assert cheapest_unbeaten(pairs) == "probe"
     said = verdict(pairs, 400)
-    assert (
-        f"the frozen probe costs least (p ≥ {between['holm_p']:.3f}); the tuned model is ahead" in said["en"]
-    )
-    assert f"about {-(-between['rows_to_tell'] // 10) * 10:,} would tell" in said["en"]
+    p, needed = between["holm_p"], two_digits_up(between["rows_to_tell"])
+    assert f"the frozen probe costs least (p ≥ {p:.3f}); the tuned model is ahead" in said["en"]
+    assert f"about {needed:,} would tell" in said["en"]
     assert "冻结探针成本最低" in said["zh"]
     assert cheapest_unbeaten(compare_systems({**systems, "tuned": _with_right(400, 0.99)[0]})) == "tuned"
     best = verdict(compare_systems({**systems, "tuned": _with_right(400, 0.91)[0]}), 400)
