@@ -1,7 +1,7 @@
 """The door of the audit: which rows are likely to have a wrong label.
 
-Each row's label is judged by a classifier that was not trained on that row (out-of-fold): TF-IDF or, where the
-run has it for every row, the probe, whichever is right more often.  What it says is ranked by cleanlab's
+Each row's label is judged by a classifier that was not trained on that row (out-of-fold): TF-IDF or, where
+the run has it for every row, the probe, whichever is right more often.  What it says is ranked by cleanlab's
 confident learning (Northcutt et al. 2021). On ChnSentiCorp with 5 % of the
 labels flipped, two thirds of the first 5 % of the ranking are flipped ones.
 """

@@ -5,8 +5,6 @@ from typing import Any
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.texts import texts
 
-PARTS = ("features", "fitting", "tuning", "answering")
-
 Costs = dict[str, dict[str, Any]]  # by system: seconds by part, and `resumed`
 
 
@@ -17,19 +15,18 @@ def costs_of(run: RunFolder) -> Costs:
     costs: Costs = {}
     for record in finished_stages(run).values():
         for system, parts in record.get("systems", {}).items():
-            known = costs.get(system, {"resumed": False})
-            costs[system] = {**known, **parts, "resumed": known["resumed"] or parts.get("resumed", False)}
-    return {
-        system: costs[system] for system in texts("systems") if costs.get(system, {}).keys() - {"resumed"}
-    }
+            before = costs.get(system, {"resumed": False})
+            costs[system] = {**before, **parts, "resumed": before["resumed"] or parts.get("resumed", False)}
+    known = {system for system, parts in costs.items() if parts.keys() - {"resumed"}}
+    return {system: costs[system] for system in texts("systems") if system in known}
 
 
 def cost_cells(cost: dict[str, Any]) -> list[str]:
     """A system's seconds, part by part, for a table; a dash where it has no such part."""
     at_least = "≥ " if cost["resumed"] else ""
-    return [f"{at_least}{cost[part]:,.1f}" if part in cost else "–" for part in PARTS]
+    return [f"{at_least}{cost[part]:,.1f}" if part in cost else "–" for part in texts("cost_parts")]
 
 
 def total(cost: dict[str, Any]) -> float:
     """All seconds of a system."""
-    return sum(cost.get(part, 0.0) for part in PARTS)
+    return sum(cost.get(part, 0.0) for part in texts("cost_parts"))

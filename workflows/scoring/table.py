@@ -8,7 +8,7 @@ from rich.table import Table
 from workflows.core.screen import as_text
 from workflows.core.texts import Text, in_both_languages, number, one_after_another, text, texts
 from workflows.experiment.cards import Task
-from workflows.scoring.costs import PARTS, Costs, cost_cells
+from workflows.scoring.costs import Costs, cost_cells
 from workflows.scoring.verdict import cost_of_the_cheapest
 
 INTERVALS_AND_TESTS: dict[Task, str] = {
@@ -29,7 +29,7 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     titles = {system: in_both_languages(said) for system, said in texts("systems").items()}
     tables = [_overview(f"{scores['experiment']['dataset']}: {rows:,} test rows", systems, titles, rows)]
     if costs:
-        headings = [text("system"), *map(text, PARTS)]
+        headings: list[Text | str] = [text("system"), *texts("cost_parts").values()]
         lines = [[titles[system], *cost_cells(cost)] for system, cost in costs.items()]
         tables.append(_table(in_both_languages(text("seconds_of_each_system")), headings, lines))
     last = list(systems)[-1]
