@@ -92,7 +92,7 @@ def infer(folder: Run, /, *, verbose: Verbose = False) -> None:
     use_one_gpu()
     from workflows.commands.run import work_on_run
 
-    work_on_run(("zero_shot", "tuned"), folder, verbose=verbose)
+    work_on_run(("probe", "zero_shot", "tuned"), folder, verbose=verbose)
 
 
 @app.command

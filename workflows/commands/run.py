@@ -48,9 +48,12 @@ def work_on_run(
         run, experiment = open_run(folder)
         experiment = replace(experiment, lang=lang or experiment.lang)
     with locked(run):
-        if "tuned" in names and "train" not in names and not run.training.exists():
-            names = ("zero_shot",)
-            screen.say("not trained yet: only the answers before tuning")
+        if "tuned" in names and "train" not in names:  # whatever answers by now
+            if experiment.tunes and not run.training.exists():
+                names = tuple(name for name in names if name != "tuned")
+                screen.say("not trained yet: only the answers before tuning")
+            parts = [stage.name for stage in STAGES if stage.is_part_of(experiment)]
+            names = tuple(name for name in names if name in parts) or names
         try:
             run_stages(run, experiment, names, screen)
         except UserError:

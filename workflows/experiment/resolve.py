@@ -99,6 +99,8 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
         raise UserError(f"method {options.method} starts from a finished run: name it with --from-run RUN.")
     run = RunFolder(Path(options.from_run))
     source = load_experiment(run.experiment)
+    if not source.tunes:
+        raise UserError(f"--from-run {options.from_run}: its method tunes no model; name a run that did.")
     if "tuned" not in finished_stages(run):
         raise UserError(
             f"--from-run {options.from_run}: is not finished; finish it first: "

@@ -53,6 +53,16 @@ def _tokens(summary: Summary, run: RunFolder) -> Iterator[str]:
     )
 
 
+def _probe(summary: Summary, run: RunFolder) -> Iterator[str]:
+    rows = summary["rows"]
+    if summary["missing"] is not None:
+        yield summary["missing"]["en"]
+    elif rows["used"] < rows["labelled"]:
+        yield f"fitted to {rows['used']:,} of {rows['labelled']:,} labelled rows; more with --probe-rows"
+    else:
+        yield f"fitted to all {rows['used']:,} labelled rows"
+
+
 def _audit(summary: Summary, run: RunFolder) -> Iterator[str]:
     if summary["likely_wrong"] is None:
         yield "not judged: that takes five rows of each label"
@@ -84,6 +94,7 @@ def _report(summary: Any, run: RunFolder) -> Iterator[str]:
 LINES: dict[str, Callable[[Any, RunFolder], Iterator[str]]] = {
     "prepare": _prepare,
     "tokens": _tokens,
+    "probe": _probe,
     "audit": _audit,
     "derive": _derive,
     "train": _train,

@@ -82,7 +82,9 @@ def open_run(folder: Path) -> tuple[RunFolder, Experiment]:
 
 def open_finished(folder: Path) -> RunFolder:
     """A run folder whose model is tuned and scored; a UserError where it is not."""
-    run, _ = open_run(folder)
+    run, experiment = open_run(folder)
+    if not experiment.tunes:
+        raise UserError(f"{folder}: method {experiment.tuning.method} tunes no model; name a run that did.")
     if not {"tuned", "score"} <= finished_stages(run).keys():
         raise UserError(f"{folder}: is not finished; finish it first: {COMMAND} run {folder}")
     return run
