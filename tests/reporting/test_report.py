@@ -137,11 +137,13 @@ def test_labels_of_any_kind_are_drawn_without_empty_boxes(
 ) -> None:
     scores = _three_classes(read_json(demo_run[0].scores)["systems"]["tuned"])
     names = ["差评", "$^$", "好评"]
-    draw = figures.draw_confusions({"tuned": Text("after", "微调后")}, {"tuned": scores})
+    systems = {"tuned": Text("after", "微调后")}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a glyph that it has not
         monkeypatch.setattr(figures, "CHINESE_FONTS", ())  # a machine without a Chinese font
-        written = figures.save_figure(tmp_path / "none", "confusion", draw, names)
+        written = figures.save_figure(
+            tmp_path / "none", "confusion", figures.draw_confusions, systems, {"tuned": scores}, labels=names
+        )
     assert [path.name for path in written] == ["confusion.en.svg", "confusion.en.png", "confusion.zh.svg"]
     assert "差评" in written[0].read_text(encoding="utf-8")  # an SVG's reader has the font
 

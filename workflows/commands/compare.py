@@ -99,7 +99,7 @@ def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dic
     write_json(folder / "comparison.json", comparison)
     _write_differences(folder / "differences.csv", differing, list(last))
     if histories:
-        save_figure(folder / "figures", "losses", draw_losses_of_runs(histories), [])
+        save_figure(folder / "figures", "losses", draw_losses_of_runs, histories)
     report = _report(comparison, titles, told[:TOLD_PAIRS], differing, list(last), bool(histories))
     with open_whole(folder / "report.html") as file:
         file.write(render_page(report, folder / "figures", lang))

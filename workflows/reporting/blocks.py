@@ -4,6 +4,7 @@ A str is the same in both languages: data, names, figures.  render.py makes HTML
 so both say the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workflows.core.texts import Text
@@ -21,8 +22,8 @@ class Paragraph:
 class Grid:
     """A table; `texts` are the columns that hold running text, set to the left and wrapped."""
 
-    headings: tuple[Text | str, ...]
-    rows: list[tuple[Text | str, ...]]
+    headings: Sequence[Text | str]
+    rows: Sequence[Sequence[Text | str]]
     texts: tuple[int, ...] = (0,)
 
 
@@ -49,7 +50,7 @@ class Section:
     """A heading and what stands under it; `folded` sections open on a click."""
 
     title: Text
-    blocks: list[Block]
+    blocks: Sequence[Block]
     folded: bool = False
 
 

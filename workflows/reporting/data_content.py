@@ -11,31 +11,46 @@ from workflows.reporting.files import Files
 def describe_data(files: Files) -> Section:
     """Counts, balance, lengths, near copies, drift, corrections."""
     manifest = files.manifest
+    near, drift, corrections = manifest["near_copies"], manifest["drift"], manifest["corrections"]
+    said = [_near_copies(near)]
+    if drift is not None:
+        differ = text(
+            "do_training_and_test_differ",
+            auroc=with_interval(drift["texts"]["auroc"], drift["texts"]["interval"]),
+            rows=drift["texts"]["rows"],
+            labels="–" if drift["labels_p"] is None else f"p = {drift['labels_p']:.3f}",
+            lengths_p=drift["lengths_p"],
+        )
+        said.append(differ)
+    if corrections["file"] is not None:
+        relabelled, dropped = corrections["relabelled"], corrections["dropped"]
+        said.append(text("corrected_by_hand", relabelled=relabelled, dropped=dropped))
+    said += [_mixed(name, each) for name, each in manifest.get("mixed", {}).items()]
     blocks: list[Block] = [
         Paragraph(_rows_read(manifest)),
         _balance(files),
         Picture("lengths", text("lengths_caption")),
         _lengths(files),
-        Paragraph(_near_copies(manifest["near_copies"])),
-        *_drift(manifest["drift"]),
+        *map(Paragraph, said),
     ]
-    corrections = manifest["corrections"]
-    if corrections["file"] is not None:
-        relabelled, dropped = corrections["relabelled"], corrections["dropped"]
-        blocks.append(Paragraph(text("corrected_by_hand", relabelled=relabelled, dropped=dropped)))
-    blocks += [Paragraph(_mixed(name, each)) for name, each in manifest.get("mixed", {}).items()]
     return Section(text("the_data"), blocks)
 
 
 def _rows_read(manifest: dict[str, Any]) -> Text:
+    if not manifest["rejected"]:
+        return text("rows_read", **manifest["rows"])
     names = texts("rejection_reasons")
-    reasons = [
+    reasons = listed(
         text("rejected_for", count=count, reason=names[reason])
         for reason, count in manifest["rejected"].items()
-    ]
-    if not reasons:
-        return text("rows_read", **manifest["rows"])
-    return text("rows_read_and_rejected", **manifest["rows"], reasons=listed(reasons))
+    )
+    return text("rows_read_and_rejected", **manifest["rows"], reasons=reasons)
+
+
+def _near_copies(near: dict[str, Any]) -> Text:
+    if near["searched"] is None:
+        return text("near_copies_not_searched")
+    return text("near_copies" if near["searched"] == "all rows" else "near_copies_in_the_sample", **near)
 
 
 def _mixed(name: str, mixed: dict[str, Any]) -> Text:
@@ -57,44 +72,18 @@ def _mixed(name: str, mixed: dict[str, Any]) -> Text:
     return one_after_another([rows, alike])
 
 
-def _near_copies(near: dict[str, Any]) -> Text:
-    if near["searched"] is None:
-        return text("near_copies_not_searched")
-    return text("near_copies" if near["searched"] == "all rows" else "near_copies_in_the_sample", **near)
-
-
 def _balance(files: Files) -> Grid:
-    splits = files.manifest["splits"]
-    if files.scores["task"] == "regression":
-        return _numbers(splits)
-    names = list(splits["train"]["labels"])
-    rows: list[tuple[Text | str, ...]] = [
-        (
-            title,
-            f"{splits[split]['rows']:,}",
-            *(
-                f"{splits[split]['labels'][name]:,} "
-                f"({splits[split]['labels'][name] / splits[split]['rows']:.1%})"
-                for name in names
-            ),
-        )
-        for split, title in texts("splits").items()
-    ]
-    return Grid((text("split"), text("rows"), *names), rows)
-
-
-def _numbers(splits: dict[str, Any]) -> Grid:
-    """What the numbers of a regression are like."""
-    figures = texts("numbers")
-    rows: list[tuple[Text | str, ...]] = [
-        (
-            title,
-            f"{splits[split]['rows']:,}",
-            *(number(splits[split]["numbers"][name]) for name in figures),
-        )
-        for split, title in texts("splits").items()
-    ]
-    return Grid((text("split"), text("rows"), *figures.values()), rows)
+    """The rows of each label, or what the numbers of a regression are like."""
+    numbers = texts("numbers") if files.scores["task"] == "regression" else {}
+    labels = [] if numbers else list(files.manifest["splits"]["train"]["labels"])
+    rows: list[list[Text | str]] = []
+    for split, title in texts("splits").items():
+        figures = files.manifest["splits"][split]
+        counts = [figures["labels"][name] for name in labels]
+        cells = [f"{count:,} ({count / figures['rows']:.1%})" for count in counts]
+        cells += [number(figures["numbers"][name]) for name in numbers]
+        rows.append([title, f"{figures['rows']:,}", *cells])
+    return Grid([text("split"), text("rows"), *labels, *numbers.values()], rows)
 
 
 def _lengths(files: Files) -> Grid:
@@ -104,30 +93,17 @@ def _lengths(files: Files) -> Grid:
     if files.tokens is not None:
         headings += [text("length_in_tokens", part=parts[name]) for name in in_tokens]
         headings.append(text("over_max_length", limit=files.tokens["max_length"]))
-    rows: list[tuple[Text | str, ...]] = []
+    rows: list[list[Text | str]] = []
     for split, title in texts("splits").items():
-        figures = files.manifest["splits"][split]["characters"]
-        shown = [f"{figures[name]:,.0f}" for name in in_characters]
+        characters = files.manifest["splits"][split]["characters"]
+        shown = [f"{characters[name]:,.0f}" for name in in_characters]
         if files.tokens is not None:
             tokens = files.tokens["splits"][split]
             over = tokens["over_max_length"]["rows"]
             shown += [f"{tokens[name]:,.0f}" for name in in_tokens]
             shown.append(f"{over:,} ({over / tokens['rows']:.1%})")
-        rows.append((title, *shown))
-    return Grid(tuple(headings), rows)
-
-
-def _drift(drift: dict[str, Any] | None) -> list[Block]:
-    if drift is None:
-        return []
-    said = text(
-        "do_training_and_test_differ",
-        auroc=with_interval(drift["texts"]["auroc"], drift["texts"]["interval"]),
-        rows=drift["texts"]["rows"],
-        labels="–" if drift["labels_p"] is None else f"p = {drift['labels_p']:.3f}",
-        lengths_p=drift["lengths_p"],
-    )
-    return [Paragraph(said)]
+        rows.append([title, *shown])
+    return Grid(headings, rows)
 
 
 def describe_labels(files: Files) -> list[Section]:
@@ -137,9 +113,6 @@ def describe_labels(files: Files) -> list[Section]:
     audit, title = files.audit, text("likely_wrong_labels")
     if audit["likely_wrong"] is None:
         return [Section(title, [Paragraph(text("labels_not_judged"))], folded=True)]
-    rows: list[tuple[Text | str, ...]] = [
-        (row["text"], row["split"], row["label"], row["suggested"], row["quality"]) for row in audit["worst"]
-    ]
     headings = (
         text("review"),
         text("split"),
@@ -147,39 +120,37 @@ def describe_labels(files: Files) -> list[Section]:
         text("suggested_label"),
         text("probability_of_the_label"),
     )
-    note = text("labels_judged", wrong=audit["likely_wrong"], rows=audit["rows"])
-    blocks: list[Block] = [Paragraph(note), *([Grid(headings, rows)] if rows else [])]
-    return [Section(title, blocks, folded=True)]
+    names = ("text", "split", "label", "suggested", "quality")
+    rows = [[row[name] for name in names] for row in audit["worst"]]
+    note = Paragraph(text("labels_judged", wrong=audit["likely_wrong"], rows=audit["rows"]))
+    return [Section(title, [note, Grid(headings, rows)] if rows else [note], folded=True)]
 
 
 def describe_run(files: Files, experiment: Experiment) -> Section:
     """Time and peak memory of each stage, versions, seeds, and SWIFT's arguments."""
-    rows: list[tuple[Text | str, ...]] = []
+    rows: list[list[Text | str]] = []
     for stage, title in texts("stages").items():
         if stage in files.stages:
             record = files.stages[stage]
             peaks = record.get("peak_memory_bytes", {})
             shown = ", ".join(f"{name.upper()} {size / 2**30:.2f} GiB" for name, size in peaks.items()) or "–"
-            rows.append((title, f"{record['seconds']:,.1f} s", shown, record["at"]))
+            rows.append([title, f"{record['seconds']:,.1f} s", shown, record["at"]])
     headings = (text("stage"), text("time"), text("peak_memory"), text("done_at"))
-    facts: dict[str, str] = {}
+    facts: dict[str, Any] = {}
     if files.environment is not None:
         machine = files.environment["machine"]
         facts |= {"device": f"{machine['device']} ({machine['name']})", "python": files.environment["python"]}
         facts |= files.environment["packages"]
         facts["git commit"] = files.environment["git_commit"] or "–"
     facts |= {
-        "seed": str(experiment.tuning.seed),
-        "data seed": str(experiment.data.data_seed),
+        "seed": experiment.tuning.seed,
+        "data seed": experiment.data.data_seed,
         "prompt": experiment.prompt.name,
         "engine": experiment.tuning.engine,
         "test set SHA-256": files.scores["test_sha256"],
+        **{f"{name} (SWIFT)": value for name, value in experiment.arguments.items()},
+        **experiment.recipe_settings,
     }
-    facts |= {f"{name} (SWIFT)": str(value) for name, value in experiment.arguments.items()}
-    facts |= {name: str(value) for name, value in experiment.recipe_settings.items()}
-    settings: list[tuple[Text | str, ...]] = list(facts.items())
-    tables: list[Block] = [
-        Grid(headings, rows),
-        Grid((text("setting"), text("value")), settings, texts=(0, 1)),
-    ]
+    settings = [(name, str(value)) for name, value in facts.items()]
+    tables = [Grid(headings, rows), Grid((text("setting"), text("value")), settings, texts=(0, 1))]
     return Section(text("time_memory_versions_settings"), tables, folded=True)

@@ -24,19 +24,10 @@ class Files:
 def read_files(run: RunFolder) -> Files:
     """Read what a report needs."""
     scores = read_json(run.scores)
-    optional = {
-        name: read_json(path) if path.exists() else None
-        for name, path in {
-            "tokens": run.tokens,
-            "training": run.training,
-            "environment": run.environment,
-            "audit": run.audit_summary,
-        }.items()
-    }
-    return Files(
-        scores=scores,
-        predictions={system: read_jsonl(run.predictions(system)) for system in scores["systems"]},
-        manifest=read_json(run.manifest),
-        stages=finished_stages(run),
-        **optional,
+    tokens, training, environment, audit = (
+        read_json(path) if path.exists() else None
+        for path in (run.tokens, run.training, run.environment, run.audit_summary)
     )
+    predictions = {system: read_jsonl(run.predictions(system)) for system in scores["systems"]}
+    stages = finished_stages(run)
+    return Files(scores, predictions, read_json(run.manifest), tokens, training, environment, audit, stages)

@@ -9,7 +9,6 @@ from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import shown
 from workflows.core.texts import texts
 from workflows.experiment.cards import COMMAND
-from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.experiment.options import flags_of
 from workflows.reporting.content import build_report
@@ -35,7 +34,7 @@ def report(job: Job) -> None:
     files = read_files(run)
     drawing = run.figures.with_name(".figures.part")
     shutil.rmtree(drawing, ignore_errors=True)
-    _draw(drawing, run, files, experiment)
+    _draw(drawing, run, files, [label.name for label in experiment.labels])
     shutil.rmtree(run.figures, ignore_errors=True)
     drawing.rename(run.figures)
     built = build_report(files, experiment, command, reproduce)
@@ -45,16 +44,15 @@ def report(job: Job) -> None:
         file.write(render_markdown(built, run.figures, experiment.lang))
 
 
-def _draw(folder: Path, run: RunFolder, files: Files, experiment: Experiment) -> None:
-    labels = [label.name for label in experiment.labels]
+def _draw(folder: Path, run: RunFolder, files: Files, labels: list[str]) -> None:
     scores = files.scores["systems"]
     systems = {system: texts("systems")[system] for system in scores}
-    unsure = {system: title for system, title in systems.items() if system != "majority"} or systems
-    characters = {name: [len(row["review"]) for row in read_jsonl(run.split(name))] for name in SPLITS}
     if files.training is not None:
         kept = int(files.training["checkpoint"].split("-")[1])
-        save_figure(folder, "curves", draw_curves(files.training["log_history"], kept), labels)
+        save_figure(folder, "curves", draw_curves, files.training["log_history"], kept)
     if files.scores["task"] == "single_label":
-        save_figure(folder, "confusion", draw_confusions(systems, scores), labels)
-        save_figure(folder, "reliability", draw_reliability(unsure, scores), labels)
-    save_figure(folder, "lengths", draw_lengths(characters, files.tokens), labels)
+        save_figure(folder, "confusion", draw_confusions, systems, scores, labels=labels)
+        unsure = {system: title for system, title in systems.items() if system != "majority"} or systems
+        save_figure(folder, "reliability", draw_reliability, unsure, scores)
+    characters = {name: [len(row["review"]) for row in read_jsonl(run.split(name))] for name in SPLITS}
+    save_figure(folder, "lengths", draw_lengths, characters, files.tokens)

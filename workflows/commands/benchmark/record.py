@@ -11,7 +11,7 @@ from workflows.reporting.figures import draw_times, save_figure
 def record_benchmark(folder: Path, kind: str, figures: dict[str, Any]) -> list[str]:
     """Write benchmark.json, benchmark.md and the chart of times into `folder`; return the lines to show."""
     write_json(folder / "benchmark.json", figures)
-    save_figure(folder, "times", draw_times(figures["seconds"]), [])
+    save_figure(folder, "times", draw_times, figures["seconds"])
     known = [str(figures[key]) for key in ("dataset", "model", "device", "torch_dtype") if key in figures]
     ratios = {
         name: f"{each['median']:.2f} ({each['low']:.2f} – {each['high']:.2f})"
