@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from workflows.core.costs import cost_of_the_cheapest
 from workflows.core.texts import texts
 from workflows.scoring.uncertainty import compare_errors, compare_systems, two_digits_up
-from workflows.scoring.verdict import CHEAP_FIRST, cheapest_unbeaten, cost_of_the_cheapest, verdict
+from workflows.scoring.verdict import CHEAP_FIRST, cheapest_unbeaten, verdict
 
 
 def _right(only_a: int, only_b: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,9 +81,8 @@ def test_what_the_cheapest_took_is_said_where_all_of_it_is_known() -> None:
         "probe": {"features": 10.0, "fitting": 1.0, "answering": 5.0, "resumed": False},
         "tuned": {"tuning": 140.0, "answering": 20.0, "resumed": False},
     }
-    said = cost_of_the_cheapest({"cheapest": "probe"}, costs)
-    assert said is not None
+    (said,) = cost_of_the_cheapest("probe", costs)
     assert said.en == "It took 16.0 s, and the tuned model 160.0 s, 10 times as long."
-    assert cost_of_the_cheapest({"cheapest": "tuned"}, costs) is None
+    assert cost_of_the_cheapest("tuned", costs) == cost_of_the_cheapest(None, costs) == []
     costs["tuned"]["resumed"] = True  # then 160 s are only its last session
-    assert cost_of_the_cheapest({"cheapest": "probe"}, costs) is None
+    assert cost_of_the_cheapest("probe", costs) == []

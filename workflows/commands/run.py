@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from workflows.core.costs import costs_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.run_folder import discard_if_unstarted, locked
@@ -11,7 +12,6 @@ from workflows.experiment.options import DEFAULTS, Language, RunOptions, flags_o
 from workflows.experiment.resolve import resolve
 from workflows.pipeline.run import open_run, run_stages, start_run
 from workflows.pipeline.stages import STAGES
-from workflows.scoring.costs import costs_of
 from workflows.scoring.table import render_scores
 
 ALL_STAGES = tuple(stage.name for stage in STAGES)

@@ -23,7 +23,7 @@ from workflows.experiment.job import Job
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
 SCORES_FORMAT = 5
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 
 UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")  # what one model's answers are read as
 

@@ -2,20 +2,23 @@
 
 from typing import Any
 
-from workflows.core.texts import Text, label_text, number, text, texts
+from workflows.core.costs import cost_of_the_cheapest
+from workflows.core.texts import Text, label_text, number, one_after_another, text, texts
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.data_content import describe_data, describe_labels, describe_run
 from workflows.reporting.figures import EVALUATED
 from workflows.reporting.files import Files
-from workflows.reporting.results import pairs_blocks, systems_grid
+from workflows.reporting.results import costs_grid, pairs_blocks, systems_grid
 
 SHOWN_MISTAKES = 20
 
 
 def build_report(files: Files, experiment: Experiment, command: str, reproduce: str) -> Report:
     """The report; `command` starts the same run anew, `reproduce` repeats it from its own file."""
-    verdict, systems = Text(**files.scores["verdict"]), texts("systems")
+    scores, systems = files.scores, texts("systems")
+    cost = cost_of_the_cheapest(scores["cheapest"], files.costs)
+    verdict = one_after_another([Text(**scores["verdict"]), *cost])
     summary: list[Block] = []
     if verdict.en:
         summary.append(Paragraph(verdict, strong=True))
@@ -23,13 +26,20 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
         summary.append(Paragraph(text("tiny_in_the_report")))
     note = text(
         "rows_intervals_and_reading",
-        count=files.scores["test_rows"],
-        outputs=Text(**files.scores["reading"]),
-        scores=texts("how_scores_are_read")[files.scores["task"]],
+        count=scores["test_rows"],
+        outputs=Text(**scores["reading"]),
+        scores=texts("how_scores_are_read")[scores["task"]],
     )
+    missing = scores["missing"]
+    result: list[Block] = [*summary, systems_grid(scores["systems"], systems, missing)]
+    for system, why in missing.items():
+        result.append(Paragraph(text("why_a_row_is_empty", system=systems[system], why=Text(**why))))
+    result.append(Paragraph(note))
+    if files.costs:
+        result += [Paragraph(text("seconds_of_each_system")), costs_grid(files.costs, systems)]
     again: list[Block] = [Command(command), Paragraph(text("repeat_from_the_folder")), Command(reproduce)]
     sections = [
-        Section(text("result"), [*summary, systems_grid(files.scores["systems"], systems), Paragraph(note)]),
+        Section(text("result"), result),
         Section(text("how_to_repeat"), again),
         *_training(files),
         *_errors(files),
@@ -37,7 +47,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
         *_mistakes(files),
         describe_data(files),
         *describe_labels(files),
-        Section(text("pair_by_pair"), pairs_blocks(files.scores["comparisons"], systems), folded=True),
+        Section(text("pair_by_pair"), pairs_blocks(scores["comparisons"], systems), folded=True),
         describe_run(files, experiment),
     ]
     title = f"{experiment.dataset.name} · {experiment.model.name} · {experiment.tuning.method}"

@@ -122,7 +122,14 @@ def describe_labels(files: Files) -> list[Section]:
     )
     names = ("text", "split", "label", "suggested", "quality")
     rows = [[row[name] for name in names] for row in audit["worst"]]
-    note = Paragraph(text("labels_judged", wrong=audit["likely_wrong"], rows=audit["rows"]))
+    note = Paragraph(
+        text(
+            "labels_judged",
+            wrong=audit["likely_wrong"],
+            rows=audit["rows"],
+            judge=texts("systems_in_a_sentence")[audit["judged_by"]],
+        )
+    )
     return [Section(title, [note, Grid(headings, rows)] if rows else [note], folded=True)]
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from workflows.core.costs import Costs, costs_of
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
 
@@ -19,6 +20,7 @@ class Files:
     environment: dict[str, Any] | None
     audit: dict[str, Any] | None
     stages: dict[str, dict[str, Any]]
+    costs: Costs
 
 
 def read_files(run: RunFolder) -> Files:
@@ -29,5 +31,5 @@ def read_files(run: RunFolder) -> Files:
         for path in (run.tokens, run.training, run.environment, run.audit_summary)
     )
     predictions = {system: read_jsonl(run.predictions(system)) for system in scores["systems"]}
-    stages = finished_stages(run)
-    return Files(scores, predictions, read_json(run.manifest), tokens, training, environment, audit, stages)
+    made = tokens, training, environment, audit, finished_stages(run), costs_of(run)
+    return Files(scores, predictions, read_json(run.manifest), *made)

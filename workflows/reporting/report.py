@@ -22,6 +22,9 @@ from workflows.reporting.figures import (
 from workflows.reporting.files import Files, read_files
 from workflows.reporting.render import render_markdown, render_page
 
+# What a table says as well: one label for all rows, and other ways to read what the untuned model says.
+NO_PANEL = ("majority", "zero_shot_labels", "zero_shot_threshold")
+
 
 def report(job: Job) -> None:
     """Read scores.json, predictions, manifest and what else there is; write report.html, report.md, figures/.
@@ -51,8 +54,8 @@ def _draw(folder: Path, run: RunFolder, files: Files, labels: list[str]) -> None
         kept = int(files.training["checkpoint"].split("-")[1])
         save_figure(folder, "curves", draw_curves, files.training["log_history"], kept)
     if files.scores["task"] == "single_label":
-        save_figure(folder, "confusion", draw_confusions, systems, scores, labels=labels)
-        unsure = {system: title for system, title in systems.items() if system != "majority"} or systems
-        save_figure(folder, "reliability", draw_reliability, unsure, scores)
+        panels = {name: title for name, title in systems.items() if name not in NO_PANEL} or systems
+        save_figure(folder, "confusion", draw_confusions, panels, scores, labels=labels)
+        save_figure(folder, "reliability", draw_reliability, panels, scores)
     characters = {name: [len(row["review"]) for row in read_jsonl(run.split(name))] for name in SPLITS}
     save_figure(folder, "lengths", draw_lengths, characters, files.tokens)

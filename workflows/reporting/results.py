@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from workflows.core.costs import Costs, cost_cells
 from workflows.core.texts import Text, number, p_value, text, texts, with_interval, with_signed_interval
 from workflows.reporting.blocks import Block, Grid, Paragraph
 
 
-def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text | str]) -> Grid:
-    """The table of systems, each figure with its interval; `systems` as in scores.json."""
+def systems_grid(
+    systems: dict[str, Any], titles: Mapping[str, Text | str], missing: Mapping[str, Any] | None = None
+) -> Grid:
+    """The table of systems, each figure with its interval; `systems` and `missing` as in scores.json."""
     first = next(iter(systems.values()))
     metrics = {name: title for name, title in texts("metrics").items() if f"{name}_interval" in first}
     headings: list[Text | str] = [text("system"), *metrics.values()]
@@ -30,7 +33,15 @@ def systems_grid(systems: dict[str, Any], titles: Mapping[str, Text | str]) -> G
                 "–" if strict is None else f"{figures['unparsed']:,}",
             ]
         rows.append([titles[system], *cells])
+    for system in missing or {}:
+        rows.append([titles[system], *["–"] * (len(headings) - 1)])
     return Grid(headings, rows)
+
+
+def costs_grid(costs: Costs, titles: Mapping[str, Text]) -> Grid:
+    """What the answers of each system took, in seconds."""
+    rows: list[list[Text | str]] = [[titles[system], *cost_cells(cost)] for system, cost in costs.items()]
+    return Grid([text("system"), *texts("cost_parts").values()], rows)
 
 
 def pairs_blocks(pairs: list[dict[str, Any]], titles: Mapping[str, Text | str]) -> list[Block]:

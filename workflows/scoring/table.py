@@ -5,11 +5,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from workflows.core.costs import Costs, cost_cells, cost_of_the_cheapest
 from workflows.core.screen import as_text
 from workflows.core.texts import Text, in_both_languages, number, one_after_another, text, texts
 from workflows.experiment.cards import Task
-from workflows.scoring.costs import Costs, cost_cells
-from workflows.scoring.verdict import cost_of_the_cheapest
 
 INTERVALS_AND_TESTS: dict[Task, str] = {
     "single_label": "95 % intervals: Wilson for accuracy, BCa bootstrap for macro F1; "
@@ -36,8 +35,7 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     if "per_class" in systems[last]:
         tables.append(_per_label(titles[last], systems[last]))
     notes = [f"{titles[system]}: {why['en']}  {why['zh']}" for system, why in scores["missing"].items()]
-    cost = cost_of_the_cheapest(scores, costs)
-    said = [Text(**scores["verdict"]), *([] if cost is None else [cost])]
+    said = [Text(**scores["verdict"]), *cost_of_the_cheapest(scores["cheapest"], costs)]
     notes += [each for each in vars(one_after_another(said)).values() if each]
     notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")
     if scores["experiment"]["model"] == "tiny":

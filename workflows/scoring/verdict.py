@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 from workflows.core.texts import Text, one_after_another, p_value, text, texts
-from workflows.scoring.costs import total
 from workflows.scoring.uncertainty import SIGNIFICANCE, conclude, two_digits_up
 
 # What costs least comes first: no model at all; one pass over the rows that are asked; one over the labelled
@@ -78,21 +77,3 @@ def _of_the_cheapest(name: str, leads: dict[str, tuple[float, Pair]], names: dic
     if needed is None:
         return text("cheapest_unbeaten", **figures)
     return text("cheapest_until_more_rows", **figures, needed=two_digits_up(needed))
-
-
-def cost_of_the_cheapest(scores: dict[str, Any], costs: dict[str, dict[str, Any]]) -> Text | None:
-    """How long the cheapest unbeaten system took beside the tuned one; None where that is not known, or where
-    it is the tuned one.
-    """
-    cheapest = scores["cheapest"]
-    known = [costs.get(name) for name in (cheapest, "tuned")]
-    if cheapest == "tuned" or any(cost is None or cost["resumed"] for cost in known):
-        return None
-    seconds, tuned = (total(cost) for cost in known if cost is not None)
-    return text(
-        "cost_of_the_cheapest",
-        a=texts("systems_in_a_sentence")[cheapest],
-        seconds=f"{seconds:,.1f}",
-        tuned=f"{tuned:,.1f}",
-        times=f"{tuned / max(seconds, 0.01):,.0f}",
-    )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from workflows.core.run_folder import RunFolder, finished_stages
-from workflows.core.texts import texts
+from workflows.core.texts import Text, text, texts
 
 Costs = dict[str, dict[str, Any]]  # by system: seconds by part, and `resumed`
 
@@ -27,6 +27,13 @@ def cost_cells(cost: dict[str, Any]) -> list[str]:
     return [f"{at_least}{cost[part]:,.1f}" if part in cost else "–" for part in texts("cost_parts")]
 
 
-def total(cost: dict[str, Any]) -> float:
-    """All seconds of a system."""
-    return sum(cost.get(part, 0.0) for part in texts("cost_parts"))
+def cost_of_the_cheapest(cheapest: str | None, costs: Costs) -> list[Text]:
+    """How long the cheapest unbeaten system took beside the tuned one; nothing where that is not known, or
+    where it is the tuned one.
+    """
+    known = [costs[name] for name in (cheapest, "tuned") if name in costs and not costs[name]["resumed"]]
+    if cheapest == "tuned" or len(known) < 2:
+        return []
+    seconds, tuned = (sum(cost.get(part, 0.0) for part in texts("cost_parts")) for cost in known)
+    times = f"{tuned / max(seconds, 0.1):,.0f}"
+    return [text("cost_of_the_cheapest", seconds=f"{seconds:,.1f}", tuned=f"{tuned:,.1f}", times=times)]
