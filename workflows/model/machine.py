@@ -55,8 +55,7 @@ def find_machine() -> Machine:
         memory = torch.cuda.get_device_properties(0).total_memory
         return Machine("cuda", torch.cuda.get_device_name(), "bfloat16" if bf16 else "float16", why, memory)
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    flags = _cpu_flags()
-    bf16 = bool(flags & {"avx512_bf16", "amx_bf16"})
+    bf16 = bool(set(_read_field("/proc/cpuinfo", "flags").split()) & {"avx512_bf16", "amx_bf16"})
     why = f"this CPU {'has' if bf16 else 'has no'} bf16 instructions"
     return Machine("cpu", _cpu_name(), "bfloat16" if bf16 else "float32", why, ram)
 
@@ -89,17 +88,13 @@ def give_back_freed_memory() -> None:
 
 def memory_within_reach(device: str) -> int:
     """Bytes that this process may have on `device`: what is free, and what it has taken."""
-    return free_memory(device) + _used_memory(device)
-
-
-def _used_memory(device: str) -> int:
     import psutil
 
     if device == "cuda":
         import torch
 
-        return torch.cuda.memory_allocated()
-    return psutil.Process().memory_info().rss
+        return free_memory(device) + torch.cuda.memory_allocated()
+    return free_memory(device) + psutil.Process().memory_info().rss
 
 
 def products_per_second(dtype: str, device: str) -> float:
@@ -131,36 +126,6 @@ def _least_seconds(work: Callable[[], Any], device: str) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return best
-
-
-class OtherPrograms:
-    """How much of the processors other programs took between the making of this and a call of `share`."""
-
-    def __init__(self) -> None:
-        self._then = self._now()
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        """Seconds of the clock, of processors at work (a virtual machine's stolen ones too), and of this
-        process on them.
-        """
-        import psutil
-
-        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        return (
-            time.monotonic(),
-            sum(times) - times.idle - getattr(times, "iowait", 0.0),
-            own.user + own.system,
-        )
-
-    def share(self) -> float:
-        """Of the processors' time, from 0 to 1, where they were all busy; 0 where some were free: then other
-        programs took nothing that this one would have used.
-        """
-        wall, busy, own = (now - then for now, then in zip(self._now(), self._then, strict=True))
-        if busy < 0.9 * wall * (os.cpu_count() or 1):
-            return 0.0
-        return max(0.0, 1 - own / busy)
 
 
 def _left_in_container() -> list[int]:
@@ -279,10 +244,6 @@ def _read_field(path: str, key: str) -> str:
             return next((line.split(":", 1)[1].strip() for line in file if line.startswith(key)), "")
     except OSError:
         return ""
-
-
-def _cpu_flags() -> set[str]:
-    return set(_read_field("/proc/cpuinfo", "flags").split())
 
 
 def _cpu_name() -> str:

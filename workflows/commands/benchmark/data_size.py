@@ -4,18 +4,16 @@ python run_swift.py benchmark data --rows 100000
 """
 
 import csv
-import subprocess
-import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from workflows.commands.benchmark.startup import OURS, run_command
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.statistics import ratio
-from workflows.experiment.cards import DATASETS, ROOT
+from workflows.experiment.cards import DATASETS
 
 SIZES = {"1x": 1, "2x": 2, "4x": 4}
 
@@ -25,27 +23,30 @@ def benchmark_data(rows: int, repeats: int, screen: Screen) -> dict[str, Any]:
 
     The rows are the embedded reviews, each numbered, so that no two are the same.
     """
-    seconds: defaultdict[str, list[float]] = defaultdict(list)
-    peaks: defaultdict[str, list[int]] = defaultdict(list)
+    stages: dict[str, list[dict[str, Any]]] = {name: [] for name in SIZES}
     with (
-        tempfile.TemporaryDirectory() as folder,
-        screen.progress("benchmark", total=repeats * len(SIZES)) as bar,
+        tempfile.TemporaryDirectory() as temporary,
+        screen.progress("benchmark", repeats * len(SIZES)) as bar,
     ):
+        folder = Path(temporary)
         for name, factor in SIZES.items():
-            _write_table(Path(folder) / f"{name}.csv", rows * factor)
+            _write_table(folder / f"{name}.csv", rows * factor)
         for repeat in range(repeats):
             for name in SIZES:
-                run = RunFolder(Path(folder) / f"{name}-{repeat}")
-                stage = _prepare(Path(folder) / f"{name}.csv", run)
-                seconds[name].append(stage["seconds"])
-                peaks[name].append(stage["peak_memory_bytes"]["ram"])
+                table, run = folder / f"{name}.csv", RunFolder(folder / f"{name}-{repeat}")
+                files = ["--data-file", str(table), "--run-folder", str(run.path)]
+                run_command([*OURS, "prepare", "--dataset", "demo", "--keep-near-copies", *files])
+                stages[name].append(finished_stages(run)["prepare"])
                 bar.update()
+    seconds = {name: [stage["seconds"] for stage in each] for name, each in stages.items()}
     return {
         "rows": rows,
-        "seconds": dict(seconds),
+        "seconds": seconds,
         "ratios": {f"{name} / 1x": ratio(seconds[name], seconds["1x"]) for name in ("2x", "4x")},
         "rows_per_second": median(rows * SIZES["4x"] / each for each in seconds["4x"]),
-        "peak_memory_bytes": {name: max(each) for name, each in peaks.items()},
+        "peak_memory_bytes": {
+            name: max(stage["peak_memory_bytes"]["ram"] for stage in each) for name, each in stages.items()
+        },
     }
 
 
@@ -58,20 +59,3 @@ def _write_table(path: Path, rows: int) -> None:
         for number in range(rows):
             label, text = reviews[number % len(reviews)]
             writer.writerow([label, f"{number}：{text}"])
-
-
-def _prepare(table: Path, run: RunFolder) -> dict[str, Any]:
-    """The record of the stage, run in a process of its own; RuntimeError with its output where it fails."""
-    command = [
-        sys.executable,
-        str(ROOT / "run_swift.py"),
-        "prepare",
-        "--dataset",
-        "demo",
-        "--keep-near-copies",
-    ]
-    files = ["--data-file", str(table), "--run-folder", str(run.path)]
-    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"preparing {table.name} failed:\n{done.stderr[-2000:]}")
-    return finished_stages(run)["prepare"]
