@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import matplotlib
@@ -253,25 +252,6 @@ def draw_lengths(characters: dict[str, list[int]], tokens: dict[str, Any] | None
             right.axvline(limit, color=GREY, linestyle=":", label=f"max_length {limit}")
             right.legend(frameon=False)
         right.set_xlabel(words(text("tokens_of_prompt_and_answer")))
-        return figure
-
-    return draw
-
-
-def draw_times(seconds: dict[str, list[float]]) -> Draw:
-    """Median seconds of each way to do the same work, with the fastest and slowest repeat."""
-
-    def draw(words: Words, labels: Labels) -> Figure:
-        figure = Figure(figsize=(7.0, 0.6 + 0.5 * len(seconds)), layout="constrained")
-        axes = figure.subplots()
-        middle = [median(times) for times in seconds.values()]
-        spread = [
-            [at - min(times) for at, times in zip(middle, seconds.values(), strict=True)],
-            [max(times) - at for at, times in zip(middle, seconds.values(), strict=True)],
-        ]
-        axes.barh(list(seconds), middle, xerr=spread, color=BLUE, ecolor=GREY)
-        axes.invert_yaxis()
-        axes.set_xlabel(words(text("seconds")))
         return figure
 
     return draw
