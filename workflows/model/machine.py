@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.metadata
-import math
 import os
 import platform
 import resource
@@ -103,7 +102,7 @@ def products_per_second(dtype: str, device: str) -> float:
 
     a = torch.randn(1024, 4096, dtype=getattr(torch, dtype), device=device)
     b = torch.randn(4096, 4096, dtype=getattr(torch, dtype), device=device)
-    return 2 * 1024 * 4096 * 4096 / _least_seconds(lambda: a @ b, device)
+    return 2 * 1024 * 4096 * 4096 / _least_seconds(lambda: a @ b)
 
 
 def copies_per_second(device: str) -> float:
@@ -112,20 +111,24 @@ def copies_per_second(device: str) -> float:
 
     a = torch.ones(2**26, device=device)
     b = torch.ones_like(a)
-    return 2 * a.nbytes / _least_seconds(lambda: b.copy_(a), device)
+    return 2 * a.nbytes / _least_seconds(lambda: b.copy_(a))
 
 
-def _least_seconds(work: Callable[[], Any], device: str) -> float:
-    import torch
-
-    best = math.inf
+def _least_seconds(work: Callable[[], Any]) -> float:
+    times = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = now()
         work()
-        if device == "cuda":  # launching is not computing
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+        times.append(now() - start)
+    return min(times)
+
+
+def now() -> float:
+    """Seconds, when what was started on a GPU is done: launching is not computing."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _left_in_container() -> list[int]:

@@ -40,13 +40,9 @@ EVALUATED_TOKENS = 4096  # that the scorer reads at a time, about
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model in numbers, read from its config."""
+    """A model in numbers."""
 
-    layers: int
-    heads: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
+    config: Any  # transformers' own
     parameters: int
     body: int  # parameters without embedding and output layer: what a token is multiplied with
     linears: tuple[tuple[str, int, int], ...]  # name, inputs, outputs of the linear layers in the decoder
@@ -88,16 +84,7 @@ def read_sizes(folder: Path) -> Sizes:
         if isinstance(layer, torch.nn.Linear) and id(layer.weight) not in outer
     )
     parameters = sum(each.numel() for each in model.parameters())
-    return Sizes(
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        vocabulary=config.vocab_size,
-        parameters=parameters,
-        body=parameters - sum(outer.values()),
-        linears=linears,
-    )
+    return Sizes(config, parameters, parameters - sum(outer.values()), linears)
 
 
 def _widest_piece(load: Workload) -> tuple[int, int]:
@@ -124,6 +111,7 @@ def memory(sizes: Sizes, load: Workload) -> float:
     evaluation: the weights with the adapter in them, a layer's tensors, and logits; or training, if more.
     """
     size, compute = BYTES[load.torch_dtype], BYTES[load.compute_dtype]
+    config, hidden, layers = sizes.config, sizes.config.hidden_size, sizes.config.num_hidden_layers
     wanted = set(load.target_modules.split(","))
     adapted = [
         (inputs, outputs)
@@ -131,14 +119,13 @@ def memory(sizes: Sizes, load: Workload) -> float:
         if load.lora_rank is not None and wanted & {"all-linear", name}
     ]
     rows, width = _widest_piece(load)
-    a_token = 1.0 * compute * (8 * sizes.hidden + 4 * sizes.intermediate) + 8 * sizes.hidden
+    a_token = 1.0 * compute * (8 * hidden + 4 * config.intermediate_size) + 8 * hidden
     if load.dropout:
-        a_token += sum(inputs for inputs, _ in adapted) / sizes.layers * (compute + 1)
+        a_token += sum(inputs for inputs, _ in adapted) / layers * (compute + 1)
     layer = rows * width * a_token
     if load.device == "cpu" and rows * width**2 <= PLAIN_ATTENTION:
-        layer += 8 * sizes.heads * rows * width**2
-    inputs_of_layers = rows * width * compute * sizes.hidden * sizes.layers
-    kept = inputs_of_layers + layer if load.checkpointing else layer * sizes.layers
+        layer += 8 * config.num_attention_heads * rows * width**2
+    kept = rows * width * compute * hidden * layers + layer if load.checkpointing else layer * layers
     weights, optimiser = 1.0 * sizes.parameters * size, 0.0
     if load.quant_bits is not None:
         weights = (sizes.parameters - sizes.body) * size + sizes.body * load.quant_bits / 8 * 1.1
@@ -146,7 +133,7 @@ def memory(sizes: Sizes, load: Workload) -> float:
         optimiser = (14.0 if compute < size else 12.0) * sizes.parameters
     else:
         optimiser = 16.0 * load.lora_rank * sum(map(sum, adapted))
-    vocabulary = 0 if load.has_head else sizes.vocabulary
+    vocabulary = 0 if load.has_head else config.vocab_size
     logits = POSITIONS * rows * vocabulary * (compute + 8.0) * (2 if load.second_pass else 1)
     merged = 0 if load.quant_bits else size * sum(map(math.prod, adapted))
     evaluation = merged + EVALUATED_TOKENS * a_token + 12.0 * LOGIT_ROWS * vocabulary
@@ -245,11 +232,11 @@ def out_of_memory_line(run: RunFolder, ready: Experiment, machine: Machine) -> s
     load = replace(load, checkpointing=True, piece_tokens=None if load.piece_tokens is None else 1)
     sizes, free = read_sizes(Path(ready.model.arguments["model"])), free_memory(machine.device)
     limit = USABLE * memory_within_reach(machine.device)
-    lengths = [length for length in (1024, 512, 256, 128) if length < load.longest[0]]
     fits = [
         length
-        for length in lengths
-        if memory(sizes, replace(load, longest=tuple(min(each, length) for each in load.longest))) <= limit
+        for length in (1024, 512, 256, 128)
+        if length < load.longest[0]
+        and memory(sizes, replace(load, longest=tuple(min(each, length) for each in load.longest))) <= limit
     ]
     advice = f"add --set max_length={fits[0]}" if fits else "take a smaller model, or --method qlora on a GPU"
     return (

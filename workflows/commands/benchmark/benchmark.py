@@ -9,7 +9,6 @@ sides; each is a median of repeats.  Loading is not timed.
 
 import contextlib
 import tempfile
-import time
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -36,7 +35,7 @@ from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments, build_sft_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
-from workflows.model.machine import Machine, find_machine, memory_within_reach, products_per_second
+from workflows.model.machine import Machine, find_machine, memory_within_reach, now, products_per_second
 from workflows.model.memory import fit_to_memory, read_sizes
 from workflows.model.patches import use_plain_attention_for_short_rows
 from workflows.tuning.callbacks import RUN_WATCH, Plan, register_watch
@@ -82,7 +81,6 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
         with torch.no_grad():
             for ids in packed:
                 merged.model(input_ids=ids)
-        _wait_for_gpu()
 
     works = {
         "ours": ours,
@@ -160,11 +158,10 @@ def _train(
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             tokens.append(0)
-            self.begun = time.perf_counter()
+            self.begun = now()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            _wait_for_gpu()
-            seconds.append(time.perf_counter() - self.begun)
+            seconds.append(now() - self.begun)
 
     callbacks_map[CLOCK] = Clock
     with tempfile.TemporaryDirectory() as folder:
@@ -190,12 +187,6 @@ def _train(
         "tokens": tokens[WARM_UP_STEPS:],
         "losses": [entry["loss"] for entry in history if "loss" in entry],
     }
-
-
-def _wait_for_gpu() -> None:
-    """Until what was started on a GPU is done: launching is not computing."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ Not covered: quantised weights, and more than one GPU.
 import copy
 import gc
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +34,7 @@ from workflows.experiment.model_cards import runs_own_code
 from workflows.inference.infer import infer, measure_validation
 from workflows.model.arguments import build_infer_arguments, merged_arguments
 from workflows.model.loaded import LoadedModel
-from workflows.model.machine import Machine, give_back_freed_memory, peak_memory, reset_peak_memory
+from workflows.model.machine import Machine, give_back_freed_memory, now, peak_memory, reset_peak_memory
 from workflows.model.tokens import count_tokens
 from workflows.tuning.train import train
 
@@ -149,22 +148,22 @@ def _measure(job: Job, machine: Machine, computed: list[int], val: Rows) -> tupl
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            marks.append(_now())
+            marks.append(now())
 
         on_train_end = on_step_end
 
     def measure(model: Any, template: Any) -> dict[str, float]:
         with screen.progress("evaluating", total=None, counted=False) as bar:
             measured = measure_validation(model, template, val, experiment, bar)
-        marks.append(_now())
+        marks.append(now())
         return measured
 
     @contextmanager
     def timed(name: str) -> Iterator[None]:
         reset_peak_memory()
-        start = _now()
+        start = now()
         yield
-        seconds[name] = _now() - start
+        seconds[name] = now() - start
         found = peak_memory()
         peaks[name] = found.get("gpu", found["ram"])
 
@@ -192,10 +191,3 @@ def _measure(job: Job, machine: Machine, computed: list[int], val: Rows) -> tupl
         "token": median(map(truediv, others, computed[1:])) if others else 0.0,
         "evaluation": evaluated - steps[-1],
     }, {name: peaks[name] for name in ("zero_shot", "train", "tuned")}
-
-
-def _now() -> float:
-    """Seconds, when what was started on a GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -51,7 +51,7 @@ def seconds_on(
     passes = 2 + (load.lora_rank is None) + load.checkpointing
     tokens, batches = (passes * training + reading for training, reading in zip(trained, read, strict=True))
     return [
-        2 * sizes.body * tokens / speed + sizes.layers * batches * launch
+        2 * sizes.body * tokens / speed + sizes.config.num_hidden_layers * batches * launch
         for speed, launch in zip(device.speed, device.launch, strict=True)
     ]
 

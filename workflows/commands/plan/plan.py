@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder
@@ -51,15 +51,14 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
 
 def render_plan(result: dict[str, Any]) -> str:
     """The plan as text: data, steps, a row a machine, and what to change."""
-    data, machines = Table("split", box=SIMPLE_HEAD), Table("machine", "dtype", box=SIMPLE_HEAD)
-    for heading in ("rows", "tokens: median", "max"):
-        data.add_column(heading, justify="right")
+    rows, median, longest, needed, minutes = (
+        Column(heading, justify="right")
+        for heading in ("rows", "tokens: median", "max", "memory, GB", "minutes")
+    )
+    data = Table("split", rows, median, longest, box=SIMPLE_HEAD)
+    machines = Table("machine", "dtype", needed, minutes, "fits", "rests on", box=SIMPLE_HEAD)
     for name, split in result["splits"].items():
         data.add_row(name, f"{split['rows']:,}", f"{split['median']:.0f}", f"{split['max']:,}")
-    for heading in ("memory, GB", "minutes"):
-        machines.add_column(heading, justify="right")
-    machines.add_column("fits")
-    machines.add_column("rests on")
     notes: list[str] = []
     taken = result["this_machine"]["taken_by_other_programs"]
     if taken > NOTICEABLE:
