@@ -138,11 +138,11 @@ def _left_in_container() -> list[int]:
     left = []
     for folder, limit, used, files in CONTAINER_FILES:
         try:
-            most, now = (int(Path(folder, name).read_text(encoding="utf-8")) for name in (limit, used))
+            most, held = (int(Path(folder, name).read_text(encoding="utf-8")) for name in (limit, used))
             statistics = Path(folder, "memory.stat").read_text(encoding="utf-8").split()
         except (OSError, ValueError):  # no such kind of group here, or "max": no limit
             continue
-        left.append(most - now + int(statistics[statistics.index(files) + 1]))
+        left.append(most - held + int(statistics[statistics.index(files) + 1]))
     return left
 
 

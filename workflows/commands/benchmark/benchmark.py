@@ -2,26 +2,29 @@
 
 python run_swift.py benchmark inference outputs/first
 python run_swift.py benchmark training outputs/first
+python run_swift.py benchmark pipeline outputs/first
 
-Every figure is a ratio of times taken in one process, in turn, so that a busy or slow machine weighs on both
-sides; each is a median of repeats.  Loading is not timed.
+Every figure is a ratio of times taken in turn, so that a busy or slow machine weighs on both sides; each is a
+median of repeats.  Loading is timed in the pipeline only, whose commands have a process each.
 """
 
 import contextlib
-import tempfile
+import shutil
+import sys
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from swift import sft_main
+from swift import InferArguments, SftArguments, sft_main
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.infer_engine import InferRequest, TransformersEngine
 from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
-from workflows.commands.benchmark.startup import in_turn
+from workflows.commands.benchmark.without_model import OURS, in_turn, run_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.rows import question
@@ -32,7 +35,15 @@ from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.model.arguments import build_infer_arguments, build_sft_arguments
+from workflows.model.arguments import (
+    INFER_NAMES,
+    SFT_NAMES,
+    SHARED,
+    build_infer_arguments,
+    build_sft_arguments,
+    command_line_of,
+    merged_arguments,
+)
 from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import Machine, find_machine, memory_within_reach, now, products_per_second
@@ -43,6 +54,18 @@ from workflows.tuning.callbacks import RUN_WATCH, Plan, register_watch
 PLAIN_SHARE = 4  # SWIFT one row at a time is timed on every fourth row
 WARM_UP_STEPS = 1  # of a training: the first one builds what the others reuse
 CLOCK = "benchmark_clock"
+SWIFT = str(Path(sys.executable).with_name("swift"))
+# What a run has not before its model is loaded: the stages that write these are done again.
+LATER = (
+    "sft",
+    "logs",
+    "figures",
+    "report.*",
+    "training.json",
+    "scores.json",
+    "zero_shot.jsonl",
+    "tuned.jsonl",
+)
 
 Figures = dict[str, Any]
 
@@ -164,7 +187,7 @@ def _train(
             seconds.append(now() - self.begun)
 
     callbacks_map[CLOCK] = Clock
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         ready, piece_tokens = experiment, None
         if not plain:
             ready, piece_tokens = fit_to_memory(run, experiment, machine, memory_within_reach(machine.device))
@@ -209,6 +232,53 @@ def _packed(tokens: list[int], rows: int, device: torch.device) -> list[torch.Te
     width = max(1, len(tokens) // rows)
     whole = torch.tensor(tokens[: len(tokens) // width * width], device=device).view(-1, width)
     return list(whole.split(max(1, 4096 // width)))
+
+
+def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str, Any]:
+    """Seconds of `run` with its data prepared, and of `swift infer`, `swift sft` and `swift infer` with the
+    adapter, each with SWIFT's defaults beside the preset; processes' starts and loading are in both.
+    """
+    machine, experiment = find_machine(), with_local_model(load_experiment(run.experiment))
+    merged = merged_arguments(experiment, machine)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        ignored = shutil.ignore_patterns(*LATER)
+        copies = [shutil.copytree(run.path, folder / f"ours-{at}", ignore=ignored) for at in range(repeats)]
+        tuning = {name: value for name, value in merged.items() if name in SFT_NAMES} | {
+            "gradient_checkpointing": experiment.preset.get("gradient_checkpointing", True),
+            "dataset": [str(run.split("train"))],
+            "val_dataset": [str(run.split("val"))],
+            "output_dir": str(folder / "sft"),
+        }
+        answering = {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES} | {
+            **{name: merged[name] for name in SHARED if name in merged},
+            "val_dataset": [str(run.split("test"))],
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "temperature": 0,
+            "load_args": False,
+            "result_path": str(folder / "answers.jsonl"),
+        }
+        sft = [SWIFT, "sft", *command_line_of(SftArguments, tuning)]
+        infer = [SWIFT, "infer", *command_line_of(InferArguments, answering)]
+
+        def infer_tuned() -> None:
+            checkpoints = folder.glob("sft/*/checkpoint-*")
+            newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
+            run_command([*infer, "--adapters", str(newest)])
+
+        works = {
+            "ours": lambda: run_command([*OURS, "run", str(copies.pop())]),
+            "swift infer": lambda: run_command(infer),
+            "swift sft": lambda: run_command(sft),
+            "swift infer, tuned": infer_tuned,
+        }
+        seconds = in_turn(works, repeats, screen)
+    plain = [sum(times) for times in zip(*list(seconds.values())[1:], strict=True)]
+    return {
+        "device": f"{machine.device} ({machine.name})",
+        "seconds": {**seconds, "three SWIFT commands": plain},
+        "ratios": {"ours / three SWIFT commands": ratio(seconds["ours"], plain)},
+    }
 
 
 def _experiment_in_words(run: RunFolder) -> Experiment:

@@ -6,8 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from workflows.commands.benchmark.data_size import benchmark_data
-from workflows.commands.benchmark.startup import benchmark_startup
+from workflows.commands.benchmark.without_model import benchmark_data, benchmark_startup
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, write_json
 from workflows.core.run_folder import RunFolder
@@ -60,12 +59,14 @@ def _measure(
         return benchmark_data(rows or 100_000, repeats, screen)
     if kind == "startup":
         return benchmark_startup(run, repeats, screen)
+    from workflows.commands.benchmark.benchmark import (
+        benchmark_inference,
+        benchmark_pipeline,
+        benchmark_training,
+    )
+
     if kind == "pipeline":
-        from workflows.commands.benchmark.against_swift import benchmark_pipeline
-
         return benchmark_pipeline(run, repeats, screen)
-    from workflows.commands.benchmark.benchmark import benchmark_inference, benchmark_training
-
     if kind == "inference":
         return benchmark_inference(run, rows or 200, repeats, screen)
     return benchmark_training(run, steps, repeats, screen)

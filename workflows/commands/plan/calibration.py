@@ -2,16 +2,15 @@
 
 The model is made from the config alone, with random weights and few of its decoder layers, once with fewer
 and once with more; every figure grows linearly with the layers, which gives that of the whole model.  The
-stages are those of a real run (inference/infer.py, tuning/train.py): all that they do is timed.
+stages are those of a real run (pipeline/stages.py): all that they do is timed.
 
 Not covered: quantised weights, and more than one GPU.
 """
 
 import copy
 import gc
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from operator import truediv
@@ -21,27 +20,23 @@ from typing import Any
 
 import torch
 from swift.callbacks import TrainerCallback, callbacks_map
-from swift.pipelines.utils import prepare_model_template
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflows.core.files import write_jsonl
 from workflows.core.rows import Rows, conversation
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment
-from workflows.experiment.job import Job
 from workflows.experiment.model_cards import runs_own_code
-from workflows.inference.infer import infer, measure_validation
-from workflows.model.arguments import build_infer_arguments, merged_arguments
-from workflows.model.loaded import LoadedModel
-from workflows.model.machine import Machine, give_back_freed_memory, now, peak_memory, reset_peak_memory
-from workflows.model.tokens import count_tokens
-from workflows.tuning.train import train
+from workflows.model.arguments import merged_arguments
+from workflows.model.machine import Machine, give_back_freed_memory, now
+from workflows.pipeline.run import run_stages
 
 LAYERS = (2, 8)  # far enough apart that the noise of a figure stays small when it is drawn on to 24 layers
 STEPS = 4  # timed, after a first one on the widest batch
 CHUNK = 16  # test rows of like length that stay together, as the scorer's batches are of rows of like length
 CHUNKS = {"val": 3, "test": 4}
+STAGES = ("zero_shot", "train", "tuned")  # those with a model
 CLOCK = "calibration_clock"
 # One epoch over rows that are already in order, and all that an evaluation does once, at its end.
 SHORT = {
@@ -67,15 +62,14 @@ def calibrate(
     batches: list[Batch],
     folder: Path,
     screen: Screen,
-) -> tuple[Figures, Figures]:
+) -> Figures:
     """Seconds and bytes of the whole model's stages, drawn on from two models of few layers.
 
     `ready`: with its model as a local folder, weights or not; `rows`: of each split, the training rows that
     are used; `batches`: positions in these of an epoch's batches, and the tokens that are computed of each,
     most first; `folder`: takes the small models, one at a time (0.6 GB for a Qwen2.5-0.5B).
     Seconds: of `load`, `answering` (all test rows once), `train` (its start and first step), `token` (of the
-    other steps) and `evaluation`; bytes: at most in use in `zero_shot`, `train` and `tuned`, on a GPU its
-    own.
+    other steps) and `evaluation`; and bytes at most in use in a stage, `<stage>_bytes`, on a GPU its own.
     """
     described = Path(ready.model.arguments["model"])
     config = AutoConfig.from_pretrained(described, trust_remote_code=runs_own_code(described))
@@ -87,28 +81,29 @@ def calibrate(
     sample = [first, *(full[int((at + 0.5) * len(full) / count)] for at in range(count))]
     chosen = {"train": [rows["train"][at] for places, _ in sample for at in places]}
     chosen |= {name: _spread(rows[name], count) for name, count in CHUNKS.items()}
-    tuning = replace(ready.tuning, best_by="loss")
-    points: dict[int, tuple[Figures, Figures]] = {}
-    for layers in sorted({min(each, whole) for each in LAYERS}):
-        small = RunFolder(folder / f"layers-{layers}")
-        for name, each in chosen.items():
-            write_jsonl(small.split(name), each)
-        weights = small.path / "model"
-        _make_model(config, layers, dtype, described, weights)
-        card = replace(ready.model, arguments={**ready.model.arguments, "model": str(weights)})
-        short = replace(ready, model=card, tuning=tuning, overrides={**ready.overrides, **SHORT})
-        job = Job(small, short, screen, LoadedModel())
-        points[layers] = _measure(job, machine, [computed for _, computed in sample], chosen["val"])
-        shutil.rmtree(small.path)
+    points: dict[int, Figures] = {}
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        bars = copy.copy(screen)
+        bars.out = nowhere  # what the stages say of a few rows is of no use
+        for layers in sorted({min(each, whole) for each in LAYERS}):
+            small = RunFolder(folder / f"layers-{layers}")
+            for name, each in chosen.items():
+                write_jsonl(small.split(name), each)
+            weights = small.path / "model"
+            _make_model(config, layers, dtype, described, weights)
+            card = replace(ready.model, arguments={**ready.model.arguments, "model": str(weights)})
+            tuning = replace(ready.tuning, best_by="loss")
+            short = replace(ready, model=card, tuning=tuning, overrides={**ready.overrides, **SHORT})
+            points[layers] = _measure(small, short, [computed for _, computed in sample], bars)
+            shutil.rmtree(small.path)
     low, high = min(points), max(points)
     further = (whole - high) / max(1, high - low)
-    seconds, peaks = (
-        {name: above + max(0.0, above - points[low][kind][name]) * further for name, above in each.items()}
-        for kind, each in enumerate(points[high])
-    )
+    figures = {
+        name: above + max(0.0, above - points[low][name]) * further for name, above in points[high].items()
+    }
     for name, split in (("answering", "test"), ("evaluation", "val")):
-        seconds[name] *= len(rows[split]) / len(chosen[split])
-    return seconds, peaks
+        figures[name] *= len(rows[split]) / len(chosen[split])
+    return figures
 
 
 def _spread(rows: Rows, chunks: int) -> Rows:
@@ -137,57 +132,33 @@ def _make_model(config: Any, layers: int, dtype: torch.dtype, described: Path, f
     model.save_pretrained(folder)
 
 
-def _measure(job: Job, machine: Machine, computed: list[int], val: Rows) -> tuple[Figures, Figures]:
+def _measure(run: RunFolder, experiment: Experiment, computed: list[int], screen: Screen) -> Figures:
     """Seconds and bytes of one small model, on the rows of its run folder, which compute so many tokens a
     batch.
     """
-    run, experiment, screen, base = job.run, job.experiment, job.screen, job.base
-    seconds: Figures = {}
-    peaks: Figures = {}
     marks: list[float] = []  # the ends of steps, of the evaluation, and of the checkpoint after it
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             marks.append(now())
 
-        on_train_end = on_step_end
-
-    def measure(model: Any, template: Any) -> dict[str, float]:
-        with screen.progress("evaluating", total=None, counted=False) as bar:
-            measured = measure_validation(model, template, val, experiment, bar)
-        marks.append(now())
-        return measured
-
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        reset_peak_memory()
-        start = now()
-        yield
-        seconds[name] = now() - start
-        found = peak_memory()
-        peaks[name] = found.get("gpu", found["ram"])
+        on_evaluate = on_train_end = on_step_end
 
     callbacks_map[CLOCK] = Clock
-    count_tokens(job)
-    arguments = build_infer_arguments(experiment, machine, run.split("test"), run.path / "none", None)
-    with timed("load"), base.reused():
-        prepare_model_template(arguments)
-    with timed("zero_shot"):
-        infer(job, machine, "zero_shot", None)
-    with timed("train"):
-        summary = train(job, machine, measure, len(val))
-    with timed("tuned"):
-        infer(job, machine, "tuned", run.sft / summary["checkpoint"])
-    base.release()
+    run_stages(run, experiment, ("tokens", *STAGES), screen)
     gc.collect()
     give_back_freed_memory()  # the next peak would begin with it
+    done = finished_stages(run)
     *steps, evaluated, saved = marks
     # Medians and minima: what else the machine does for a moment is not the run's.
+    answering = min(done["zero_shot"]["seconds"], done["tuned"]["seconds"])
     others = [later - sooner for sooner, later in pairwise(steps)]
+    peaks = {name: done[name]["peak_memory_bytes"] for name in STAGES}
     return {
-        "load": seconds["load"],
-        "answering": min(seconds["zero_shot"], seconds["tuned"]),
-        "train": seconds["train"] - (saved - steps[0]),
+        "load": done["zero_shot"]["seconds"] - answering,
+        "answering": answering,
+        "train": done["train"]["seconds"] - (saved - steps[0]),
         "token": median(map(truediv, others, computed[1:])) if others else 0.0,
         "evaluation": evaluated - steps[-1],
-    }, {name: peaks[name] for name in ("zero_shot", "train", "tuned")}
+        **{f"{name}_bytes": peak.get("gpu", peak["ram"]) for name, peak in peaks.items()},
+    }

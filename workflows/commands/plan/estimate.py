@@ -12,7 +12,7 @@ from swift.dataloader.shard import BatchSamplerShard
 
 from workflows.baselines.audit import audit
 from workflows.baselines.baselines import run_baselines
-from workflows.commands.plan.calibration import Batch, calibrate
+from workflows.commands.plan.calibration import STAGES, Batch, calibrate
 from workflows.commands.plan.devices import DEVICES, Device, changes_to_fit, seconds_on
 from workflows.commands.plan.plan import asked_for
 from workflows.core.errors import UserError
@@ -69,10 +69,11 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
     process, processors = psutil.Process(), psutil.cpu_count() or 1
     process.cpu_percent(), psutil.cpu_percent()  # both count from here
     given = {"train": rows, "val": val, "test": test}
-    seconds, peaks = calibrate(given, fitted, machine, batches, run.path / "calibration", screen)
+    figures = calibrate(given, fitted, machine, batches, run.path / "calibration", screen)
     own, busy = process.cpu_percent() / 100 / processors, psutil.cpu_percent() / 100
     taken = max(0.0, 1 - own / busy) if busy > ALL_BUSY else 0.0
-    seconds = {name: each * (1 - taken) for name, each in seconds.items()}
+    peaks = {stage: figures.pop(f"{stage}_bytes") for stage in STAGES}
+    seconds = {name: each * (1 - taken) for name, each in figures.items()}
     first = seconds["train"] + seconds["evaluation"] * evaluations
     with_model = {
         "load": seconds["load"],
