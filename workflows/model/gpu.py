@@ -54,19 +54,13 @@ def list_gpus() -> list[str]:
 
 def nvidia_smi(*arguments: str) -> str:
     """What nvidia-smi prints, or "" where it is missing or fails."""
+    command = ["nvidia-smi", *arguments]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=30,
-            check=False,
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace", timeout=30
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def driver_cuda() -> tuple[int, int] | None:
