@@ -92,18 +92,14 @@ def in_batches(
     """
     waiting = list(length_batches(lengths, device, most))
     while waiting:
-        batch = waiting[0]
+        batch = waiting.pop(0)
         try:
-            answered = work(batch)
+            yield work(batch)
+            continue
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            answered = None  # what the failed batch held is let go only after this block
-        if answered is not None:
-            yield answered
-            waiting.pop(0)
-            continue
-        gc.collect()
+        gc.collect()  # what the failed batch held is let go only after that block
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         longest = lengths[batch[0]]
@@ -113,7 +109,7 @@ def in_batches(
                 f"{free_memory(device) / 1e9:.1f} GB free: end other programs that use it, shorten the "
                 "prompt (fewer examples), or take a smaller model; the same command then goes on."
             )
-        left = {row: lengths[row] for rows in waiting for row in rows}
+        left = {row: lengths[row] for rows in (batch, *waiting) for row in rows}
         waiting = list(length_batches(left, device, most, len(batch) // 2 * longest))
 
 

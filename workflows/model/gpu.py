@@ -54,19 +54,13 @@ def list_gpus() -> list[str]:
 
 def nvidia_smi(*arguments: str) -> str:
     """What nvidia-smi prints, or "" where it is missing or fails."""
+    command = ["nvidia-smi", *arguments]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=30,
-            check=False,
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace", timeout=30
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def driver_cuda() -> tuple[int, int] | None:
@@ -82,18 +76,14 @@ def runs_on(capability: tuple[int, int], architectures: list[str]) -> bool:
     Machine code runs on its own major version from its minor one on, with the suffix a on its own version
     alone; PTX (compute_…) runs on everything newer (CUDA C++ Programming Guide, sections 5.1 and 5.2).
     """
-    for name in architectures:
-        parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name)
-        if parts is None:
-            continue
-        built = (int(parts[2]), int(parts[3]))
-        if parts[4] == "a":
-            fits = built == capability
-        else:
-            fits = built <= capability and (parts[1] == "compute" or built[0] == capability[0])
-        if fits:
-            return True
-    return False
+    compiled = (re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name) for name in architectures)
+    return any(
+        built == capability
+        if parts[4] == "a"
+        else built <= capability and (parts[1] == "compute" or built[0] == capability[0])
+        for parts in compiled
+        if parts is not None and (built := (int(parts[2]), int(parts[3])))
+    )
 
 
 def install_line(driver: tuple[int, int] | None, capability: tuple[int, int] | None) -> str:
@@ -121,7 +111,6 @@ def _check_torch(gpu: str) -> None:
         usable = torch.cuda.is_available()
         capability = torch.cuda.get_device_capability() if usable else _capability_of_driver()
         architectures = torch.cuda.get_arch_list()
-        reason = "" if usable else _reason()
     if usable and capability is not None and (not architectures or runs_on(capability, architectures)):
         return
     driver, built_for = driver_cuda(), torch.version.cuda
@@ -133,7 +122,11 @@ def _check_torch(gpu: str) -> None:
     elif driver is not None and int(built_for.split(".")[0]) > driver[0]:
         why = f"is built for CUDA {built_for} and the driver runs {driver[0]}.{driver[1]} at most"
     else:
-        why = f"cannot start CUDA: {reason}"
+        why = "cannot start CUDA: it does not say why"
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            why = f"cannot start CUDA: {' '.join(str(error).split())[:200].rstrip('.')}"
         way_out = "See what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES names a GPU that is there"
     raise UserError(f"{gpu} is here, but torch {torch.__version__} {why}. {way_out} ; {ON_CPU}.")
 
@@ -142,17 +135,6 @@ def _capability_of_driver() -> tuple[int, int] | None:
     """The first GPU's compute capability, of drivers that can say it."""
     found = re.match(r"(\d+)\.(\d+)", nvidia_smi("--query-gpu=compute_cap", "--format=csv,noheader"))
     return None if found is None else (int(found[1]), int(found[2]))
-
-
-def _reason() -> str:
-    """Why torch cannot start CUDA, in its own words."""
-    import torch
-
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return " ".join(str(error).split())[:200].rstrip(".")
-    return "it does not say why"
 
 
 def _check_import_without_gpu() -> None:

@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.metadata
-import math
 import os
 import platform
 import resource
@@ -55,8 +54,7 @@ def find_machine() -> Machine:
         memory = torch.cuda.get_device_properties(0).total_memory
         return Machine("cuda", torch.cuda.get_device_name(), "bfloat16" if bf16 else "float16", why, memory)
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    flags = _cpu_flags()
-    bf16 = bool(flags & {"avx512_bf16", "amx_bf16"})
+    bf16 = bool(set(_read_field("/proc/cpuinfo", "flags").split()) & {"avx512_bf16", "amx_bf16"})
     why = f"this CPU {'has' if bf16 else 'has no'} bf16 instructions"
     return Machine("cpu", _cpu_name(), "bfloat16" if bf16 else "float32", why, ram)
 
@@ -89,17 +87,13 @@ def give_back_freed_memory() -> None:
 
 def memory_within_reach(device: str) -> int:
     """Bytes that this process may have on `device`: what is free, and what it has taken."""
-    return free_memory(device) + _used_memory(device)
-
-
-def _used_memory(device: str) -> int:
     import psutil
 
     if device == "cuda":
         import torch
 
-        return torch.cuda.memory_allocated()
-    return psutil.Process().memory_info().rss
+        return free_memory(device) + torch.cuda.memory_allocated()
+    return free_memory(device) + psutil.Process().memory_info().rss
 
 
 def products_per_second(dtype: str, device: str) -> float:
@@ -108,7 +102,7 @@ def products_per_second(dtype: str, device: str) -> float:
 
     a = torch.randn(1024, 4096, dtype=getattr(torch, dtype), device=device)
     b = torch.randn(4096, 4096, dtype=getattr(torch, dtype), device=device)
-    return 2 * 1024 * 4096 * 4096 / _least_seconds(lambda: a @ b, device)
+    return 2 * 1024 * 4096 * 4096 / _least_seconds(lambda: a @ b)
 
 
 def copies_per_second(device: str) -> float:
@@ -117,50 +111,24 @@ def copies_per_second(device: str) -> float:
 
     a = torch.ones(2**26, device=device)
     b = torch.ones_like(a)
-    return 2 * a.nbytes / _least_seconds(lambda: b.copy_(a), device)
+    return 2 * a.nbytes / _least_seconds(lambda: b.copy_(a))
 
 
-def _least_seconds(work: Callable[[], Any], device: str) -> float:
-    import torch
-
-    best = math.inf
+def _least_seconds(work: Callable[[], Any]) -> float:
+    times = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = now()
         work()
-        if device == "cuda":  # launching is not computing
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+        times.append(now() - start)
+    return min(times)
 
 
-class OtherPrograms:
-    """How much of the processors other programs took between the making of this and a call of `share`."""
-
-    def __init__(self) -> None:
-        self._then = self._now()
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        """Seconds of the clock, of processors at work (a virtual machine's stolen ones too), and of this
-        process on them.
-        """
-        import psutil
-
-        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        return (
-            time.monotonic(),
-            sum(times) - times.idle - getattr(times, "iowait", 0.0),
-            own.user + own.system,
-        )
-
-    def share(self) -> float:
-        """Of the processors' time, from 0 to 1, where they were all busy; 0 where some were free: then other
-        programs took nothing that this one would have used.
-        """
-        wall, busy, own = (now - then for now, then in zip(self._now(), self._then, strict=True))
-        if busy < 0.9 * wall * (os.cpu_count() or 1):
-            return 0.0
-        return max(0.0, 1 - own / busy)
+def now() -> float:
+    """Seconds, when what was started on a GPU is done: launching is not computing."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _left_in_container() -> list[int]:
@@ -170,11 +138,11 @@ def _left_in_container() -> list[int]:
     left = []
     for folder, limit, used, files in CONTAINER_FILES:
         try:
-            most, now = (int(Path(folder, name).read_text(encoding="utf-8")) for name in (limit, used))
+            most, held = (int(Path(folder, name).read_text(encoding="utf-8")) for name in (limit, used))
             statistics = Path(folder, "memory.stat").read_text(encoding="utf-8").split()
         except (OSError, ValueError):  # no such kind of group here, or "max": no limit
             continue
-        left.append(most - now + int(statistics[statistics.index(files) + 1]))
+        left.append(most - held + int(statistics[statistics.index(files) + 1]))
     return left
 
 
@@ -279,10 +247,6 @@ def _read_field(path: str, key: str) -> str:
             return next((line.split(":", 1)[1].strip() for line in file if line.startswith(key)), "")
     except OSError:
         return ""
-
-
-def _cpu_flags() -> set[str]:
-    return set(_read_field("/proc/cpuinfo", "flags").split())
 
 
 def _cpu_name() -> str:

@@ -5,7 +5,7 @@ batch, and gradient checkpointing.  Not covered: more than one device.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,9 @@ EVALUATED_TOKENS = 4096  # that the scorer reads at a time, about
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model in numbers, read from its config."""
+    """A model in numbers."""
 
-    layers: int
-    heads: int
-    hidden: int
-    intermediate: int
-    key_values: int  # elements of a token's keys, as many of its values
-    vocabulary: int
+    config: Any  # transformers' own
     parameters: int
     body: int  # parameters without embedding and output layer: what a token is multiplied with
     linears: tuple[tuple[str, int, int], ...]  # name, inputs, outputs of the linear layers in the decoder
@@ -78,58 +73,37 @@ def read_sizes(folder: Path) -> Sizes:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
-    outer = {id(layer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    outer = {
+        id(layer.weight): layer.weight.numel()
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+        if layer is not None
+    }
     linears = tuple(
         (name.rsplit(".", 1)[-1], layer.in_features, layer.out_features)
         for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and id(layer) not in outer
+        if isinstance(layer, torch.nn.Linear) and id(layer.weight) not in outer
     )
     parameters = sum(each.numel() for each in model.parameters())
-    vocabulary_rows = {
-        id(layer.weight): layer.weight.numel() for layer in model.modules() if id(layer) in outer
-    }
-    heads = config.num_attention_heads
-    key_values = getattr(config, "num_key_value_heads", heads) * (
-        getattr(config, "head_dim", None) or config.hidden_size // heads
-    )
-    return Sizes(
-        layers=config.num_hidden_layers,
-        heads=heads,
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        key_values=key_values,
-        vocabulary=config.vocab_size,
-        parameters=parameters,
-        body=parameters - sum(vocabulary_rows.values()),
-        linears=linears,
-    )
+    return Sizes(config, parameters, parameters - sum(outer.values()), linears)
 
 
-def adapted(sizes: Sizes, load: Workload) -> list[tuple[str, int, int]]:
-    """The linear layers that get an adapter."""
-    if load.lora_rank is None:
-        return []
-    wanted = load.target_modules.split(",")
-    return [each for each in sizes.linears if "all-linear" in wanted or each[0] in wanted]
-
-
-def widest_piece(load: Workload) -> tuple[int, int]:
+def _widest_piece(load: Workload) -> tuple[int, int]:
     """(rows, tokens of the widest row) of the piece of a batch that has most tokens."""
     lengths = list(load.longest[: load.batch])
     lengths += lengths[-1:] * (load.batch - len(lengths))
     budget = load.batch * lengths[0] if load.piece_tokens is None else load.piece_tokens
     pieces = length_batches(dict(enumerate(lengths)), load.device, budget=budget)
-    return max(((len(piece), lengths[piece[0]]) for piece in pieces), key=lambda piece: piece[0] * piece[1])
+    return max(((len(piece), lengths[piece[0]]) for piece in pieces), key=math.prod)
 
 
-def memory_parts(sizes: Sizes, load: Workload) -> dict[str, float]:
-    """Bytes of a training at its widest piece, by what they are for.
+def memory(sizes: Sizes, load: Workload) -> float:
+    """Bytes of a training at its widest piece.
 
     weights: in the run's dtype, or quant_bits and a tenth for their scales, the embeddings left as they are.
     optimiser: of each trained parameter the fp32 value (LoRA's are beside the weights), its gradient, and
     Adam's two moments; where the weights are fp32 and products are not, a copy of them.
-    activations: what the backward pass keeps of a layer's tensors, counted in torch's saved tensors of a
-    Qwen2.5-0.5B under LoRA: 8 of the hidden size and 4 of the MLP's in the products' dtype, 2 of the hidden
+    kept, activations: what the backward pass keeps of a layer's tensors, counted in torch's saved tensors of
+    a Qwen2.5-0.5B under LoRA: 8 of the hidden size and 4 of the MLP's in the products' dtype, 2 of the hidden
     size in fp32; LoRA's dropout keeps its output and mask besides; on a CPU short rows' attention weights
     (patches.py) 8 bytes an entry. With gradient checkpointing: each layer's input, and one layer (Korthikanti
     et al. 2022, Reducing Activation Recomputation in Large Transformer Models, section 5).
@@ -137,54 +111,43 @@ def memory_parts(sizes: Sizes, load: Workload) -> dict[str, float]:
     evaluation: the weights with the adapter in them, a layer's tensors, and logits; or training, if more.
     """
     size, compute = BYTES[load.torch_dtype], BYTES[load.compute_dtype]
-    rows, width = widest_piece(load)
-    a_token = 1.0 * compute * (8 * sizes.hidden + 4 * sizes.intermediate) + 8 * sizes.hidden
+    config, hidden, layers = sizes.config, sizes.config.hidden_size, sizes.config.num_hidden_layers
+    wanted = set(load.target_modules.split(","))
+    adapted = [
+        (inputs, outputs)
+        for name, inputs, outputs in sizes.linears
+        if load.lora_rank is not None and wanted & {"all-linear", name}
+    ]
+    rows, width = _widest_piece(load)
+    a_token = 1.0 * compute * (8 * hidden + 4 * config.intermediate_size) + 8 * hidden
     if load.dropout:
-        inputs = sum(inputs for _, inputs, _ in adapted(sizes, load)) / sizes.layers
-        a_token += inputs * (compute + 1)
-    plain = rows * width**2 if load.device == "cpu" and rows * width**2 <= PLAIN_ATTENTION else 0
-    layer = rows * width * a_token + 8 * sizes.heads * plain
-    kept = (
-        rows * width * compute * sizes.hidden * sizes.layers + layer
-        if load.checkpointing
-        else layer * sizes.layers
-    )
-    outer = sizes.parameters - sizes.body
-    weights = (
-        sizes.parameters * size
-        if load.quant_bits is None
-        else outer * size + sizes.body * load.quant_bits / 8 * 1.1
-    )
+        a_token += sum(inputs for inputs, _ in adapted) / layers * (compute + 1)
+    layer = rows * width * a_token
+    if load.device == "cpu" and rows * width**2 <= PLAIN_ATTENTION:
+        layer += 8 * config.num_attention_heads * rows * width**2
+    kept = rows * width * compute * hidden * layers + layer if load.checkpointing else layer * layers
+    weights, optimiser = 1.0 * sizes.parameters * size, 0.0
+    if load.quant_bits is not None:
+        weights = (sizes.parameters - sizes.body) * size + sizes.body * load.quant_bits / 8 * 1.1
     if load.lora_rank is None:
-        optimiser = 12.0 * sizes.parameters + (2.0 * sizes.parameters if compute < size else 0.0)
+        optimiser = (14.0 if compute < size else 12.0) * sizes.parameters
     else:
-        optimiser = 16.0 * sum(
-            load.lora_rank * (inputs + outputs) for _, inputs, outputs in adapted(sizes, load)
-        )
-    vocabulary = 0 if load.has_head else sizes.vocabulary
+        optimiser = 16.0 * load.lora_rank * sum(map(sum, adapted))
+    vocabulary = 0 if load.has_head else config.vocab_size
     logits = POSITIONS * rows * vocabulary * (compute + 8.0) * (2 if load.second_pass else 1)
-    merged = 0.0 if load.quant_bits else sum(size * i * o for _, i, o in adapted(sizes, load))
+    merged = 0 if load.quant_bits else size * sum(map(math.prod, adapted))
     evaluation = merged + EVALUATED_TOKENS * a_token + 12.0 * LOGIT_ROWS * vocabulary
-    return {
-        "process": PROCESS.get(load.device, PROCESS["cpu"]),
-        "weights": weights,
-        "optimiser": optimiser,
-        "activations": kept * ALLOCATED.get(load.device, ALLOCATED["cpu"]),
-        "logits": logits,
-        "evaluation": max(0.0, evaluation - kept - logits),
-    }
-
-
-def memory(sizes: Sizes, load: Workload) -> float:
-    """Bytes in all."""
-    return sum(memory_parts(sizes, load).values())
+    in_steps = kept * ALLOCATED[load.device] + logits
+    return PROCESS[load.device] + weights + optimiser + in_steps + max(0.0, evaluation - kept - logits)
 
 
 def lighter_same_result(load: Workload) -> Iterator[tuple[dict[str, str], Workload]]:
-    """Loads, each smaller than the one before, that learn the same, with the arguments that make it.
+    """`load`, and others that learn the same, each smaller than the one before; with the arguments that make
+    it.
 
     Smaller pieces cost less time than checkpointing's second forward pass.
     """
+    yield {}, load
     while load.piece_tokens is not None and load.piece_tokens > max(load.longest[0], SHORTEST_PIECE):
         load = replace(load, piece_tokens=max(load.piece_tokens // 2, load.longest[0], SHORTEST_PIECE))
         yield {}, load
@@ -193,39 +156,37 @@ def lighter_same_result(load: Workload) -> Iterator[tuple[dict[str, str], Worklo
 
 
 def fit(
-    loads: Iterator[tuple[dict[str, str], Workload]], sizes: Sizes, load: Workload, limit: float
+    loads: Iterable[tuple[dict[str, str], Workload]], sizes: Sizes, limit: float
 ) -> tuple[dict[str, str], Workload, bool]:
-    """The first of `load` and `loads` that needs at most `limit` bytes, or the last; the arguments that make
-    it; whether it fits.
+    """The first of `loads` that needs at most `limit` bytes, or the last; the arguments that make it; whether
+    it fits.
     """
-    changes: dict[str, str] = {}
-    while not (fits := memory(sizes, load) <= limit):
-        names, smaller = next(loads, ({}, None))
-        if smaller is None:
-            break
-        load, changes = smaller, {**changes, **names}
-    return changes, load, fits
+    for changes, load in loads:
+        if memory(sizes, load) <= limit:
+            return changes, load, True
+    return changes, load, False
 
 
-def load_of(
-    arguments: Any, experiment: Experiment, merged: dict[str, Any], device: str, split: dict[str, Any]
-) -> Workload:
-    """The load of a run with SWIFT's parsed `arguments` and the `merged` ones of the machine in question, on
-    training rows whose lengths tokens.json describes in `split`.
+def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Machine) -> Workload:
+    """The load of a run on `machine`, with SWIFT's parsed `arguments` (of this machine), on the rows that are
+    trained on.
     """
-    own, bits = arguments.training_args, merged.get("quant_bits")
-    limit, recipe = arguments.max_length or math.inf, experiment.recipe
-    given = split.get("longest") or [split["max"]]
-    weights, cap = str(merged["torch_dtype"]), PIECE_TOKENS.get(device, PIECE_TOKENS["cpu"])
+    own, recipe, merged = arguments.training_args, experiment.recipe, merged_arguments(experiment, machine)
+    derived = experiment.derives_rows
+    rows = read_json(run.derived_summary)["tokens"] if derived else read_json(run.tokens)["splits"]["train"]
+    weights, bits = str(merged["torch_dtype"]), merged.get("quant_bits")
     mixed = [name for name, flag in (("bfloat16", "bf16"), ("float16", "fp16")) if _is_true(merged.get(flag))]
     return Workload(
-        device=device,
+        device=machine.device,
         torch_dtype=weights,
         compute_dtype=mixed[0] if mixed else weights,
         checkpointing=_is_true(merged.get("gradient_checkpointing", True)),
         batch=own.per_device_train_batch_size,
-        longest=tuple(int(min(length, limit)) for length in given),
-        piece_tokens=None if isinstance(recipe, Preference) else cap,
+        longest=tuple(
+            int(min(length, arguments.max_length or math.inf))
+            for length in rows.get("longest") or [rows["max"]]
+        ),
+        piece_tokens=None if isinstance(recipe, Preference) else PIECE_TOKENS[machine.device],
         lora_rank=None if arguments.tuner_type == "full" else arguments.lora_rank,
         target_modules=",".join(arguments.target_modules),
         quant_bits=None if bits is None else int(bits),
@@ -239,58 +200,43 @@ def _is_true(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
-def at_once(arguments: Any, pinned: set[str]) -> dict[str, str]:
-    """The arguments that give the rows of an optimiser step at once, to be computed in pieces: accumulation
-    is then needed no more. Empty where the model card or --set says otherwise.
-    """
-    own = arguments.training_args
-    if own.gradient_accumulation_steps == 1 or pinned & EFFECTIVE_BATCH:
-        return {}
-    rows = own.per_device_train_batch_size * own.gradient_accumulation_steps
-    return {"per_device_train_batch_size": str(rows), "gradient_accumulation_steps": "1"}
-
-
 def fit_to_memory(
     run: RunFolder, ready: Experiment, machine: Machine, within_reach: float
 ) -> tuple[Experiment, int | None]:
-    """The experiment with the rows of a step given at once, and gradient checkpointing only where the bytes
-    `within_reach` ask for it; and how many tokens are computed at a time (None: whole batches).
+    """The experiment with the rows of a step given at once, to be computed in pieces instead of accumulated,
+    and gradient checkpointing only where the bytes `within_reach` ask for it; and how many tokens are
+    computed at a time (None: whole batches).
 
     The effective batch stays, and so does what the model card or --set says.
     """
-    arguments = build_sft_arguments(run, ready, machine)
-    pairs = isinstance(ready.recipe, Preference)
-    changes = {} if pairs else at_once(arguments, ready.pinned)
-    changes["gradient_checkpointing"] = "false"
-    changes = {name: value for name, value in changes.items() if name not in ready.pinned}
-    fitted = replace(ready, overrides={**changes, **ready.overrides})
-    arguments, merged = build_sft_arguments(run, fitted, machine), merged_arguments(fitted, machine)
-    load = load_of(arguments, ready, merged, machine.device, training_lengths(run, ready))
+    own = build_sft_arguments(run, ready, machine).training_args
+    changes = {"gradient_checkpointing": "false"}
+    if not isinstance(ready.recipe, Preference) and not ready.pinned & EFFECTIVE_BATCH:
+        rows = own.per_device_train_batch_size * own.gradient_accumulation_steps
+        changes |= {"per_device_train_batch_size": str(rows), "gradient_accumulation_steps": "1"}
+
+    def fitted() -> Experiment:
+        free = {name: value for name, value in changes.items() if name not in ready.pinned}
+        return replace(ready, overrides={**ready.overrides, **free})
+
+    load = load_of(run, build_sft_arguments(run, fitted(), machine), fitted(), machine)
     sizes = read_sizes(Path(ready.model.arguments["model"]))
-    added, load, _ = fit(lighter_same_result(load), sizes, load, USABLE * within_reach)
-    added = {name: value for name, value in added.items() if name not in ready.pinned}
-    return replace(fitted, overrides={**fitted.overrides, **added}), load.piece_tokens
-
-
-def training_lengths(run: RunFolder, experiment: Experiment) -> dict[str, Any]:
-    """What tokens.json says of the rows that are trained on."""
-    if experiment.derives_rows:
-        return read_json(run.derived_summary)["tokens"]
-    return read_json(run.tokens)["splits"]["train"]
+    added, load, _ = fit(lighter_same_result(load), sizes, USABLE * within_reach)
+    changes |= added
+    return fitted(), load.piece_tokens
 
 
 def out_of_memory_line(run: RunFolder, ready: Experiment, machine: Machine) -> str:
     """What is said when memory ran out at one row at a time: what is free, and what would fit."""
-    arguments, merged = build_sft_arguments(run, ready, machine), merged_arguments(ready, machine)
-    load = load_of(arguments, ready, merged, machine.device, training_lengths(run, ready))
+    load = load_of(run, build_sft_arguments(run, ready, machine), ready, machine)
     load = replace(load, checkpointing=True, piece_tokens=None if load.piece_tokens is None else 1)
     sizes, free = read_sizes(Path(ready.model.arguments["model"])), free_memory(machine.device)
     limit = USABLE * memory_within_reach(machine.device)
-    lengths = [length for length in (1024, 512, 256, 128) if length < load.longest[0]]
     fits = [
         length
-        for length in lengths
-        if memory(sizes, replace(load, longest=tuple(min(each, length) for each in load.longest))) <= limit
+        for length in (1024, 512, 256, 128)
+        if length < load.longest[0]
+        and memory(sizes, replace(load, longest=tuple(min(each, length) for each in load.longest))) <= limit
     ]
     advice = f"add --set max_length={fits[0]}" if fits else "take a smaller model, or --method qlora on a GPU"
     return (

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import matplotlib
@@ -222,14 +221,3 @@ def draw_lengths(say: Say, characters: dict[str, list[int]], tokens: dict[str, A
     return figure
 
 
-def draw_times(say: Say, seconds: dict[str, list[float]]) -> Figure:
-    """Median seconds of each way to do the same work, with the fastest and slowest repeat."""
-    figure = Figure(figsize=(7.0, 0.6 + 0.5 * len(seconds)), layout="constrained")
-    axes = figure.subplots()
-    middle = [median(times) for times in seconds.values()]
-    below = [median(times) - min(times) for times in seconds.values()]
-    above = [max(times) - median(times) for times in seconds.values()]
-    axes.barh(list(seconds), middle, xerr=[below, above], color=BLUE, ecolor=GREY)
-    axes.invert_yaxis()
-    axes.set_xlabel(say(text("seconds")))
-    return figure

@@ -2,25 +2,29 @@
 
 python run_swift.py benchmark inference outputs/first
 python run_swift.py benchmark training outputs/first
+python run_swift.py benchmark pipeline outputs/first
 
-Every figure is a ratio of times taken in one process, in turn, so that a busy or slow machine weighs on both
-sides; each is a median of repeats.  Loading is not timed.
+Every figure is a ratio of times taken in turn, so that a busy or slow machine weighs on both sides; each is a
+median of repeats.  Loading is timed in the pipeline only, whose commands have a process each.
 """
 
 import contextlib
-import tempfile
-import time
-from collections.abc import Callable
+import shutil
+import sys
 from copy import deepcopy
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from swift import sft_main
+from swift import InferArguments, SftArguments, sft_main
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.infer_engine import InferRequest, TransformersEngine
 from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
+from workflows.commands.benchmark.without_model import OURS, in_turn, run_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.rows import question
@@ -31,27 +35,39 @@ from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.model.arguments import build_infer_arguments, build_sft_arguments
+from workflows.model.arguments import (
+    INFER_NAMES,
+    SFT_NAMES,
+    SHARED,
+    build_infer_arguments,
+    build_sft_arguments,
+    command_line_of,
+    merged_arguments,
+)
 from workflows.model.folder import with_local_model
-from workflows.model.loaded import LoadedModel, body_of
-from workflows.model.machine import find_machine, memory_within_reach, products_per_second
-from workflows.model.memory import fit_to_memory
+from workflows.model.loaded import LoadedModel
+from workflows.model.machine import Machine, find_machine, memory_within_reach, now, products_per_second
+from workflows.model.memory import fit_to_memory, read_sizes
 from workflows.model.patches import use_plain_attention_for_short_rows
 from workflows.tuning.callbacks import RUN_WATCH, Plan, register_watch
 
 PLAIN_SHARE = 4  # SWIFT one row at a time is timed on every fourth row
 WARM_UP_STEPS = 1  # of a training: the first one builds what the others reuse
 CLOCK = "benchmark_clock"
+SWIFT = str(Path(sys.executable).with_name("swift"))
+# What a run has not before its model is loaded: the stages that write these are done again.
+LATER = (
+    "sft",
+    "logs",
+    "figures",
+    "report.*",
+    "training.json",
+    "scores.json",
+    "zero_shot.jsonl",
+    "tuned.jsonl",
+)
 
 Figures = dict[str, Any]
-
-
-def _experiment_in_words(run: RunFolder) -> Experiment:
-    """The run's experiment, its model ready; a UserError where a head answers, which writes no words."""
-    experiment = load_experiment(run.experiment)
-    if experiment.has_head:
-        raise UserError(f"{run.path}: has a head; benchmark a run whose answers are words.")
-    return with_local_model(experiment)
 
 
 def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen) -> Figures:
@@ -60,50 +76,47 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
 
     Also the rows where SWIFT's outputs (batches of 16) are not ours, with how nearly the model was undecided.
     """
-    experiment = _experiment_in_words(run)
-    machine = find_machine()
-    adapter = checkpoint_of(run)
-    arguments = build_infer_arguments(experiment, machine, run.split("test"), run.path / "none", adapter)
-    request = arguments.get_request_config()
+    experiment, machine = _experiment_in_words(run), find_machine()
     test = read_jsonl(run.split("test"))[:rows]
+    arguments = build_infer_arguments(
+        experiment, machine, run.split("test"), run.path / "none", checkpoint_of(run)
+    )
+    request = arguments.get_request_config()
     tuned, template = prepare_model_template(arguments)
     merged = merge_adapter(deepcopy(tuned))
     use_plain_attention_for_short_rows(merged)
     requests = [InferRequest(messages=question(row)) for row in test]
     prompts = [prompt_tokens(template, row) for row in test]
-    packed = _packed([token for prompt in prompts for token in prompt], len(test), merged.device)
-    outputs: dict[str, list[str]] = {}
+    packed = _packed(list(chain.from_iterable(prompts)), len(test), merged.device)
+    outputs: dict[str, dict[str, str]] = {}
 
     def ours() -> None:
-        answers = [
-            a for batch in answer_batches(merged, template, test, experiment.labels, request) for a in batch
-        ]
-        by_id = {answer["id"]: answer["output"] for answer in answers}
-        outputs["ours"] = [by_id[row["id"]] for row in test]
+        batches = answer_batches(merged, template, test, experiment.labels, request)
+        outputs["ours"] = {answer["id"]: answer["output"] for batch in batches for answer in batch}
 
-    def swift(size: int, asked: list[InferRequest]) -> list[str]:
+    def swift(size: int, step: int) -> None:
         engine = TransformersEngine(tuned, template=template, max_batch_size=size)
-        return [each.choices[0].message.content for each in engine.infer(asked, request, use_tqdm=False)]
-
-    def batches_of_16() -> None:
-        outputs["swift"] = swift(16, requests)
-
-    def one_by_one() -> None:
-        swift(1, requests[::PLAIN_SHARE])
+        answers = engine.infer(requests[::step], request, use_tqdm=False)
+        said = [answer.choices[0].message.content for answer in answers]
+        outputs[f"swift_{size}"] = dict(zip((row["id"] for row in test[::step]), said, strict=True))
 
     def bare() -> None:
         with torch.no_grad():
             for ids in packed:
                 merged.model(input_ids=ids)
 
-    seconds = _in_turn(
-        {"ours": ours, "swift_16": batches_of_16, "swift_1": one_by_one, "bare": bare}, repeats, screen
-    )
-    seconds["swift_1"] = [each * len(test) / len(requests[::PLAIN_SHARE]) for each in seconds["swift_1"]]
+    works = {
+        "ours": ours,
+        "swift_16": lambda: swift(16, 1),
+        "swift_1": lambda: swift(1, PLAIN_SHARE),
+        "bare": bare,
+    }
+    seconds = in_turn(works, repeats, screen)
+    seconds["swift_1"] = [each * len(test) / len(outputs["swift_1"]) for each in seconds["swift_1"]]
     unlike = [
-        {"id": row["id"], "ours": a, "swift": b, "smallest_lead": smallest_lead(merged, template, prompt)}
-        for row, prompt, a, b in zip(test, prompts, outputs["ours"], outputs["swift"], strict=True)
-        if a != b
+        {"id": id, "ours": said, "swift": other, "smallest_lead": smallest_lead(merged, template, prompt)}
+        for (id, other), prompt in zip(outputs["swift_16"].items(), prompts, strict=True)
+        if (said := outputs["ours"][id]) != other
     ]
     return {
         **_about(experiment, machine, len(test), sum(map(len, prompts))),
@@ -119,89 +132,62 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
 
 def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen) -> Figures:
     """Seconds of `steps` training steps after the first, evaluation left out: ours, and SWIFT's with the
-    preset as it is; and the time that the matrix products alone need at this machine's best speed: of all
-    tokens, and of those that ours computes, a beginning that rows have in common once.
+    preset as it is; and the time that the matrix products of all tokens alone need at this machine's best
+    speed.
     """
-    experiment = _experiment_in_words(run)
-    machine = find_machine()
-    clocks: dict[str, list[float]] = {"ours": [], "swift": []}
-    losses: dict[str, list[float]] = {"ours": [], "swift": []}
-    tokens: list[int] = []
-    computed: list[int] = []
-    limits: dict[str, list[float]] = {"all tokens": [], "computed tokens": []}
-    for _ in range(repeats):
-        for name, clock in clocks.items():
-            with screen.progress(name, total=1) as bar:
-                measured = _train(run, experiment, machine, steps, name == "swift", bar)
-            clock.append(sum(measured["seconds"]))
-            losses[name] = measured["losses"]
-            tokens, body = measured["tokens"], measured["body_parameters"]
-            computed = measured["computed"] if name == "ours" else computed
-        speed = products_per_second(machine.torch_dtype, machine.device)
-        limits["all tokens"].append(4 * body * sum(tokens) / speed)
-        limits["computed tokens"].append(4 * body * sum(computed) / speed)
-    seconds = {**clocks, **{f"products of {name}": each for name, each in limits.items()}}
+    experiment, machine = _experiment_in_words(run), find_machine()
+    body = read_sizes(Path(experiment.model.arguments["model"])).body
+    products = "products of all tokens"
+    seconds: dict[str, list[float]] = {"ours": [], "swift": [], products: []}
+    with screen.progress("benchmark", total=1) as bar:
+        for _ in range(repeats):
+            ours, plain = (_train(run, experiment, machine, steps, each, bar) for each in (False, True))
+            seconds["ours"].append(sum(ours["seconds"]))
+            seconds["swift"].append(sum(plain["seconds"]))
+            speed = products_per_second(machine.torch_dtype, machine.device)
+            seconds[products].append(4 * body * sum(plain["tokens"]) / speed)
     return {
-        **_about(experiment, machine, len(tokens), sum(tokens)),
+        **_about(experiment, machine, steps, int(sum(plain["tokens"]))),
         "seconds": seconds,
         "ratios": {
             "SWIFT / ours": ratio(seconds["swift"], seconds["ours"]),
-            **{
-                f"ours / matrix products of {name}": ratio(seconds["ours"], each)
-                for name, each in limits.items()
-            },
+            "ours / matrix products of all tokens": ratio(seconds["ours"], seconds[products]),
         },
-        "largest_difference_of_a_loss": max(abs(a - b) for a, b in zip(*losses.values(), strict=True)),
+        "largest_difference_of_a_loss": max(
+            abs(a - b) for a, b in zip(ours["losses"], plain["losses"], strict=True)
+        ),
     }
 
 
 def _train(
-    run: RunFolder, experiment: Experiment, machine: Any, steps: int, plain: bool, bar: tqdm
-) -> Figures:
-    """Train for some steps in a folder of its own; seconds, losses and tokens of those after the first."""
-    measured: Figures = {"seconds": [], "losses": [], "tokens": [], "computed": []}
+    run: RunFolder, experiment: Experiment, machine: Machine, steps: int, plain: bool, bar: tqdm
+) -> dict[str, list[float]]:
+    """Train for some steps in a folder of its own; losses, and of those after the first seconds and
+    tokens.
+    """
+    seconds: list[float] = []
+    tokens: list[float] = []
 
     class Clock(TrainerCallback):
-        """Notes when steps begin and end, and what they were given."""
+        """Notes when steps begin and end, and how many tokens they were given."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            layers = {name: each.numel() for name, each in model.named_parameters() if not each.requires_grad}
-            measured["body_parameters"] = sum(
-                count
-                for name, count in layers.items()
-                if "embed_tokens" not in name and "lm_head" not in name
-            )
             model.register_forward_pre_hook(self._count, with_kwargs=True)
-            body_of(model).layers[0].register_forward_pre_hook(self._count_computed, with_kwargs=True)
 
         def _count(self, model: Any, given: Any, named: dict[str, Any]) -> None:
-            if model.training:
-                present = named.get("attention_mask")  # rows packed into one have none
-                measured["tokens"][-1] += (
-                    named["input_ids"].numel() if present is None else int(present.sum())
-                )
-
-        def _count_computed(self, layer: Any, given: Any, named: dict[str, Any]) -> None:
-            if layer.training:
-                hidden = given[0] if given else named["hidden_states"]
-                measured["computed"][-1] += hidden.shape[0] * hidden.shape[1]
+            present = named.get("attention_mask")  # rows packed into one have none
+            tokens[-1] += named["input_ids"].numel() if present is None else int(present.sum())
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            measured["tokens"].append(0)
-            measured["computed"].append(0)
-            self.begun = time.perf_counter()
+            tokens.append(0)
+            self.begun = now()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            _wait_for_gpu()
-            measured["seconds"].append(time.perf_counter() - self.begun)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "loss" in logs:
-                measured["losses"].append(logs["loss"])
+            seconds.append(now() - self.begun)
 
     callbacks_map[CLOCK] = Clock
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         ready, piece_tokens = experiment, None
         if not plain:
             ready, piece_tokens = fit_to_memory(run, experiment, machine, memory_within_reach(machine.device))
@@ -211,39 +197,19 @@ def _train(
         own.max_steps, own.logging_steps = steps + WARM_UP_STEPS, 1
         own.eval_strategy = own.save_strategy = "no"
         own.load_best_model_at_end = False
+        own.callbacks = [*(own.callbacks or []), CLOCK]
         if plain:  # as `swift sft` takes the preset: what the machine changes for speed is undone
             own.gradient_checkpointing = bool(experiment.preset.get("gradient_checkpointing", True))
-            own.callbacks = [*(own.callbacks or []), CLOCK]
         else:
             register_watch(bar, Plan(lambda model, template: {}, piece_tokens, True, 0.0))
-            own.callbacks = [*(own.callbacks or []), RUN_WATCH, CLOCK]
+            own.callbacks.insert(-1, RUN_WATCH)
         with contextlib.nullcontext() if plain else LoadedModel().reused():
-            sft_main(fitted)
+            history = sft_main(fitted)["log_history"]
     return {
-        **measured,
-        **{name: measured[name][WARM_UP_STEPS:] for name in ("seconds", "tokens", "computed")},
+        "seconds": seconds[WARM_UP_STEPS:],
+        "tokens": tokens[WARM_UP_STEPS:],
+        "losses": [entry["loss"] for entry in history if "loss" in entry],
     }
-
-
-def _in_turn(works: dict[str, Callable[[], None]], repeats: int, screen: Screen) -> dict[str, list[float]]:
-    """Seconds of each work, `repeats` times, one after the other."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    with screen.progress("benchmark", total=repeats * len(works)) as bar:
-        for _ in range(repeats):
-            for name, work in works.items():
-                _wait_for_gpu()
-                start = time.perf_counter()
-                work()
-                _wait_for_gpu()
-                seconds[name].append(time.perf_counter() - start)
-                bar.update()
-    return seconds
-
-
-def _wait_for_gpu() -> None:
-    """Until what was started on a GPU is done: launching is not computing."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 @torch.no_grad()
@@ -268,11 +234,67 @@ def _packed(tokens: list[int], rows: int, device: torch.device) -> list[torch.Te
     return list(whole.split(max(1, 4096 // width)))
 
 
-def _about(experiment: Experiment, machine: Any, rows: int, tokens: int) -> Figures:
-    about = {
+def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str, Any]:
+    """Seconds of `run` with its data prepared, and of `swift infer`, `swift sft` and `swift infer` with the
+    adapter, each with SWIFT's defaults beside the preset; processes' starts and loading are in both.
+    """
+    machine, experiment = find_machine(), with_local_model(load_experiment(run.experiment))
+    merged = merged_arguments(experiment, machine)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        ignored = shutil.ignore_patterns(*LATER)
+        copies = [shutil.copytree(run.path, folder / f"ours-{at}", ignore=ignored) for at in range(repeats)]
+        tuning = {name: value for name, value in merged.items() if name in SFT_NAMES} | {
+            "gradient_checkpointing": experiment.preset.get("gradient_checkpointing", True),
+            "dataset": [str(run.split("train"))],
+            "val_dataset": [str(run.split("val"))],
+            "output_dir": str(folder / "sft"),
+        }
+        answering = {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES} | {
+            **{name: merged[name] for name in SHARED if name in merged},
+            "val_dataset": [str(run.split("test"))],
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "temperature": 0,
+            "load_args": False,
+            "result_path": str(folder / "answers.jsonl"),
+        }
+        sft = [SWIFT, "sft", *command_line_of(SftArguments, tuning)]
+        infer = [SWIFT, "infer", *command_line_of(InferArguments, answering)]
+
+        def infer_tuned() -> None:
+            checkpoints = folder.glob("sft/*/checkpoint-*")
+            newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
+            run_command([*infer, "--adapters", str(newest)])
+
+        works = {
+            "ours": lambda: run_command([*OURS, "run", str(copies.pop())]),
+            "swift infer": lambda: run_command(infer),
+            "swift sft": lambda: run_command(sft),
+            "swift infer, tuned": infer_tuned,
+        }
+        seconds = in_turn(works, repeats, screen)
+    plain = [sum(times) for times in zip(*list(seconds.values())[1:], strict=True)]
+    return {
+        "device": f"{machine.device} ({machine.name})",
+        "seconds": {**seconds, "three SWIFT commands": plain},
+        "ratios": {"ours / three SWIFT commands": ratio(seconds["ours"], plain)},
+    }
+
+
+def _experiment_in_words(run: RunFolder) -> Experiment:
+    """The run's experiment, its model ready; a UserError where a head answers, which writes no words."""
+    experiment = load_experiment(run.experiment)
+    if experiment.has_head:
+        raise UserError(f"{run.path}: has a head; benchmark a run whose answers are words.")
+    return with_local_model(experiment)
+
+
+def _about(experiment: Experiment, machine: Machine, rows: int, tokens: int) -> Figures:
+    return {
         "dataset": experiment.dataset.name,
         "model": experiment.model.name,
         "rows": rows,
         "tokens": tokens,
+        "device": f"{machine.device} ({machine.name})",
+        "torch_dtype": machine.torch_dtype,
     }
-    return {**about, "device": f"{machine.device} ({machine.name})", "torch_dtype": machine.torch_dtype}

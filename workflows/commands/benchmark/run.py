@@ -1,10 +1,14 @@
-"""Which benchmark is which: each is imported only when it is asked for."""
+"""Which benchmark is which, and what each leaves; one that needs a model is imported only when it is asked
+for.
+"""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from workflows.commands.benchmark.record import record_benchmark
+from workflows.commands.benchmark.without_model import benchmark_data, benchmark_startup
 from workflows.core.errors import UserError
+from workflows.core.files import open_whole, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, shown
 from workflows.pipeline.run import open_finished, timed_folder
@@ -19,7 +23,8 @@ def benchmark(
     output: Path | None,
     screen: Screen,
 ) -> None:
-    """Time what was asked for, show the ratios, and write them into `output` or a new folder.
+    """Time what was asked for, show the ratios, and write them into `output` or a new folder: benchmark.json
+    with all figures, and benchmark.md, a table for a README.
 
     `folder`: a finished run, but for `data`. Raises UserError where there is none, or one too many.
     """
@@ -30,8 +35,20 @@ def benchmark(
     written.mkdir(parents=True, exist_ok=True)
     with screen.output_to(written / "benchmark.log"):
         figures = _measure(kind, run, rows, steps, repeats, screen)
-    for line in record_benchmark(written, kind, figures):
-        screen.say(line)
+    write_json(written / "benchmark.json", figures)
+    known = [str(figures[key]) for key in ("dataset", "model", "device", "torch_dtype") if key in figures]
+    ratios = {
+        name: f"{each['median']:.2f} ({each['low']:.2f} – {each['high']:.2f})"
+        for name, each in figures["ratios"].items()
+    }
+    title = (", ".join([f"benchmark {kind}", *known]), "median (of repeats)")
+    with open_whole(written / "benchmark.md") as file:
+        file.writelines(f"| {name} | {value} |\n" for name, value in (title, ("---", "---"), *ratios.items()))
+    screen.say(", ".join(known))
+    for name, each in figures["seconds"].items():
+        screen.say(f"  {name:14} {median(each):8.2f} s (median of {len(each)})")
+    for name, value in ratios.items():
+        screen.say(f"  {name}: {value}")
     screen.say(f"benchmark: {shown(written / 'benchmark.json')}")
 
 
@@ -39,19 +56,17 @@ def _measure(
     kind: str, run: RunFolder | None, rows: int | None, steps: int, repeats: int, screen: Screen
 ) -> dict[str, Any]:
     if run is None:
-        from workflows.commands.benchmark.data_size import benchmark_data
-
         return benchmark_data(rows or 100_000, repeats, screen)
     if kind == "startup":
-        from workflows.commands.benchmark.startup import benchmark_startup
-
         return benchmark_startup(run, repeats, screen)
+    from workflows.commands.benchmark.benchmark import (
+        benchmark_inference,
+        benchmark_pipeline,
+        benchmark_training,
+    )
+
     if kind == "pipeline":
-        from workflows.commands.benchmark.against_swift import benchmark_pipeline
-
         return benchmark_pipeline(run, repeats, screen)
-    from workflows.commands.benchmark.benchmark import benchmark_inference, benchmark_training
-
     if kind == "inference":
         return benchmark_inference(run, rows or 200, repeats, screen)
     return benchmark_training(run, steps, repeats, screen)

@@ -20,50 +20,40 @@ class Device:
     memory: float | None  # bytes; None where it is anyone's guess
     torch_dtype: str
     rests_on: str
-    peak: float = math.inf  # floating-point operations a second, dense, in torch_dtype
-    utilisation: tuple[float, float] = (1.0, 1.0)  # share of the peak, at worst and at best
-    launches: tuple[float, float] = (
+    speed: tuple[float, float] = (math.inf, math.inf)  # operations a second in torch_dtype, best and worst
+    launch: tuple[float, float] = (
         0.0,
         0.0,
     )  # seconds of a layer's pass however few the tokens, best and worst
 
 
 # Peaks: NVIDIA's data sheets.  A layer starts about 100 kernels, each 10 to 30 µs from Python.
-GPU = {"utilisation": (0.1, 0.4), "launches": (0.001, 0.003)}
+LAUNCH = (0.001, 0.003)
 GPU_RESTS_ON = "data sheet's peak x 0.1 to 0.4, at least 1 to 3 ms a layer and pass: assumed, not measured"
 CPU_RESTS_ON = "150 GFLOP/s (matrix products on an AMD EPYC) x 0.3 to 0.6: assumed"
 DEVICES = (
-    Device("A10 (24 GB)", "cuda", 24e9, "bfloat16", GPU_RESTS_ON, 125e12, **GPU),
-    Device("T4 (16 GB)", "cuda", 16e9, "float16", GPU_RESTS_ON, 65e12, **GPU),
-    Device("CPU, 2 cores, fp32", "cpu", None, "float32", CPU_RESTS_ON, 150e9, (0.3, 0.6)),
+    Device("A10 (24 GB)", "cuda", 24e9, "bfloat16", GPU_RESTS_ON, (0.4 * 125e12, 0.1 * 125e12), LAUNCH),
+    Device("T4 (16 GB)", "cuda", 16e9, "float16", GPU_RESTS_ON, (0.4 * 65e12, 0.1 * 65e12), LAUNCH),
+    Device("CPU, 2 cores, fp32", "cpu", None, "float32", CPU_RESTS_ON, (0.6 * 150e9, 0.3 * 150e9)),
 )
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a run computes."""
-
-    train_tokens: int  # that are computed, all epochs
-    train_batches: int
-    read_tokens: int  # without gradients: evaluations and answers
-    read_batches: int
-
-
-def seconds_on(device: Device, sizes: Sizes, load: Workload, work: Work) -> tuple[float, float]:
+def seconds_on(
+    device: Device, sizes: Sizes, load: Workload, trained: tuple[float, int], read: tuple[float, int]
+) -> list[float]:
     """Seconds of all that the model does, at best and at worst.
 
+    `trained`, `read` (without gradients: evaluations and answers): tokens that are computed, and batches.
     A token costs 2 operations a parameter forwards, as many backwards (the weights' own gradients are not
     needed under LoRA; they are 2 more in full tuning), and 2 more where checkpointing repeats the forward
     pass (Kaplan et al. 2020, section 2.1).  However few the tokens, each layer's kernels have to be started.
     """
     passes = 2 + (load.lora_rank is None) + load.checkpointing
-    flops = 2 * sizes.body * (passes * work.train_tokens + work.read_tokens)
-    started = sizes.layers * (passes * work.train_batches + work.read_batches)
-    worst, best = device.utilisation
-    return (
-        flops / device.peak / best + started * device.launches[0],
-        flops / device.peak / worst + started * device.launches[1],
-    )
+    tokens, batches = (passes * training + reading for training, reading in zip(trained, read, strict=True))
+    return [
+        2 * sizes.body * tokens / speed + sizes.config.num_hidden_layers * batches * launch
+        for speed, launch in zip(device.speed, device.launch, strict=True)
+    ]
 
 
 def changes_to_fit(
@@ -80,17 +70,18 @@ def changes_to_fit(
         lines["torch_dtype"] = "float16"
         load = replace(load, torch_dtype="float16", compute_dtype="float16")
     limit = math.inf if device.memory is None else USABLE * device.memory
-    changes, load, fits = fit(_lighter(load, p99, device.kind == "cuda"), sizes, load, limit - measured_extra)
+    changes, load, fits = fit(_lighter(load, p99, device.kind == "cuda"), sizes, limit - measured_extra)
     return [f"--set {name}={value}" for name, value in {**lines, **changes}.items()], load, fits
 
 
 def _lighter(load: Workload, p99: int, can_quantise: bool) -> Iterator[tuple[dict[str, str], Workload]]:
-    """Loads, each smaller than the one before, with the arguments that make it."""
-    for names, gentle in lighter_same_result(load):
-        load = gentle
-        yield names, load
+    """`load`, and others, each smaller than the one before, with the arguments that make it."""
+    same_result = list(lighter_same_result(load))
+    yield from same_result
+    changes, load = same_result[-1]
     if p99 < load.longest[0]:
+        changes = {**changes, "max_length": str(p99)}
         load = replace(load, longest=tuple(min(p99, length) for length in load.longest))
-        yield {"max_length": str(p99)}, load
+        yield changes, load
     if load.quant_bits is None and can_quantise:
-        yield {"quant_method": "bnb", "quant_bits": "4"}, replace(load, quant_bits=4)
+        yield {**changes, "quant_method": "bnb", "quant_bits": "4"}, replace(load, quant_bits=4)
