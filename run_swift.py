@@ -182,7 +182,6 @@ def select_model(
     prompt: Annotated[str | None, Parameter(help="a prompt by name, or a YAML file, for all models")] = None,
     set: Annotated[Pairs, Parameter(help="NAME=VALUE: any SWIFT argument; may be repeated")] = (),
     data: SourceOptions = DEFAULTS.data,
-    lang: Opens = "zh",
     output: Output = None,
     verbose: Verbose = False,
 ) -> None:
@@ -191,7 +190,7 @@ def select_model(
     from workflows.commands import select_model as selecting
     from workflows.scoring.table import render_selection
 
-    asked = RunOptions(DataOptions(**vars(data)), TuningOptions(prompt=prompt, set=set), lang)
+    asked = RunOptions(DataOptions(**vars(data)), TuningOptions(prompt=prompt, set=set))
     screen = Screen(verbose)
     experiments = selecting.experiments_of(models, asked)
     folder, selection = selecting.select_model(experiments, cases, output, screen)
