@@ -5,8 +5,9 @@ from pathlib import Path
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
-from workflows.core.run_folder import discard_if_unstarted, locked
+from workflows.core.run_folder import RunFolder, discard_if_unstarted, locked
 from workflows.core.screen import Screen, shown
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import DEFAULTS, Language, RunOptions, flags_of
 from workflows.experiment.resolve import resolve
 from workflows.pipeline.run import open_run, run_stages, start_run
@@ -46,15 +47,23 @@ def work_on_run(
             )
         run, experiment = open_run(folder)
         experiment = replace(experiment, lang=lang or experiment.lang)
+    if "tuned" in names and "train" not in names and not run.training.exists():
+        names = ("zero_shot",)
+        screen.say("not trained yet: only the answers before tuning")
+    do_stages(run, experiment, names, screen)
+    if "score" in names:
+        screen.say("\n" + render_scores(read_json(run.scores)))
+    screen.say(f"run folder: {shown(run.path)}")
+
+
+def do_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
+    """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
+
+    Raises UserError as the stages do.
+    """
     with locked(run):
-        if "tuned" in names and "train" not in names and not run.training.exists():
-            names = ("zero_shot",)
-            screen.say("not trained yet: only the answers before tuning")
         try:
             run_stages(run, experiment, names, screen)
         except UserError:
             discard_if_unstarted(run)
             raise
-    if "score" in names:
-        screen.say("\n" + render_scores(read_json(run.scores)))
-    screen.say(f"run folder: {shown(run.path)}")
