@@ -26,19 +26,20 @@ SHOWN_DIFFERENCES = 50
 TOLD_PAIRS = 6  # sentences for so many pairs at most; the table has them all
 
 
-def compare(runs: list[RunFolder], common: bool, folder: Path, lang: str) -> dict[str, Any]:
+def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[str, Any]:
     """Write comparison.json, differences.csv, report.html, report.md and figures/ into `folder`; return the
     comparison.
 
     `common`: compare on the test rows (text and gold label) that all runs share, where they are not the same.
     Raises UserError where a run has no answers, label names differ, or the test rows do and `common` is off.
     """
-    if len({run.path.resolve() for run in runs}) < len(runs) or len(runs) < 2:
+    runs = [RunFolder(each) for each in folders]
+    if len({each.resolve() for each in folders}) < len(runs) or len(runs) < 2:
         raise UserError("compare needs two runs or more, each named once.")
     if folder.is_file() or (folder / "experiment.yaml").exists():
         raise UserError(f"--output {folder}: is a file, or a run; name another folder.")
-    short = [run.path.resolve().name for run in runs]
-    names = short if len(set(short)) == len(runs) else [str(run.path) for run in runs]
+    short = [each.resolve().name for each in folders]
+    names = short if len(set(short)) == len(runs) else [str(each) for each in folders]
     by_name = dict(zip(names, runs, strict=True))
     experiments = {name: load_experiment(run.experiment) for name, run in by_name.items()}
     _check_labels(experiments)

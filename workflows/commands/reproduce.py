@@ -14,8 +14,7 @@ from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.texts import number
-from workflows.experiment.experiment import load_experiment
-from workflows.pipeline.run import start_run
+from workflows.pipeline.run import open_run, start_run
 from workflows.pipeline.stages import STAGES
 
 # What the two environments may differ in without anything that is computed being other.
@@ -32,14 +31,14 @@ ELSEWHERE = (
 CLOCKS = ("speed", "runtime", "per_second", "memory", "elapsed", "remaining", "time")
 
 
-def reproduce(original: RunFolder, screen: Screen) -> tuple[RunFolder, dict[str, Any]]:
-    """Run the experiment of `original` anew, beside it; return the new run and, stage by stage, what differs.
+def reproduce(folder: Path, screen: Screen) -> tuple[RunFolder, dict[str, Any]]:
+    """Run the experiment of the run `folder` anew, beside it; return the new run and, stage by stage, what
+    differs.
 
-    The answer is also written to reproduction.json of the new run. Raises UserError where `original` is not
-    finished.
+    The answer is also written to reproduction.json of the new run. Raises UserError where `folder` is no
+    finished run.
     """
-    original = RunFolder(original.path.resolve())
-    experiment = load_experiment(original.experiment)
+    original, experiment = open_run(folder.resolve())
     finished = finished_stages(original)
     names = tuple(stage.name for stage in STAGES if stage.name in finished)
     if "score" not in names:
