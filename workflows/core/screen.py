@@ -28,7 +28,7 @@ class Screen:
         self.err: TextIO = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
 
     def say(self, text: str = "") -> None:
-        """Print a line (or several) of the result; end the program where who read it has left, as head does."""
+        """Print a line (or several) of the result; where its reader has left (`head`), end the program."""
         try:
             print(text, file=self.out, flush=True)
         except BrokenPipeError:
