@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workflows.commands.reproduce import largest_difference
 from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -197,11 +198,5 @@ def check_training(run: RunFolder, learns: bool) -> list[str]:
 
 def compare_answers(run: RunFolder, again: RunFolder) -> list[str]:
     """What is not well between the untuned model's answers here and on the CPU, both in fp32."""
-    here, there = (
-        {row["id"]: row["probabilities"] for row in read_jsonl(each.predictions("zero_shot"))}
-        for each in (run, again)
-    )
-    apart = max(
-        abs(share - there[id][label]) for id, shares in here.items() for label, share in shares.items()
-    )
-    return [f"probabilities differ by up to {apart:.1e}, more than {CLOSE}"] if not apart <= CLOSE else []
+    apart = largest_difference(*(read_jsonl(each.predictions("zero_shot")) for each in (run, again)))
+    return [] if apart <= CLOSE else [f"probabilities differ by up to {apart:.1e}, more than {CLOSE}"]

@@ -8,9 +8,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workflows.commands.run import do_stages
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
+from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.texts import number
@@ -94,16 +97,23 @@ def _predictions(a: RunFolder, b: RunFolder, *systems: str) -> list[str]:
             found.append(f"{system}: other test rows")
             continue
         labels = sum(x["prediction"] != y["prediction"] for x, y in zip(before, after, strict=True))
-        shares = [
-            abs(share - y["probabilities"][name])
-            for x, y in zip(before, after, strict=True)
-            for name, share in (x["probabilities"] or {}).items()
-        ]
+        apart = largest_difference(before, after)
         found.append(
-            f"{system}: {labels} of {len(before)} predictions differ; probabilities by "
-            f"{max(shares, default=0.0):.1e} at most"
+            f"{system}: {labels} of {len(before)} predictions differ; probabilities by {apart:.1e} at most"
         )
     return found
+
+
+def largest_difference(before: Rows, after: Rows) -> float:
+    """By how much two systems' probabilities of a label differ at most, in predictions of the same rows; nan
+    where one is no number.
+    """
+    differences = [
+        abs(share - there["probabilities"][name])
+        for here, there in zip(before, after, strict=True)
+        for name, share in (here["probabilities"] or {}).items()
+    ]
+    return float(np.max(differences, initial=0.0))
 
 
 def _training(a: RunFolder, b: RunFolder) -> list[str]:

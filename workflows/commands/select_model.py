@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
+from workflows.core.files import fingerprint, read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
@@ -33,8 +33,6 @@ from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, timed_folder
 from workflows.scoring.score import compare_answers, measure_system
 from workflows.scoring.uncertainty import SIGNIFICANCE, conclude
-
-SETTINGS = "settings.json"
 
 
 def experiments_of(models: str, asked: RunOptions) -> dict[str, Experiment]:
@@ -63,19 +61,22 @@ def select_model(
     cannot be had.
     """
     settings = {"cases": cases, "models": {name: save_experiment(each) for name, each in experiments.items()}}
-    folder = output or _unfinished(settings) or timed_folder("select")
-    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not _is_of(folder, settings)):
+    mark = f"asked-{fingerprint(settings)}.json"  # a folder that has it is of the same selection
+    begun = [path.parent for path in sorted(OUTPUTS.glob(f"select-*/{mark}"))]
+    unfinished = [each for each in begun if not (each / "selection.json").exists()]
+    folder = output or (unfinished[-1] if unfinished else timed_folder("select"))
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / mark).exists()):
         raise UserError(
             f"--output {folder}: is a file, or not empty and not of this selection; name another."
         )
     runs: dict[str, RunFolder] = {}
     with locked(RunFolder(folder)), screen.output_to(folder / "selection.log"):
-        write_json(folder / SETTINGS, settings)
+        write_json(folder / mark, settings)
         try:
             rows = _draw_cases(RunFolder(folder / "cases"), next(iter(experiments.values())), cases, screen)
-        except UserError:
+        except UserError as error:
             shutil.rmtree(folder)
-            raise
+            raise UserError(str(error).replace("--train-samples", "--cases")) from error
         for number, (name, experiment) in enumerate(experiments.items(), start=1):
             runs[name] = RunFolder(folder / "models" / f"{number}-{name.replace('/', '-')}")
             if runs[name].predictions("zero_shot").exists():
@@ -88,25 +89,11 @@ def select_model(
     return folder, selection
 
 
-def _unfinished(settings: dict[str, Any]) -> Path | None:
-    """The newest folder of the same selection in outputs/ that did not come to its end."""
-    folders = sorted((path.parent for path in OUTPUTS.glob(f"select-*/{SETTINGS}")), reverse=True)
-    unfinished = [folder for folder in folders if not (folder / "selection.json").exists()]
-    return next((folder for folder in unfinished if _is_of(folder, settings)), None)
-
-
-def _is_of(folder: Path, settings: dict[str, Any]) -> bool:
-    return (folder / SETTINGS).exists() and read_json(folder / SETTINGS) == settings
-
-
 def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Screen) -> list[Review]:
     """Balanced, seeded rows of the training split, as the data stage cleans and cuts it."""
     if not run.manifest.exists():
         data = replace(experiment.data, train_samples=cases, balance=True)
-        try:
-            prepare(Job(run, replace(experiment, data=data), screen))
-        except UserError as error:
-            raise UserError(str(error).replace("--train-samples", "--cases")) from error
+        prepare(Job(run, replace(experiment, data=data), screen))
     return [Review(row["id"], row["review"], row["label"]) for row in read_jsonl(run.split("train"))]
 
 
