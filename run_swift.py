@@ -160,8 +160,7 @@ def select_model(
 
     asked = RunOptions(DataOptions(**vars(data)), TuningOptions(prompt=prompt, set=set))
     screen = Screen(verbose)
-    experiments = selecting.experiments_of(models, asked)
-    folder, selection = selecting.select_model(experiments, cases, output, screen)
+    folder, selection = selecting.select_model(models, asked, cases, output, screen)
     screen.say(render_selection(selection))
     screen.say(f"selection: {shown(folder / 'selection.json')}")
 
@@ -172,9 +171,7 @@ def export(
     /,
     *,
     output: Annotated[Path | None, Parameter(help="where to write (default: export/ in the run)")] = None,
-    push: Annotated[
-        str | None, Parameter(help="OWNER/NAME on the ModelScope hub (token: MODELSCOPE_API_TOKEN)")
-    ] = None,
+    push: Annotated[str | None, Parameter(help="OWNER/NAME on the hub; needs MODELSCOPE_API_TOKEN")] = None,
     verbose: Verbose = False,
 ) -> None:
     """A run's tuned model as a plain Hugging Face folder, uploaded where asked."""
@@ -215,15 +212,11 @@ def reproduce(folder: FinishedRun, /, *, verbose: Verbose = False) -> int:
 @app.command
 def benchmark(
     kind: Literal["inference", "training", "pipeline", "startup", "data"],
-    folder: Annotated[
-        Path | None, Parameter(help="a finished run, whose model and data are used (but for data)")
-    ] = None,
+    folder: Annotated[Path | None, Parameter(help="a finished run (for all but data)")] = None,
     /,
     *,
-    rows: Annotated[
-        Count | None, Parameter(help="test rows (inference; default: 200), rows (data; 100,000)")
-    ] = None,
-    steps: Annotated[Count, Parameter(help="steps (training)")] = 10,
+    rows: Annotated[Count | None, Parameter(help="inference (default: 200), data (100,000)")] = None,
+    steps: Annotated[Count, Parameter(help="training")] = 10,
     repeats: Annotated[Count, Parameter(help="of each, in turn")] = 3,
     output: Output = None,
     verbose: Verbose = False,
@@ -252,9 +245,7 @@ def doctor(
     from workflows.pipeline.run import timed_folder
 
     if gpu and find_machine().device != "cuda":
-        raise UserError(
-            "doctor --gpu: there is no GPU here; without --gpu it looks whether all works on the CPU."
-        )
+        raise UserError("doctor --gpu: there is no GPU here; without --gpu it tries the CPU.")
     folder, screen = (output or timed_folder("doctor")).expanduser().resolve(), Screen()
     examined = examine(folder, screen)
     unwell = ", ".join(outcome["shows"] for outcome in examined["commands"] if outcome["problems"])

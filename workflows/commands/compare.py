@@ -93,16 +93,12 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
 
 def _check_labels(experiments: dict[str, Experiment]) -> None:
     """Raise UserError where scores do not compare: tasks or labels are not the same."""
-    labels = {
-        name: f"{', '.join(label.name for label in each.labels) or 'none'} ({each.dataset.task})"
-        for name, each in experiments.items()
-    }
-    first, *others = labels
-    for name in others:
-        if labels[name] != labels[first]:
-            raise UserError(
-                f"{name} has the labels {labels[name]}, {first} {labels[first]}: their scores do not compare."
-            )
+    labels: dict[str, str] = {}
+    for name, each in experiments.items():
+        labels[name] = f"{', '.join(label.name for label in each.labels) or 'none'} ({each.dataset.task})"
+        first, of_first = next(iter(labels.items()))
+        if labels[name] != of_first:
+            raise UserError(f"{name} has the labels {labels[name]}, {first} {of_first}: they do not compare.")
 
 
 def _answers(run: RunFolder) -> dict[str, Rows]:

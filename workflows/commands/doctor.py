@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.commands.reproduce import largest_difference
-from workflows.core.files import read_json, read_jsonl, write_json
+from workflows.core.files import read_json, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.cards import COMMAND, ROOT
@@ -198,5 +198,5 @@ def check_training(run: RunFolder, learns: bool) -> list[str]:
 
 def compare_answers(run: RunFolder, again: RunFolder) -> list[str]:
     """What is not well between the untuned model's answers here and on the CPU, both in fp32."""
-    apart = largest_difference(*(read_jsonl(each.predictions("zero_shot")) for each in (run, again)))
+    apart = largest_difference(run, again, "zero_shot")
     return [] if apart <= CLOSE else [f"probabilities differ by up to {apart:.1e}, more than {CLOSE}"]

@@ -13,7 +13,6 @@ import numpy as np
 from workflows.commands.run import do_stages
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
-from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.texts import number
@@ -90,28 +89,28 @@ def _hash(path: Path) -> str | None:
 def _predictions(a: RunFolder, b: RunFolder, *systems: str) -> list[str]:
     found = []
     for system in systems:
-        if not a.predictions(system).exists() or _hash(a.predictions(system)) == _hash(b.predictions(system)):
+        paths = a.predictions(system), b.predictions(system)
+        if not paths[0].exists() or not _files(paths):
             continue
-        before, after = read_jsonl(a.predictions(system)), read_jsonl(b.predictions(system))
-        if [row["id"] for row in before] != [row["id"] for row in after]:
-            found.append(f"{system}: other test rows")
-            continue
-        labels = sum(x["prediction"] != y["prediction"] for x, y in zip(before, after, strict=True))
-        apart = largest_difference(before, after)
+        before, after = ({row["id"]: row["prediction"] for row in read_jsonl(path)} for path in paths)
+        other = sum(id not in after or after[id] != prediction for id, prediction in before.items())
+        apart = largest_difference(a, b, system)
         found.append(
-            f"{system}: {labels} of {len(before)} predictions differ; probabilities by {apart:.1e} at most"
+            f"{system}: {other} of {len(before)} predictions differ; probabilities by {apart:.1e} at most"
         )
     return found
 
 
-def largest_difference(before: Rows, after: Rows) -> float:
-    """By how much two systems' probabilities of a label differ at most, in predictions of the same rows; nan
-    where one is no number.
+def largest_difference(a: RunFolder, b: RunFolder, system: str) -> float:
+    """By how much a label's probability differs at most between two runs' predictions by `system` of the same
+    rows; nan where one is no number.
     """
+    there = {row["id"]: row["probabilities"] for row in read_jsonl(b.predictions(system))}
     differences = [
-        abs(share - there["probabilities"][name])
-        for here, there in zip(before, after, strict=True)
-        for name, share in (here["probabilities"] or {}).items()
+        abs(share - there[row["id"]][name])
+        for row in read_jsonl(a.predictions(system))
+        for name, share in (row["probabilities"] or {}).items()
+        if row["id"] in there
     ]
     return float(np.max(differences, initial=0.0))
 

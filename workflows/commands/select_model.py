@@ -35,40 +35,24 @@ from workflows.scoring.score import compare_answers, measure_system
 from workflows.scoring.uncertainty import SIGNIFICANCE, conclude
 
 
-def experiments_of(models: str, asked: RunOptions) -> dict[str, Experiment]:
-    """An experiment for each model of a list with commas, otherwise as asked, by the model's name.
-
-    Raises UserError for fewer than two models, or one twice, and as `resolve` and `check_overrides` do.
-    """
-    given = [name.strip() for name in models.split(",")]
-    if len(set(given)) < len(given) or len(given) < 2:
-        raise UserError(f"--models {models}: name two models or more, each once.")
-    found = [resolve(replace(asked, tuning=replace(asked.tuning, model=name))) for name in given]
-    check_overrides(found[0].overrides)
-    short = [experiment.model.name for experiment in found]
-    names = [name if short.count(each) > 1 else each for name, each in zip(given, short, strict=True)]
-    return dict(zip(names, found, strict=True))
-
-
 def select_model(
-    experiments: dict[str, Experiment], cases: int, output: Path | None, screen: Screen
+    models: str, asked: RunOptions, cases: int, output: Path | None, screen: Screen
 ) -> tuple[Path, dict[str, Any]]:
     """Let each model answer the cases; write selection.json and each model's answers into `output`, by
     default a new folder or that of the same selection unfinished; return folder and selection.
 
-    `experiments`: by the model's name, alike but for model and prompt.  A model whose answers are there is
-    not asked again.  Raises UserError where `output` holds anything else, there are too few rows, or a model
-    cannot be had.
+    `models`: names with commas between them; `asked`: everything else.  A model whose answers are there is
+    not asked again.  Raises UserError for fewer than two models, where `output` holds anything else, there
+    are too few rows, or a model cannot be had.
     """
+    experiments = _experiments(models, asked)
     settings = {"cases": cases, "models": {name: save_experiment(each) for name, each in experiments.items()}}
     mark = f"asked-{fingerprint(settings)}.json"  # a folder that has it is of the same selection
     begun = [path.parent for path in sorted(OUTPUTS.glob(f"select-*/{mark}"))]
     unfinished = [each for each in begun if not (each / "selection.json").exists()]
     folder = output or (unfinished[-1] if unfinished else timed_folder("select"))
     if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / mark).exists()):
-        raise UserError(
-            f"--output {folder}: is a file, or not empty and not of this selection; name another."
-        )
+        raise UserError(f"--output {folder}: is not empty and not of this selection; name another.")
     runs: dict[str, RunFolder] = {}
     with locked(RunFolder(folder)), screen.output_to(folder / "selection.log"):
         write_json(folder / mark, settings)
@@ -87,6 +71,18 @@ def select_model(
         selection = _sum_up(runs, experiments, len(rows))
         write_json(folder / "selection.json", selection)
     return folder, selection
+
+
+def _experiments(models: str, asked: RunOptions) -> dict[str, Experiment]:
+    """An experiment for each model of a list with commas, otherwise as asked, by the model's name."""
+    given = [name.strip() for name in models.split(",")]
+    if len(set(given)) < len(given) or len(given) < 2:
+        raise UserError(f"--models {models}: name two models or more, each once.")
+    found = [resolve(replace(asked, tuning=replace(asked.tuning, model=name))) for name in given]
+    check_overrides(found[0].overrides)
+    short = [experiment.model.name for experiment in found]
+    names = [name if short.count(each) > 1 else each for name, each in zip(given, short, strict=True)]
+    return dict(zip(names, found, strict=True))
 
 
 def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Screen) -> list[Review]:

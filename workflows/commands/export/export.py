@@ -54,10 +54,7 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
     """
     experiment = load_experiment(run.experiment)
     if experiment.has_head:
-        raise UserError(
-            f"export: covers models that write their answers; {run.path} has a head, which its checkpoint "
-            "holds together with the adapter."
-        )
+        raise UserError(f"export: {run.path} has a head; only models that write their answers are exported.")
     folder = (output or run.path / "export").expanduser().resolve()
     checkpoint = checkpoint_of(run)
     if not checkpoint.is_dir():
@@ -107,9 +104,7 @@ def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, int]:
         raise UserError("export: this model's code is in its own repository, which is not covered here.")
     merged = merge_adapter(model)
     if isinstance(merged, PeftModel):
-        raise UserError(
-            "export: the base model is quantised, so its adapter cannot be merged; tune it unquantised."
-        )
+        raise UserError("export: a quantised model cannot take its adapter in; tune it unquantised.")
     greedy = Greedy.of(merged, template, arguments.get_request_config())
     tokenizer = template.tokenizer
     merged.generation_config = GenerationConfig(
