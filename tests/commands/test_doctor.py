@@ -47,6 +47,7 @@ def test_each_command_is_run_and_what_went_wrong_is_in_the_file(tmp_path: Path) 
     assert bad["exit_code"] == 2
     assert bad["problems"][0].startswith("error: model 'qwen99' is neither")
     assert report["packages"]["torch"]
+    assert report["installed"]["cyclopts"]
     assert min(report["products_per_second"].values()) > 0
 
 

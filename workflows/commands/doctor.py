@@ -64,10 +64,7 @@ STEPS = (
     Step("full tuning, weights in fp32", f"{SHORT} --method full --run-folder {{folder}}/full"),
     Step("a head", f"{SHORT} --method head --run-folder {{folder}}/head"),
     Step("a loss of our own", f"{SHORT} --method label-loss --run-folder {{folder}}/label-loss"),
-    Step(
-        "the embedding trained too",
-        f"{SHORT} --method lora-embedding --run-folder {{folder}}/embedding",
-    ),
+    Step("the embedding trained too", f"{SHORT} --method lora-embedding --run-folder {{folder}}/embedding"),
     Step("a model to take away", "export {folder}/lora"),
     Step(
         "answers beside SWIFT's",
