@@ -19,11 +19,13 @@ from workflows.core.screen import Screen, shown
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.options import (
     DEFAULTS,
+    NEW_RUN,
     Count,
     DataOptions,
     File,
     Flag,
     Language,
+    NewRun,
     Pairs,
     RunOptions,
     SourceOptions,
@@ -32,7 +34,6 @@ from workflows.experiment.options import (
 
 Run = Annotated[Path, Parameter(help="a run folder")]
 FinishedRun = Annotated[Path, Parameter(help="a finished run")]
-NewFolder = Annotated[Path | None, Parameter(help="where the run goes (default: a new one in outputs/)")]
 Output = Annotated[Path | None, Parameter(help="where to write (default: a new folder in outputs/)")]
 Opens = Annotated[Language, Parameter(help="language that the report opens in")]
 Verbose = Annotated[Flag, Parameter(help="show SWIFT's own log on the screen too")]
@@ -47,68 +48,39 @@ app = App(
 
 
 @app.command
-def run(
-    folder: Run | None = None,
-    /,
-    *,
-    options: RunOptions = DEFAULTS,
-    run_folder: NewFolder = None,
-    verbose: Verbose = False,
-) -> None:
+def run(folder: Run | None = None, /, *, new: NewRun = NEW_RUN, verbose: Verbose = False) -> None:
     """The whole job; goes on at the first unfinished stage."""
-    use_one_gpu()
-    from workflows.commands.run import ALL_STAGES, work_on_run
-
-    work_on_run(ALL_STAGES, folder, options, run_folder, verbose)
+    _work((), folder, new, verbose)
 
 
 @app.command
-def prepare(
-    folder: Run | None = None,
-    /,
-    *,
-    options: RunOptions = DEFAULTS,
-    run_folder: NewFolder = None,
-    verbose: Verbose = False,
-) -> None:
+def prepare(folder: Run | None = None, /, *, new: NewRun = NEW_RUN, verbose: Verbose = False) -> None:
     """Only the data: read, clean, split, write SWIFT's files."""
-    from workflows.commands.run import work_on_run
-
-    work_on_run(("prepare",), folder, options, run_folder, verbose)
+    _work(("prepare",), folder, new, verbose)
 
 
 @app.command
 def train(folder: Run, /, *, verbose: Verbose = False) -> None:
     """Only the tuning of a prepared run."""
-    use_one_gpu()
-    from workflows.commands.run import work_on_run
-
-    work_on_run(("tokens", "derive", "train"), folder, verbose=verbose)
+    _work(("tokens", "derive", "train"), folder, verbose=verbose)
 
 
 @app.command
 def infer(folder: Run, /, *, verbose: Verbose = False) -> None:
     """Only the answers to the test rows, before and (once trained) after tuning."""
-    use_one_gpu()
-    from workflows.commands.run import work_on_run
-
-    work_on_run(("probe", "zero_shot", "tuned"), folder, verbose=verbose)
+    _work(("probe", "zero_shot", "tuned"), folder, verbose=verbose)
 
 
 @app.command
 def score(folder: Run, /, *, verbose: Verbose = False) -> None:
     """Only baselines and scores."""
-    from workflows.commands.run import work_on_run
-
-    work_on_run(("baselines", "score"), folder, verbose=verbose)
+    _work(("baselines", "score"), folder, verbose=verbose)
 
 
 @app.command
 def report(folder: Run, /, *, lang: Opens | None = None, verbose: Verbose = False) -> None:
     """Only the report of a scored run."""
-    from workflows.commands.run import work_on_run
-
-    work_on_run(("report",), folder, verbose=verbose, lang=lang)
+    _work(("report",), folder, verbose=verbose, lang=lang)
 
 
 @app.command
@@ -116,28 +88,25 @@ def audit(
     what: Annotated[Path | None, Parameter(help="a run folder, or a data set by name")] = None,
     /,
     *,
-    options: RunOptions = DEFAULTS,
-    run_folder: NewFolder = None,
+    new: NewRun = NEW_RUN,
     verbose: Verbose = False,
 ) -> None:
     """Only the data, and which of its labels are likely wrong."""
     from workflows.experiment.cards import DATASETS, names_of
 
     if str(what) in names_of(DATASETS):
-        if options.data.dataset is not None:
-            raise UserError(f"audit {what} --dataset {options.data.dataset}: name one data set.")
-        options = replace(options, data=replace(options.data, dataset=str(what)))
+        options, data = new.options, new.options.data
+        if data.dataset is not None:
+            raise UserError(f"audit {what} --dataset {data.dataset}: name one data set.")
+        new = replace(new, options=replace(options, data=replace(data, dataset=str(what))))
         what = None
-    from workflows.commands.run import work_on_run
-
-    work_on_run(("prepare", "audit"), what, options, run_folder, verbose)
+    _work(("prepare", "audit"), what, new, verbose)
 
 
 @app.command
 def plan(
     *,
-    options: RunOptions = DEFAULTS,
-    run_folder: NewFolder = None,
+    new: NewRun = NEW_RUN,
     output: Annotated[Path | None, Parameter(help="write the figures as JSON, too")] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -148,7 +117,7 @@ def plan(
     from workflows.experiment.resolve import resolve
 
     screen = Screen(verbose)
-    result = planning.plan(resolve(options), run_folder, screen)
+    result = planning.plan(resolve(new.options), new.run_folder, screen)
     if output is not None:
         write_json(output, result)
     screen.say("\n" + planning.render_plan(result))
@@ -165,13 +134,12 @@ def compare(
 ) -> None:
     """Several runs on the same test rows, in one table."""
     from workflows.commands import compare as comparing
-    from workflows.core.run_folder import RunFolder
     from workflows.pipeline.run import timed_folder
     from workflows.scoring.table import render_comparison
 
-    output = output or timed_folder("compare")
-    print(render_comparison(comparing.compare([RunFolder(each) for each in folders], common, output, lang)))
-    print(f"report: {shown(output / 'report.html')}")
+    screen, output = Screen(), output or timed_folder("compare")
+    screen.say(render_comparison(comparing.compare(folders, common, output, lang)))
+    screen.say(f"report: {shown(output / 'report.html')}")
 
 
 @app.command
@@ -182,7 +150,6 @@ def select_model(
     prompt: Annotated[str | None, Parameter(help="a prompt by name, or a YAML file, for all models")] = None,
     set: Annotated[Pairs, Parameter(help="NAME=VALUE: any SWIFT argument; may be repeated")] = (),
     data: SourceOptions = DEFAULTS.data,
-    lang: Opens = "zh",
     output: Output = None,
     verbose: Verbose = False,
 ) -> None:
@@ -191,10 +158,9 @@ def select_model(
     from workflows.commands import select_model as selecting
     from workflows.scoring.table import render_selection
 
-    asked = RunOptions(DataOptions(**vars(data)), TuningOptions(prompt=prompt, set=set), lang)
+    asked = RunOptions(DataOptions(**vars(data)), TuningOptions(prompt=prompt, set=set))
     screen = Screen(verbose)
-    experiments = selecting.experiments_of(models, asked)
-    folder, selection = selecting.select_model(experiments, cases, output, screen)
+    folder, selection = selecting.select_model(models, asked, cases, output, screen)
     screen.say(render_selection(selection))
     screen.say(f"selection: {shown(folder / 'selection.json')}")
 
@@ -205,24 +171,22 @@ def export(
     /,
     *,
     output: Annotated[Path | None, Parameter(help="where to write (default: export/ in the run)")] = None,
-    push: Annotated[
-        str | None, Parameter(help="OWNER/NAME on the ModelScope hub (token: MODELSCOPE_API_TOKEN)")
-    ] = None,
+    push: Annotated[str | None, Parameter(help="OWNER/NAME on the hub; needs MODELSCOPE_API_TOKEN")] = None,
     verbose: Verbose = False,
 ) -> None:
     """A run's tuned model as a plain Hugging Face folder, uploaded where asked."""
     use_one_gpu()
     from workflows.commands.export import push as pushing
     from workflows.core.run_folder import locked
-    from workflows.pipeline.run import open_finished, open_run
+    from workflows.pipeline.run import open_finished
 
     if push is not None:
         pushing.check_push(push)
     screen, found = Screen(verbose), open_finished(folder)
-    with locked(found):
-        with screen.output_to(found.log("export")):
-            from workflows.commands.export import export as exporting
-        model = exporting.export(found, open_run(found.path)[1], output, screen)
+    with locked(found), screen.output_to(found.log("export")):
+        from workflows.commands.export import export as exporting
+
+        model = exporting.export(found, output, screen)
     screen.say(f"model: {shown(model)}")
     if push is not None:
         screen.say(f"pushed: {pushing.push(model, push)}")
@@ -233,12 +197,10 @@ def reproduce(folder: FinishedRun, /, *, verbose: Verbose = False) -> int:
     """Repeat a run, and say what came out equal; exit code 3 where something did not."""
     use_one_gpu()
     from workflows.commands import reproduce as repeating
-    from workflows.pipeline.run import open_run
 
     screen = Screen(verbose)
-    original, _ = open_run(folder)
-    repeated, result = repeating.reproduce(original, screen)
-    screen.say(f"\n{shown(repeated.path)} against {shown(original.path)}:")
+    repeated, result = repeating.reproduce(folder, screen)
+    screen.say(f"\n{shown(repeated.path)} against {shown(folder)}:")
     for stage, differences in result["stages"].items():
         screen.say(f"  {stage:10} {'; '.join(differences) or 'equal'}")
     for line in result["environment"]:
@@ -250,15 +212,11 @@ def reproduce(folder: FinishedRun, /, *, verbose: Verbose = False) -> int:
 @app.command
 def benchmark(
     kind: Literal["inference", "training", "pipeline", "startup", "data"],
-    folder: Annotated[
-        Path | None, Parameter(help="a finished run, whose model and data are used (but for data)")
-    ] = None,
+    folder: Annotated[Path | None, Parameter(help="a finished run (for all but data)")] = None,
     /,
     *,
-    rows: Annotated[
-        Count | None, Parameter(help="test rows (inference; default: 200), rows (data; 100,000)")
-    ] = None,
-    steps: Annotated[Count, Parameter(help="steps (training)")] = 10,
+    rows: Annotated[Count | None, Parameter(help="inference (default: 200), data (100,000)")] = None,
+    steps: Annotated[Count, Parameter(help="training")] = 10,
     repeats: Annotated[Count, Parameter(help="of each, in turn")] = 3,
     output: Output = None,
     verbose: Verbose = False,
@@ -287,13 +245,11 @@ def doctor(
     from workflows.pipeline.run import timed_folder
 
     if gpu and find_machine().device != "cuda":
-        raise UserError(
-            "doctor --gpu: there is no GPU here; without --gpu it looks whether all works on the CPU."
-        )
+        raise UserError("doctor --gpu: there is no GPU here; without --gpu it tries the CPU.")
     folder, screen = (output or timed_folder("doctor")).expanduser().resolve(), Screen()
     examined = examine(folder, screen)
-    unwell = [outcome["shows"] for outcome in examined["commands"] if outcome["problems"]]
-    screen.say(f"not well: {', '.join(unwell)}" if unwell else "all is well")
+    unwell = ", ".join(outcome["shows"] for outcome in examined["commands"] if outcome["problems"])
+    screen.say(f"not well: {unwell}" if unwell else "all is well")
     screen.say(f"doctor: {shown(folder / 'doctor.json')}")
     return 3 if unwell else 0
 
@@ -308,7 +264,22 @@ def list_names(
     """What can be named: data sets, models, methods, prompts."""
     from workflows.commands.listing import render_list
 
-    print(render_list(kind, data_dir))
+    Screen().say(render_list(kind, data_dir))
+
+
+def _work(
+    stages: tuple[str, ...],
+    folder: Path | None,
+    new: NewRun = NEW_RUN,
+    verbose: bool = False,
+    lang: Language | None = None,
+) -> None:
+    """`work_on_run`, whose import would double the time of --help."""
+    from workflows.commands.run import work_on_run
+
+    if not {"prepare", "baselines", "report"}.intersection(stages):  # a model may be needed
+        use_one_gpu()
+    work_on_run(stages, folder, new, Screen(verbose), lang)
 
 
 def use_one_gpu() -> None:
@@ -316,14 +287,12 @@ def use_one_gpu() -> None:
     from workflows.model.gpu import settle_gpu
 
     if (said := settle_gpu()) is not None:
-        print(said)
+        Screen().say(said)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command, the process's own if none is given; the exit code is 0, 2 for what the user can
-    mend, 130 after Ctrl-C.
-
-    `reproduce` ends with 3 where something came out different, `doctor` where something is not well.
+    mend, 3 as `reproduce` and `doctor` say, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):

@@ -20,7 +20,7 @@ from tests.fake_hub import FakeHub, serve_hub
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment
-from workflows.experiment.options import DEFAULTS, RunOptions
+from workflows.experiment.options import NEW_RUN, RunOptions
 from workflows.experiment.resolve import resolve
 
 # Two processes of tests share two cores: see pyproject.toml.
@@ -100,7 +100,7 @@ def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subpr
 def read_options(*flags: object) -> RunOptions:
     """What the flags of `run` ask for."""
     _, bound, *_ = app.parse_args(["run", *map(str, flags)], exit_on_error=False, print_error=False)
-    return bound.arguments.get("options", DEFAULTS)
+    return bound.arguments.get("new", NEW_RUN).options
 
 
 def make_experiment(*flags: object) -> Experiment:

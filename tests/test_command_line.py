@@ -61,6 +61,25 @@ def test_light_commands_load_neither_torch_nor_swift(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["list", "datasets"], ["prepare", "--run-folder", "{new}"], ["--help"]]
+)
+def test_a_closed_pipe_ends_a_command_quietly(arguments: list[str], tmp_path: Path) -> None:
+    """In development mode: files that cannot be closed are told of, as from Python 3.13 on always."""
+    words = [word.format(new=tmp_path / "new") for word in arguments]
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "ignore", "run_swift.py", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as done:
+        assert done.stdout is not None
+        assert done.stderr is not None
+        done.stdout.close()
+        assert done.stderr.read() == b""
+    assert done.returncode == 1
+
+
 def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -> None:
     listed = command("list", "datasets").stdout
     for part in (

@@ -63,6 +63,17 @@ def test_other_test_rows_are_refused_or_cut_to_the_common_ones(
     assert "no test row in common" in command("compare", first.path, second.path, "--common").stderr
 
 
+def test_runs_whose_folders_have_the_same_name_are_called_by_their_paths(
+    command: Command, pair: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    first, second = pair
+    namesake = shutil.move(second.path, tmp_path / "other" / "first")
+    done = command("compare", first.path, namesake, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert f"{namesake} is worse than {first.path}" in done.stdout
+    assert list(read_json(tmp_path / "out" / "comparison.json")["runs"]) == [str(first.path), str(namesake)]
+
+
 def test_what_cannot_be_compared_is_one_line(
     command: Command, pair: tuple[RunFolder, RunFolder], tmp_path: Path
 ) -> None:

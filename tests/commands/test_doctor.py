@@ -47,6 +47,7 @@ def test_each_command_is_run_and_what_went_wrong_is_in_the_file(tmp_path: Path) 
     assert bad["exit_code"] == 2
     assert bad["problems"][0].startswith("error: model 'qwen99' is neither")
     assert report["packages"]["torch"]
+    assert report["installed"]["cyclopts"]
     assert min(report["products_per_second"].values()) > 0
 
 
@@ -78,8 +79,9 @@ def test_a_training_that_came_to_nothing_is_noticed(
 def test_answers_that_are_not_the_cpus_are_noticed(tmp_path: Path, there: float, well: bool) -> None:
     runs = [RunFolder(tmp_path / name) for name in ("here", "there")]
     for run, share in zip(runs, (0.5, there), strict=True):
-        row = {"id": "a", "probabilities": {"positive": share, "negative": 1 - share}}
-        write_jsonl(run.predictions("zero_shot"), [row])
+        shares = {"a": {"positive": 0.9, "negative": 0.1}, "b": {"positive": share, "negative": 1 - share}}
+        rows = [{"id": id, "probabilities": each} for id, each in shares.items()]
+        write_jsonl(run.predictions("zero_shot"), rows)
     assert (compare_answers(*runs) == []) is well
 
 

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workflows.core.files import read_json, read_jsonl, write_json
+from workflows.commands.reproduce import largest_difference
+from workflows.core.files import read_json, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.cards import COMMAND, ROOT
@@ -32,7 +33,6 @@ from workflows.model.machine import (
 
 # The folder pins no dtype, as the card of `tiny` does: the machine's is used.
 SHORT = "run --model workflows/tiny/model --train-samples 320 --test-samples 60"
-BESIDE = ("flash_attn", "bitsandbytes", "vllm", "torchvision", "torch_npu")  # packages that may matter
 LEARNED = 0.85  # accuracy on the embedded reviews: on a CPU it was 0.94 to 0.97, TF-IDF has 0.89
 CLOSE = 1e-3  # of a probability, between a GPU's fp32 and a CPU's: their sums have another order
 LAST_LINES = 40  # of what a command printed, and of its log
@@ -64,10 +64,7 @@ STEPS = (
     Step("full tuning, weights in fp32", f"{SHORT} --method full --run-folder {{folder}}/full"),
     Step("a head", f"{SHORT} --method head --run-folder {{folder}}/head"),
     Step("a loss of our own", f"{SHORT} --method label-loss --run-folder {{folder}}/label-loss"),
-    Step(
-        "the embedding trained too",
-        f"{SHORT} --method lora-embedding --run-folder {{folder}}/embedding",
-    ),
+    Step("the embedding trained too", f"{SHORT} --method lora-embedding --run-folder {{folder}}/embedding"),
     Step("a model to take away", "export {folder}/lora"),
     Step(
         "answers beside SWIFT's",
@@ -85,16 +82,14 @@ def describe_machine(machine: Machine) -> dict[str, Any]:
     """Versions, device, free memory, speeds; of a GPU its driver and what torch was compiled for."""
     import torch
 
+    dtypes = sorted({"float32", machine.torch_dtype})
     described: dict[str, Any] = {
         **describe_environment(),
+        "installed": {each.name: each.version for each in importlib.metadata.distributions()},
         "machine": asdict(machine),
         "memory_free": free_memory(machine.device),
-        "products_per_second": {
-            dtype: products_per_second(dtype, machine.device)
-            for dtype in sorted({"float32", machine.torch_dtype})
-        },
+        "products_per_second": {dtype: products_per_second(dtype, machine.device) for dtype in dtypes},
         "bytes_copied_per_second": copies_per_second(machine.device),
-        "beside": {name: version for name in BESIDE if (version := _version(name)) is not None},
     }
     if machine.device == "cuda":
         described["gpu"] = {
@@ -112,20 +107,17 @@ def examine(folder: Path, screen: Screen, steps: tuple[Step, ...] = STEPS) -> di
 
     Its `well` says whether every command ended as it should; each of `commands` has its problems.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    machine = find_machine()
-    report: dict[str, Any] = {**describe_machine(machine), "well": False, "commands": []}
+    outcomes: list[dict[str, Any]] = []
+    report = {**describe_machine(find_machine()), "well": False, "commands": outcomes}
     for line in summary_of(report):
         screen.say(line)
     for number, step in enumerate(steps, start=1):
         screen.say(f"[{number}/{len(steps)}] {step.shows}\n  {step.line(str(folder))}")
-        outcome = _run(step, folder)
-        report["commands"].append(outcome)
+        outcomes.append(_run(step, folder))
+        problems, seconds = outcomes[-1]["problems"], outcomes[-1]["seconds"]
+        screen.say(f"  {'NOT well: ' + '; '.join(problems) if problems else 'well'} ({seconds:.0f} s)")
+        report["well"] = number == len(steps) and not any(each["problems"] for each in outcomes)
         write_json(folder / "doctor.json", report)
-        said = "; ".join(outcome["problems"])
-        screen.say(f"  {'NOT well: ' + said if said else 'well'} ({outcome['seconds']:.0f} s)")
-    report["well"] = not any(outcome["problems"] for outcome in report["commands"])
-    write_json(folder / "doctor.json", report)
     return report
 
 
@@ -150,8 +142,8 @@ def summary_of(report: dict[str, Any]) -> list[str]:
 
 def _run(step: Step, folder: Path) -> dict[str, Any]:
     """One command's outcome: exit code, seconds, what it printed last, and what is not well."""
-    arguments = step.arguments.format(folder=folder).split()
-    env = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if step.on_cpu else {})}
+    arguments = [word.format(folder=folder) for word in step.arguments.split()]
+    run = RunFolder(next(Path(word) for word in arguments if word.startswith(str(folder))))
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(ROOT / "run_swift.py"), *arguments],
@@ -160,10 +152,9 @@ def _run(step: Step, folder: Path) -> dict[str, Any]:
         encoding="utf-8",
         errors="replace",
         cwd=ROOT,
-        env=env,
+        env=os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if step.on_cpu else {}),
         check=False,
     )
-    run = RunFolder(next(Path(word) for word in arguments if word.startswith(str(folder))))
     outcome: dict[str, Any] = {
         "shows": step.shows,
         "command": step.line(str(folder)),
@@ -171,19 +162,21 @@ def _run(step: Step, folder: Path) -> dict[str, Any]:
         "exit_code": done.returncode,
         "printed": done.stdout.splitlines()[-LAST_LINES:],
         "errors": done.stderr.splitlines()[-LAST_LINES:],
+        "problems": [],
     }
+    if arguments[0] == "run":
+        found = [path for path in (run.stages, run.training) if path.exists()]
+        outcome |= {path.stem: read_json(path) for path in found}
     if done.returncode not in ((0, 3) if step.on_cpu else (0,)):
-        problems = [(outcome["errors"] or [f"exit code {done.returncode}"])[-1]]
+        outcome["problems"] = [(outcome["errors"] or [f"exit code {done.returncode}"])[-1]]
         logs = sorted(run.path.glob("logs/*.log"), key=lambda path: path.stat().st_mtime)
         outcome["log"] = logs[-1].read_text(encoding="utf-8").splitlines()[-LAST_LINES:] if logs else []
     elif step.on_cpu:
-        problems = compare_answers(run, RunFolder(run.path.with_name(f"{run.path.name}-again-1")))
-    else:
-        problems = check_training(run, step.learns) if arguments[0] == "run" else []
-    for path in (run.stages, run.training):
-        if arguments[0] == "run" and path.exists():
-            outcome[path.stem] = read_json(path)
-    return {**outcome, "problems": problems}
+        again = run.path.with_name(f"{run.path.name}-again-1")
+        outcome["problems"] = compare_answers(run, RunFolder(again))
+    elif arguments[0] == "run":
+        outcome["problems"] = check_training(run, step.learns)
+    return outcome
 
 
 def check_training(run: RunFolder, learns: bool) -> list[str]:
@@ -202,18 +195,5 @@ def check_training(run: RunFolder, learns: bool) -> list[str]:
 
 def compare_answers(run: RunFolder, again: RunFolder) -> list[str]:
     """What is not well between the untuned model's answers here and on the CPU, both in fp32."""
-    here, there = (
-        {row["id"]: row["probabilities"] for row in read_jsonl(each.predictions("zero_shot"))}
-        for each in (run, again)
-    )
-    apart = max(
-        abs(share - there[id][label]) for id, shares in here.items() for label, share in shares.items()
-    )
-    return [f"probabilities differ by up to {apart:.1e}, more than {CLOSE}"] if not apart <= CLOSE else []
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    apart = largest_difference(run, again, "zero_shot")
+    return [] if apart <= CLOSE else [f"probabilities differ by up to {apart:.1e}, more than {CLOSE}"]

@@ -6,20 +6,18 @@ The cases are balanced rows of the training split.  A model chosen by its answer
 later test score flattered by that choice; rows that it will be trained on anyway cost nothing.
 """
 
-import re
 import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workflows.core.errors import UserError
-from workflows.core.files import open_whole, read_json, read_jsonl, write_json, write_jsonl
+from workflows.core.files import fingerprint, read_json, read_jsonl, write_json, write_jsonl
+from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
-from workflows.core.texts import Text, one_after_another, text
+from workflows.core.texts import one_after_another, text
 from workflows.data.examples import choose_examples
 from workflows.data.messages import write_row
 from workflows.data.prepare import prepare
@@ -33,94 +31,65 @@ from workflows.model.loaded import LoadedModel
 from workflows.model.machine import find_machine, fit_to_machine, peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, timed_folder
-from workflows.reporting.blocks import Grid, Paragraph, Report, Section
-from workflows.reporting.render import render_markdown
-from workflows.reporting.results import pairs_blocks, systems_grid
-from workflows.scoring.score import measure
-from workflows.scoring.uncertainty import SIGNIFICANCE, compare_systems, conclude
-
-SETTINGS = "settings.json"
-
-
-def experiments_of(models: str, asked: RunOptions) -> dict[str, Experiment]:
-    """An experiment for each model of a list with commas, otherwise as asked, by the model's name.
-
-    Raises UserError for fewer than two models, or one twice.
-    """
-    given = [name.strip() for name in models.split(",")]
-    if len(set(given)) < len(given) or len(given) < 2:
-        raise UserError(f"--models {models}: name two models or more, each once.")
-    found = [(name, resolve(replace(asked, tuning=replace(asked.tuning, model=name)))) for name in given]
-    short = [experiment.model.name for _, experiment in found]
-    return {
-        name if short.count(experiment.model.name) > 1 else experiment.model.name: experiment
-        for name, experiment in found
-    }
+from workflows.scoring.score import compare_answers, measure_system
+from workflows.scoring.uncertainty import SIGNIFICANCE, conclude
 
 
 def select_model(
-    experiments: dict[str, Experiment], cases: int, output: Path | None, screen: Screen
+    models: str, asked: RunOptions, cases: int, output: Path | None, screen: Screen
 ) -> tuple[Path, dict[str, Any]]:
-    """Let each model answer the cases; write selection.json, selection.md and each model's answers into
-    `output`, by default a new folder or that of the same selection unfinished; return folder and selection.
+    """Let each model answer the cases; write selection.json and each model's answers into `output`, by
+    default a new folder or that of the same selection unfinished; return folder and selection.
 
-    `experiments`: by the model's name, alike but for model and prompt.  A model whose answers are there is
-    not asked again.  Raises UserError where `output` holds anything else, there are too few rows, or a model
-    cannot be had.
+    `models`: names with commas between them; `asked`: everything else.  A model whose answers are there is
+    not asked again.  Raises UserError for fewer than two models, where `output` holds anything else, there
+    are too few rows, or a model cannot be had.
     """
+    experiments = _experiments(models, asked)
     settings = {"cases": cases, "models": {name: save_experiment(each) for name, each in experiments.items()}}
-    folder = output or _unfinished(settings) or timed_folder("select")
-    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not _is_of(folder, settings)):
-        raise UserError(
-            f"--output {folder}: is a file, or not empty and not of this selection; name another."
-        )
-    with locked(RunFolder(folder)):
-        write_json(folder / SETTINGS, settings)
-        slugs = [re.sub(r"[^\w.-]+", "-", name) for name in experiments]
-        runs = {
-            name: RunFolder(folder / "models" / f"{number}-{slug}")
-            for number, (name, slug) in enumerate(zip(experiments, slugs, strict=True), start=1)
-        }
-        with screen.output_to(folder / "selection.log"):
-            first = next(iter(experiments.values()))
-            try:
-                check_overrides(first.overrides)
-                rows = _draw_cases(RunFolder(folder / "cases"), first, cases, screen)
-            except UserError:
-                shutil.rmtree(folder)
-                raise
-            for name, experiment in experiments.items():
-                if runs[name].predictions("zero_shot").exists():
-                    screen.say(f"{name}: answered before")
-                else:
-                    screen.say(name)
-                    _ask(runs[name], experiment, rows, screen)
+    mark = f"asked-{fingerprint(settings)}.json"  # a folder that has it is of the same selection
+    begun = [path.parent for path in sorted(OUTPUTS.glob(f"select-*/{mark}"))]
+    unfinished = [each for each in begun if not (each / "selection.json").exists()]
+    folder = output or (unfinished[-1] if unfinished else timed_folder("select"))
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / mark).exists()):
+        raise UserError(f"--output {folder}: is not empty and not of this selection; name another.")
+    runs: dict[str, RunFolder] = {}
+    with locked(RunFolder(folder)), screen.output_to(folder / "selection.log"):
+        write_json(folder / mark, settings)
+        try:
+            rows = _draw_cases(RunFolder(folder / "cases"), next(iter(experiments.values())), cases, screen)
+        except UserError as error:
+            shutil.rmtree(folder)
+            raise UserError(str(error).replace("--train-samples", "--cases")) from error
+        for number, (name, experiment) in enumerate(experiments.items(), start=1):
+            runs[name] = RunFolder(folder / "models" / f"{number}-{name.replace('/', '-')}")
+            if runs[name].predictions("zero_shot").exists():
+                screen.say(f"{name}: answered before")
+            else:
+                screen.say(name)
+                _ask(runs[name], experiment, rows, screen)
         selection = _sum_up(runs, experiments, len(rows))
         write_json(folder / "selection.json", selection)
-        with open_whole(folder / "selection.md") as file:
-            file.write(render_markdown(_report(selection), folder, first.lang))
     return folder, selection
 
 
-def _unfinished(settings: dict[str, Any]) -> Path | None:
-    """The newest folder of the same selection in outputs/ that did not come to its end."""
-    folders = sorted((path.parent for path in OUTPUTS.glob(f"select-*/{SETTINGS}")), reverse=True)
-    unfinished = [folder for folder in folders if not (folder / "selection.json").exists()]
-    return next((folder for folder in unfinished if _is_of(folder, settings)), None)
-
-
-def _is_of(folder: Path, settings: dict[str, Any]) -> bool:
-    return (folder / SETTINGS).exists() and read_json(folder / SETTINGS) == settings
+def _experiments(models: str, asked: RunOptions) -> dict[str, Experiment]:
+    """An experiment for each model of a list with commas, otherwise as asked, by the model's name."""
+    given = [name.strip() for name in models.split(",")]
+    if len(set(given)) < len(given) or len(given) < 2:
+        raise UserError(f"--models {models}: name two models or more, each once.")
+    found = [resolve(replace(asked, tuning=replace(asked.tuning, model=name))) for name in given]
+    check_overrides(found[0].overrides)
+    short = [experiment.model.name for experiment in found]
+    names = [name if short.count(each) > 1 else each for name, each in zip(given, short, strict=True)]
+    return dict(zip(names, found, strict=True))
 
 
 def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Screen) -> list[Review]:
     """Balanced, seeded rows of the training split, as the data stage cleans and cuts it."""
     if not run.manifest.exists():
         data = replace(experiment.data, train_samples=cases, balance=True)
-        try:
-            prepare(Job(run, replace(experiment, data=data), screen))
-        except UserError as error:
-            raise UserError(str(error).replace("--train-samples", "--cases")) from error
+        prepare(Job(run, replace(experiment, data=data), screen))
     return [Review(row["id"], row["review"], row["label"]) for row in read_jsonl(run.split("train"))]
 
 
@@ -131,27 +100,25 @@ def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Sc
     from workflows.inference.infer import answer_batches, join_answers
     from workflows.model.arguments import build_infer_arguments
 
-    prompt, labels, seed = experiment.prompt, experiment.labels, experiment.data.data_seed
-    examples = choose_examples(cases, cases, prompt, seed)  # with answers, but never a case's own
+    prompt, labels = experiment.prompt, experiment.labels
+    examples = choose_examples(cases, cases, prompt, experiment.data.data_seed)  # never a case's own
     rows = [
-        write_row(case, prompt, labels, "messages", shown)
-        for case, shown in zip(cases, examples, strict=True)
+        write_row(case, prompt, labels, "messages", solved)
+        for case, solved in zip(cases, examples, strict=True)
     ]
     write_jsonl(run.split("test"), rows)
-    machine, start = find_machine(), time.monotonic()
+    machine = find_machine()
     reset_peak_memory()
     ready = with_local_model(experiment)
     arguments = build_infer_arguments(ready, machine, run.split("test"), run.path / "none", None)
     with LoadedModel().reused():
         model, template = prepare_model_template(arguments)
-    loaded = time.monotonic()
-    answers = []
+    loaded, answers = time.monotonic(), Rows()
     with screen.progress("answering", total=len(rows)) as bar:
         for batch in answer_batches(model, template, rows, labels, arguments.get_request_config()):
             answers += batch
             bar.update(len(batch))
     cost = {
-        "seconds_to_load": loaded - start,
         "seconds_a_row": (time.monotonic() - loaded) / len(rows),
         "parameters": sum(each.numel() for each in model.parameters()),
         "peak_memory_bytes": peak_memory(),
@@ -159,77 +126,35 @@ def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Sc
         "torch_dtype": fit_to_machine(ready.arguments, ready.pinned, machine)["torch_dtype"],
     }
     write_json(run.path / "cost.json", cost)
-    with open_whole(run.experiment) as file:
-        file.write(save_experiment(experiment))
     write_jsonl(run.predictions("zero_shot"), join_answers(rows, answers, labels))
 
 
 def _sum_up(runs: dict[str, RunFolder], experiments: dict[str, Experiment], cases: int) -> dict[str, Any]:
     """The figures of each model, the pairwise tests, and what may be concluded."""
-    models: dict[str, Any] = {}
-    right: dict[str, np.ndarray] = {}
-    for name, run in runs.items():
-        labels = experiments[name].labels
-        answers = read_jsonl(run.predictions("zero_shot"))
-        models[name] = {
-            "model": experiments[name].model.arguments["model"],
-            "prompt": experiments[name].prompt.name,
-            **measure(answers, [label.name for label in labels], {each.name: each.words for each in labels}),
-            "cost": read_json(run.path / "cost.json"),
+    answers = {name: read_jsonl(run.predictions("zero_shot")) for name, run in runs.items()}
+    models = {
+        name: {
+            "model": experiment.model.arguments["model"],
+            "prompt": experiment.prompt.name,
+            **measure_system(answers[name], experiment),
+            "cost": read_json(runs[name].path / "cost.json"),
         }
-        right[name] = np.array([row["gold"] == row["prediction"] for row in answers])
-    pairs = compare_systems(right)
+        for name, experiment in experiments.items()
+    }
+    experiment = next(iter(experiments.values()))
+    pairs = compare_answers(answers, experiment.dataset.task)
     first = max(models, key=lambda name: models[name]["accuracy"])
     with_first = [pair for pair in pairs if first in (pair["a"], pair["b"])]
-    told = all(pair["holm_p"] < SIGNIFICANCE for pair in with_first)
+    close = [pair for pair in with_first if pair["holm_p"] >= SIGNIFICANCE]
+    verdict = [text("no_best_model") if close else text("best_model", model=first)]
     asked = text("cases", count=cases)
-    sentences = [text("best_model", model=first) if told else text("no_best_model")]
-    sentences += [
-        conclude(pair, pair["a"], pair["b"], asked)
-        for pair in with_first
-        if told or pair["holm_p"] >= SIGNIFICANCE
-    ]
-    experiment = next(iter(experiments.values()))
+    verdict += [conclude(pair, pair["a"], pair["b"], asked) for pair in close or with_first]
     return {
         "dataset": experiment.dataset.name,
         "cases": cases,
         "data_seed": experiment.data.data_seed,
         "models": models,
         "comparisons": pairs,
-        "best": first if told else None,
-        "verdict": asdict(one_after_another(sentences)),
+        "best": None if close else first,
+        "verdict": asdict(one_after_another(verdict)),
     }
-
-
-def _report(selection: dict[str, Any]) -> Report:
-    """The selection as selection.md shows it."""
-    names = {name: name for name in selection["models"]}
-    costs: list[tuple[Text | str, ...]] = [
-        (
-            name,
-            figures["prompt"],
-            f"{figures['cost']['seconds_a_row']:.3f}",
-            f"{figures['cost']['parameters']:,}",
-            f"{max(figures['cost']['peak_memory_bytes'].values()) / 2**30:.2f}",
-            figures["cost"]["torch_dtype"],
-        )
-        for name, figures in selection["models"].items()
-    ]
-    headings = (
-        text("model"),
-        text("prompt"),
-        text("seconds_a_row"),
-        text("parameters"),
-        text("peak_memory_in_gib"),
-        "dtype",
-    )
-    verdict = Paragraph(Text(**selection["verdict"]), strong=True)
-    return Report(
-        "select-model",
-        text("balanced_training_rows", dataset=selection["dataset"], cases=selection["cases"]),
-        [
-            Section(text("result"), [verdict, systems_grid(selection["models"], names)]),
-            Section(text("cost"), [Grid(headings, costs, texts=(0, 1))]),
-            Section(text("pairs"), pairs_blocks(selection["comparisons"], names)),
-        ],
-    )

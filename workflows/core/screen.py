@@ -28,8 +28,12 @@ class Screen:
         self.err: TextIO = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
 
     def say(self, text: str = "") -> None:
-        """Print a line (or several) of the result."""
-        print(text, file=self.out, flush=True)
+        """Print a line (or several) of the result; where its reader has left (`head`), end the program."""
+        try:
+            print(text, file=self.out, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())  # else closing it would fail again
+            sys.exit(1)
 
     def progress(self, title: str, total: int | None, counted: bool = True) -> tqdm:
         """A bar that counts to `total` with the time left (None: counts only), for work that takes a moment;

@@ -128,6 +128,19 @@ class RunOptions:
 DEFAULTS = RunOptions()  # nothing was asked
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class NewRun:
+    """A run to start."""
+
+    options: RunOptions = DEFAULTS
+    run_folder: Path | None = None
+    """where the run goes (default: a new one in outputs/)"""
+
+
+NEW_RUN = NewRun()
+
+
 def asked(options: Any) -> dict[str, Any]:
     """The options that are not their defaults, by name, those of a group together."""
     found: dict[str, Any] = {}

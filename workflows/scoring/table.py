@@ -47,8 +47,8 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
 def render_comparison(comparison: dict[str, Any]) -> str:
     """The table of a comparison of runs, and what may be concluded."""
     rows, systems = comparison["test_rows"], comparison["systems"]
-    names = texts("systems")
-    titles = {key: "\n  ".join((key.split("/")[0], names[key.split("/")[1]].en)) for key in systems}
+    named = {key: key.rpartition("/") for key in systems}  # a run that is named by its path has slashes
+    titles = {key: f"{run}\n  {texts('systems')[system].en}" for key, (run, _, system) in named.items()}
     overview = as_text(_overview(f"{rows:,} test rows, the same for all", systems, titles, rows))
     return "\n".join([overview, comparison["verdict"]["en"], comparison["verdict"]["zh"]])
 

@@ -15,18 +15,17 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from workflows.commands.export.model_card import write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
-from workflows.core.rows import Rows, question
+from workflows.core.rows import Row, Rows, question
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, shown
 from workflows.experiment.cards import COMMAND, MAX_NEW_TOKENS
-from workflows.experiment.experiment import Experiment
+from workflows.experiment.experiment import load_experiment
 from workflows.inference.infer import answer_batches, has_own_cache, join_answers, merge_adapter
 from workflows.inference.scorer import Greedy, prompt_tokens
 from workflows.model.arguments import build_infer_arguments
@@ -46,18 +45,16 @@ CONTINUED = (
 )
 
 
-def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: Screen) -> Path:
+def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
     """Write the run's tuned model into `output` (default: export/ in the run) with tokenizer, chat template
     and model card, compare its answers to the test rows with the run's; return the folder.
 
     A folder that holds this very model already is left as it is.  Raises UserError where the folder is in
     use, the model cannot be had or merged, or too many answers differ; nothing is left of it then.
     """
+    experiment = load_experiment(run.experiment)
     if experiment.has_head:
-        raise UserError(
-            f"export: covers models that write their answers; {run.path} has a head, which its checkpoint "
-            "holds together with the adapter."
-        )
+        raise UserError(f"export: {run.path} has a head; only models that write their answers are exported.")
     folder = (output or run.path / "export").expanduser().resolve()
     checkpoint = checkpoint_of(run)
     if not checkpoint.is_dir():
@@ -65,7 +62,7 @@ def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: 
     made_of = {"checkpoint": checkpoint.name, "answers_sha256": sha256(run.predictions("tuned"))}
     if folder.exists():
         known = read_json(folder / CHECK) if (folder / CHECK).exists() else {}
-        if {key: known.get(key) for key in made_of} != made_of:
+        if not made_of.items() <= known.items():
             raise UserError(f"{folder}: is there already; name another with --output, or remove it.")
         screen.say(f"exported before: {shown(folder)}")
         return folder
@@ -74,23 +71,31 @@ def export(run: RunFolder, experiment: Experiment, output: Path | None, screen: 
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        with screen.output_to(run.log("export")):
-            arguments = build_infer_arguments(
-                with_local_model(experiment), machine, run.split("test"), part / "none", checkpoint
-            )
-            test = read_jsonl(run.split("test"))
-            template, as_asked = _save(arguments, part, test)
+        ready, test = with_local_model(experiment), read_jsonl(run.split("test"))
+        arguments = build_infer_arguments(ready, machine, run.split("test"), part / "none", checkpoint)
+        template, equal = _save(arguments, part, test)
+        gc.collect()  # the merged model's memory
+        # `torch_dtype`: `dtype` since transformers 4.56, which older ones do not know.
+        model = AutoModelForCausalLM.from_pretrained(part, torch_dtype="auto").to(machine.device)
+        use_plain_attention_for_short_rows(model)  # as in the run
+        answers = Rows()
+        with screen.progress("comparing", total=len(test)) as bar:
             request = arguments.get_request_config()
-            check = _check(part, run, experiment, machine.device, template, request, screen)
-            write_json(part / CHECK, {**made_of, **as_asked, **check})
-            write_model_card(part, run, experiment, fetch_model(experiment.arguments), check)
+            for batch in answer_batches(model, template, test, experiment.labels, request):
+                answers += batch
+                bar.update(len(batch))
+        tuned = read_jsonl(run.predictions("tuned"))
+        check = _check(part, model, test, tuned, join_answers(test, answers, experiment.labels))
+        counts = {"prompts": len(test), "prompts_equal": equal}
+        write_json(part / CHECK, {**made_of, **counts, **check})
+        write_model_card(part, run, experiment, fetch_model(experiment.arguments), check)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
-def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, dict[str, int]]:
+def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, int]:
     """Write merged weights, tokenizer, chat template and generation config; return SWIFT's template, and how
     many test prompts the chat template gives to the token.
     """
@@ -99,9 +104,7 @@ def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, dict[str, int]]:
         raise UserError("export: this model's code is in its own repository, which is not covered here.")
     merged = merge_adapter(model)
     if isinstance(merged, PeftModel):
-        raise UserError(
-            "export: the base model is quantised, so its adapter cannot be merged; tune it unquantised."
-        )
+        raise UserError("export: a quantised model cannot take its adapter in; tune it unquantised.")
     greedy = Greedy.of(merged, template, arguments.get_request_config())
     tokenizer = template.tokenizer
     merged.generation_config = GenerationConfig(
@@ -114,7 +117,7 @@ def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, dict[str, int]]:
     merged.save_pretrained(part)
     tokenizer.chat_template, equal = choose_chat_template(tokenizer, template, test)
     tokenizer.save_pretrained(part)
-    return template, {"prompts": len(test), "prompts_equal": equal}
+    return template, equal
 
 
 def choose_chat_template(tokenizer: Any, template: Any, rows: Rows) -> tuple[str, int]:
@@ -125,92 +128,59 @@ def choose_chat_template(tokenizer: Any, template: Any, rows: Rows) -> tuple[str
     """
     own = tokenizer.chat_template or CONTINUED
     system = json.dumps(template.template_meta.default_system or "", ensure_ascii=False)
-    forms = (own, WITHOUT_THINKING + own, WITH_SYSTEM % system + own, CONTINUED)
-    wanted = [prompt_tokens(template, row) for row in rows]
-    best, most = own, -1
-    for form in forms:
-        tokenizer.chat_template = form
-        found = [
-            tokenizer.encode(
-                tokenizer.apply_chat_template(question(row), tokenize=False, add_generation_prompt=True),
-                add_special_tokens=False,
-            )
-            for row in rows
-        ]
-        equal = sum(a == b for a, b in zip(wanted, found, strict=True))
-        if equal > most:
-            best, most = form, equal
-    if len(rows) - most > DIFFERENT_SHARE * len(rows):
-        raise UserError(
-            f"export: no chat template gives the prompts that the model was tuned with (the best {most} of "
-            f"{len(rows)}); without --set system or template it would."
+    wanted, asked = [prompt_tokens(template, row) for row in rows], [question(row) for row in rows]
+    equal: dict[str, int] = {}
+    for form in (own, WITHOUT_THINKING + own, WITH_SYSTEM % system + own, CONTINUED):
+        found = tokenizer.apply_chat_template(
+            asked, chat_template=form, add_generation_prompt=True, return_dict=False
         )
-    return best, most
+        equal[form] = sum(a == b for a, b in zip(wanted, found, strict=True))
+    best = max(equal, key=lambda form: equal[form])
+    if len(rows) - equal[best] > DIFFERENT_SHARE * len(rows):
+        raise UserError(
+            "export: no chat template gives the prompts that the model was tuned with (the best "
+            f"{equal[best]} of {len(rows)}); without --set system or template it would."
+        )
+    return best, equal[best]
 
 
-def _check(
-    part: Path,
-    run: RunFolder,
-    experiment: Experiment,
-    device: str,
-    template: Any,
-    request: RequestConfig,
-    screen: Screen,
-) -> dict[str, Any]:
-    """Load the folder by transformers alone, let it answer the test rows, count what differs from the run.
+def _check(part: Path, model: Any, test: Rows, tuned: Rows, now: Rows) -> dict[str, Any]:
+    """How the written model's answers `now` differ from those of the run, `tuned`.
 
     Raises UserError where more differs than near ties explain: nothing in fp32, one in 200 in bf16 and fp16.
     """
-    gc.collect()  # the merged model's memory
-    # `torch_dtype`: `dtype` since transformers 4.56, which older ones do not know.
-    model = AutoModelForCausalLM.from_pretrained(part, torch_dtype="auto").to(device)
-    use_plain_attention_for_short_rows(model)  # as in the run
-    test, answers = read_jsonl(run.split("test")), list[dict[str, Any]]()
-    with screen.progress("comparing", total=len(test)) as bar:
-        for batch in answer_batches(model, template, test, experiment.labels, request):
-            answers += batch
-            bar.update(len(batch))
-    differing = []
-    tuned = read_jsonl(run.predictions("tuned"))
-    margins = [_margin(row) for row in tuned]
-    now = join_answers(test, answers, experiment.labels)
-    for before, after, margin in zip(tuned, now, margins, strict=True):
-        if before["output"] != after["output"]:
-            differing.append(
-                {"id": before["id"], "run": before["output"], "export": after["output"], "margin": margin}
-            )
+    differing = [
+        {"id": before["id"], "run": before["output"], "export": after["output"], "margin": _margin(before)}
+        for before, after in zip(tuned, now, strict=True)
+        if before["output"] != after["output"]
+    ]
     exact = model.dtype == torch.float32
     if len(differing) > (0 if exact else DIFFERENT_SHARE * len(test)):
         raise UserError(
             f"export: the written model answers {len(differing)} of {len(test)} test rows otherwise than the "
             f"run did, {differing[0]['id']} first; nothing was kept. Was the run made on another machine?"
         )
-    surest = max(range(len(test)), key=lambda row: margins[row])
-    generated = _generate(part, model, test[surest])
-    if generated != tuned[surest]["output"]:
-        raise UserError(
-            f"export: asked by its chat template the written model generates {generated!r} for test row "
-            f"{test[surest]['id']}, the run had {tuned[surest]['output']!r}; nothing was kept."
-        )
-    return {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "test_rows": len(test),
-        "outputs_differing": differing,
-        "generated": {"id": test[surest]["id"], "output": generated},
-    }
-
-
-def _margin(row: dict[str, Any]) -> float:
-    """How far the likeliest label's share of the probability is above the next one's."""
-    first, second, *_ = sorted(row["probabilities"].values(), reverse=True)
-    return first - second
-
-
-def _generate(part: Path, model: Any, row: dict[str, Any]) -> str:
-    """What the folder's own tokenizer, chat template and generation config make of a test row."""
+    row, surest = max(zip(test, tuned, strict=True), key=lambda pair: _margin(pair[1]))
     tokenizer = AutoTokenizer.from_pretrained(part)
     inputs = tokenizer.apply_chat_template(
         question(row), add_generation_prompt=True, return_tensors="pt", return_dict=True
     ).to(model.device)
     written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
-    return tokenizer.decode(written, skip_special_tokens=True)
+    generated = tokenizer.decode(written, skip_special_tokens=True)
+    if generated != surest["output"]:
+        raise UserError(
+            f"export: asked by its chat template the written model generates {generated!r} for test row "
+            f"{row['id']}, the run had {surest['output']!r}; nothing was kept."
+        )
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "test_rows": len(test),
+        "outputs_differing": differing,
+        "generated": {"id": row["id"], "output": generated},
+    }
+
+
+def _margin(row: Row) -> float:
+    """How far the likeliest label's share of the probability is above the next one's."""
+    first, second, *_ = sorted(row["probabilities"].values(), reverse=True)
+    return first - second

@@ -1,6 +1,7 @@
 """Uploads an exported model to the ModelScope hub by its own client; the token is never written down."""
 
 import os
+import re
 from pathlib import Path
 
 from modelscope_hub import HubApi, HubError, get_default_config
@@ -15,7 +16,7 @@ def check_push(repository: str) -> None:
 
     The token comes from the environment alone, where the hub's client finds it too.
     """
-    if len([part for part in repository.split("/") if part]) != 2 or repository.count("/") != 1:
+    if not re.fullmatch("[^/]+/[^/]+", repository):
         raise UserError(f"--push {repository}: write OWNER/NAME, the model's place on the ModelScope hub.")
     if not os.environ.get(TOKEN):
         raise UserError(
