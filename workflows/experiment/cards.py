@@ -1,14 +1,14 @@
 """What can be named: data sets, presets and prompts, each a YAML file; types and look-up."""
 
 import difflib
-import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from textwrap import shorten
+from typing import Any, Literal
 
-import dacite
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from workflows.core.errors import UserError
 from workflows.experiment.recipes import Recipe
@@ -27,11 +27,9 @@ MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label w
 PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text
 IN_PROMPT = ("review", "labels", "descriptions", "examples")
 IN_EXAMPLE = ("review", "labels", "label")
-TYPE_HOOKS = {float: lambda value: float(value) if type(value) is int else value}  # YAML's 1 is a 1.0 too
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Task = Literal["single_label", "multi_label", "regression"]
 Gold = int | list[int] | float  # a row's label: an index, the indices of several labels, or a number
-Card = TypeVar("Card")
 
 
 @dataclass(frozen=True)
@@ -143,16 +141,18 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
 
 
-def from_mapping(card: type[Card], content: dict[str, Any], where: Path | str) -> Card:
-    """A frozen card from parsed YAML; a UserError names the key that is missing, unknown or of the wrong
-    type.
-    """
+def from_mapping(kind: Any, content: Any, where: Path | str) -> Any:
+    """A `kind` from parsed YAML; a UserError names the key that is missing, unknown or of the wrong type."""
+    # pydantic takes settings for a list of dataclasses, not for a dataclass.
+    reader = TypeAdapter[list[Any]](list[kind], config=ConfigDict(extra="forbid"))
     try:
-        return dacite.from_dict(
-            card, content, config=dacite.Config(cast=[tuple], strict=True, type_hooks=TYPE_HOOKS)
-        )
-    except dacite.DaciteError as error:
-        raise UserError(f"{where}: {error}.") from error
+        return reader.validate_python([content])[0]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"][1:]))
+        what = ": ".join(part for part in (str(where), key, first["msg"]) if part)
+        given = shorten(repr(first["input"]), 80, placeholder=" …")
+        raise UserError(f"{what} (given: {given}).") from error
 
 
 def names_of(folder: Path) -> list[str]:
@@ -200,42 +200,18 @@ def load_preset(name: str) -> tuple[Arguments, Recipe | None]:
     """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one."""
     path = card_path(METHODS, name, "method")
     preset = read_mapping(path)
-    recipe = preset.pop("recipe", None)
-    return preset, None if recipe is None else _recipe(recipe, f"{path}: recipe")
+    return preset, from_mapping(Recipe | None, preset.pop("recipe", None), f"{path}: recipe")
 
 
 def set_recipe(recipe: Recipe | None, settings: dict[str, str], method: str) -> Recipe | None:
-    """The recipe with `settings` of --set recipe.NAME=VALUE; a UserError for a name or value that it has
-    not.
-    """
-    for name, text in settings.items():
-        known = [] if recipe is None else [field.name for field in fields(recipe) if field.name != "kind"]
-        if recipe is None or name not in known:
+    """The recipe with `settings` of --set recipe.NAME=VALUE; a UserError for what it does not take."""
+    content = {} if recipe is None else asdict(recipe)
+    known = [name for name in content if name != "kind"]
+    for name in settings:
+        if name not in known:
             has = f"its recipe has {', '.join(known)}" if known else "it has no recipe settings"
             raise UserError(f"--set recipe.{name}: not a setting of method {method}; {has}.")
-        is_text = isinstance(getattr(recipe, name), str)
-        choices = get_args(type(recipe).__annotations__[name])
-        if is_text and choices and text not in choices:
-            raise UserError(f"--set recipe.{name}={text}: is none of {', '.join(choices)}.")
-        changed = {**asdict(recipe), name: text if is_text else _value(text)}
-        recipe = _recipe(changed, f"--set recipe.{name}={text}")
-    return recipe
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or null of the command line; what is none of these stays text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _recipe(content: dict[str, Any], where: str) -> Recipe:
-    kinds = {get_args(kind.__annotations__["kind"])[0]: kind for kind in get_args(Recipe)}
-    card = kinds.get(content.get("kind"))
-    if card is None:
-        raise UserError(f"{where}: kind {content.get('kind')!r} is none of {', '.join(kinds)}.")
-    return from_mapping(card, content, where)
+    return from_mapping(type(recipe), {**content, **settings}, "--set recipe") if settings else recipe
 
 
 def load_prompt(name: str) -> Prompt:

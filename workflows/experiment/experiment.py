@@ -1,5 +1,4 @@
-"""What one run is: a data-set card, a model card, a preset, a prompt, overrides and seeds, in one frozen
-value.
+"""What one run is: a data-set card, a model card, a preset, a prompt, overrides and seeds, in one value.
 
 Cards are YAML: `datasets/*.yaml` for data sets, `sft_args/models/*.yaml` for models, `sft_args/*.yaml` for
 presets, `workflows/data/prompts/*.yaml` for prompts.  Model cards and presets hold SWIFT's own argument names
@@ -8,8 +7,9 @@ key more, `recipe`.  An `Experiment` holds all of them resolved: the YAML that i
 even when a card has changed since.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -38,6 +38,7 @@ from workflows.experiment.options import (
 from workflows.experiment.recipes import DERIVED, Reasoning, Recipe
 
 FORMAT = 2  # of experiment.yaml
+ASKED = {"data", "tuning", "lang", "overrides"}  # fields of Experiment that its `options` tell
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,12 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """What the names among the options meant when the run began: cards change."""
-
-    dataset: DatasetCard
-    model: ModelCard
-    prompt: Prompt
-    preset: Arguments
-    mixed: tuple[Mix, ...]
-    recipe: Recipe | None
-
-
-@dataclass(frozen=True)
 class Saved:
-    """What experiment.yaml holds."""
+    """What experiment.yaml holds: what was asked, and what the names in it meant then, since cards change."""
 
     format: int
     options: RunOptions
-    resolved: Resolved
+    resolved: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -156,8 +145,8 @@ class Experiment:
 
 def save_experiment(experiment: Experiment) -> str:
     """The YAML text of an experiment: what was asked, in a few lines, then what the names meant."""
-    resolved = Resolved(*(getattr(experiment, each.name) for each in fields(Resolved)))
-    content = {"format": FORMAT, "options": asked(experiment.options), "resolved": asdict(resolved)}
+    resolved = {name: value for name, value in asdict(experiment).items() if name not in ASKED}
+    content = {"format": FORMAT, "options": asked(experiment.options), "resolved": resolved}
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=110)
 
 
@@ -175,6 +164,5 @@ def load_experiment(path: Path) -> Experiment:
         )
     saved = from_mapping(Saved, content, path)
     overrides, _ = parse_overrides(saved.options.tuning.set)
-    resolved = {each.name: getattr(saved.resolved, each.name) for each in fields(Resolved)}
-    options = saved.options
-    return Experiment(options.data, options.tuning, options.lang, overrides=overrides, **resolved)
+    content = {**saved.resolved, **vars(saved.options), "overrides": overrides}
+    return from_mapping(Experiment, content, f"{path}: resolved")
