@@ -42,9 +42,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which files of a data set are laid out: two columns, and what the label column's values
-    mean.
-    """
+    """One way in which files of a data set are laid out: two columns, and what the label's values mean."""
 
     text: str
     label: str
@@ -56,13 +54,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class HubSource:
-    """Files of one data set on a hub; `files` maps our split names (train, val, test) to names in the
-    repository.
-    """
+    """Files of one data set on a hub."""
 
     hub: Literal["modelscope", "huggingface"]
     id: str
-    files: dict[str, str]
+    files: dict[str, str]  # train, val, test -> name in the repository
 
     @property
     def place(self) -> str:
@@ -109,9 +105,7 @@ class Prompt:
     system: str | None = None
     joiner: str = "、"  # between the label words of {labels} …
     last_joiner: str = "还是"  # … and before the last of them
-    order: Literal["index", "reverse"] = (
-        "reverse"  # of {labels}; reversed, 正面 comes before 负面 as in the course
-    )
+    order: Literal["index", "reverse"] = "reverse"  # of {labels}: 正面 before 负面, as in the course
     label_words: dict[str, str] = field(default_factory=dict)  # label name -> words, instead of the card's
     descriptions: dict[str, str] = field(default_factory=dict)  # label name -> what it means
     shots: int = 0  # so many training rows are shown with their answers as {examples} …
@@ -125,20 +119,16 @@ def has_head(preset: Arguments) -> bool:
     return preset.get("task_type") == "seq_cls"
 
 
-def head_of(dataset: DatasetCard) -> Arguments:
-    """How wide the head is and which loss it gets, in SWIFT's names."""
-    if dataset.task == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    return {"num_labels": len(dataset.labels), "problem_type": f"{dataset.task}_classification"}
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; a UserError names file and line where it is not YAML."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML card; a UserError where the file holds anything else."""
     try:
         with open(path, encoding="utf-8") as file:
-            return yaml.safe_load(file)
+            content = yaml.safe_load(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values.")
+    return content
 
 
 def from_mapping(kind: Any, content: Any, where: Path | str) -> Any:
@@ -161,45 +151,35 @@ def names_of(folder: Path) -> list[str]:
 
 
 def card_path(folder: Path, name: str, kind: str) -> Path:
-    """The path of the card `name`; a UserError lists near and all known names where there is none."""
+    """The path of the card `name`; a UserError with the known names where there is none."""
     known = names_of(folder)
     if name in known:
         return folder / f"{name}.yaml"
-    raise UserError(f"{kind} {name!r} is not known.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    raise UserError(f"{kind} {name!r} is not known.{did_you_mean(name, known)}")
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """ " Did you mean a or b?" for the known names nearest to `name`, or nothing."""
+    """What is said of a name that is not known: those nearest to it, and all that are."""
     near = difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"{meant} Known: {', '.join(known)}."
 
 
 def load_dataset_card(name: str) -> DatasetCard:
     """The card `datasets/<name>.yaml`."""
     path = card_path(DATASETS, name, "data set")
-    card = from_mapping(DatasetCard, read_mapping(path), path)
-    names = {label.name for label in card.labels}
+    card = from_mapping(DatasetCard, read_yaml(path), path)
+    names = sorted(label.name for label in card.labels)
     for layout in card.layouts:
-        if set(layout.values) != names:
-            layout_name = f"{layout.text}/{layout.label}"
-            raise UserError(
-                f"{path}: layout {layout_name} maps {sorted(layout.values)}, labels are {sorted(names)}."
-            )
+        if (mapped := sorted(layout.values)) != names:
+            raise UserError(f"{path}: layout {layout.text}/{layout.label} maps {mapped}, labels are {names}.")
     return card
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML card; a UserError where the file holds anything else."""
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values.")
-    return content
 
 
 def load_preset(name: str) -> tuple[Arguments, Recipe | None]:
     """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one."""
     path = card_path(METHODS, name, "method")
-    preset = read_mapping(path)
+    preset = read_yaml(path)
     return preset, from_mapping(Recipe | None, preset.pop("recipe", None), f"{path}: recipe")
 
 
@@ -222,7 +202,7 @@ def load_prompt(name: str) -> Prompt:
     own = name not in names_of(PROMPTS) and Path(name).expanduser().is_file()
     path = Path(name).expanduser().resolve() if own else card_path(PROMPTS, name, "prompt")
     origin = {"file": str(path)} if own else {}
-    prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_mapping(path)}, path)
+    prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_yaml(path)}, path)
     for key, known in (("user", IN_PROMPT), ("system", IN_PROMPT), ("example", IN_EXAMPLE)):
         for placeholder in PLACEHOLDER.findall(getattr(prompt, key) or ""):
             if placeholder not in known:

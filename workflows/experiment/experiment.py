@@ -24,8 +24,7 @@ from workflows.experiment.cards import (
     Prompt,
     from_mapping,
     has_head,
-    head_of,
-    read_mapping,
+    read_yaml,
 )
 from workflows.experiment.options import (
     DataOptions,
@@ -96,13 +95,16 @@ class Experiment:
 
     @property
     def arguments(self) -> Arguments:
-        """SWIFT's arguments: the preset, then what --best-by and the data set's task mean, the model
-        card's, the overrides.
-        """
-        best_by_macro_f1 = {"metric_for_best_model": "macro_f1", "greater_is_better": True}
-        best = best_by_macro_f1 if self.tuning.best_by == "macro_f1" else {}
-        head = head_of(self.dataset) if self.has_head else {}
-        return {**self.preset, **best, **head, **self.model.arguments, **self.overrides}
+        """SWIFT's: of the preset, --best-by, the data set's task, the model card, the overrides."""
+        arguments = dict(self.preset)
+        if self.tuning.best_by == "macro_f1":
+            arguments |= {"metric_for_best_model": "macro_f1", "greater_is_better": True}
+        if self.has_head and self.dataset.task == "regression":
+            arguments |= {"num_labels": 1, "problem_type": "regression"}
+        elif self.has_head:
+            kind = f"{self.dataset.task}_classification"
+            arguments |= {"num_labels": len(self.dataset.labels), "problem_type": kind}
+        return arguments | self.model.arguments | self.overrides
 
     def named(self, label: Gold) -> str | list[str] | float:
         """What a data file's `label` stands for: a label's name, several names, or the number itself."""
@@ -119,7 +121,7 @@ class Experiment:
     @property
     def recipe_settings(self) -> Arguments:
         """The recipe's settings, by the names that --set has for them."""
-        settings = {} if self.recipe is None else asdict(self.recipe)
+        settings = {} if self.recipe is None else vars(self.recipe)
         return {f"recipe.{name}": value for name, value in settings.items() if name != "kind"}
 
     @property
@@ -156,7 +158,7 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(
             f"{path.parent}: not a run folder (it has no {path.name}); `{COMMAND} prepare` starts one."
         )
-    content = read_mapping(path)
+    content = read_yaml(path)
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: was written by an older version, in format {content.get('format', 1)}; this one reads "
