@@ -25,8 +25,6 @@ COMMAND = "run-swift" if INSTALLED else "python run_swift.py"  # as a person typ
 
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
 PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text
-IN_PROMPT = ("review", "labels", "descriptions", "examples")
-IN_EXAMPLE = ("review", "labels", "label")
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Task = Literal["single_label", "multi_label", "regression"]
 Gold = int | list[int] | float  # a row's label: an index, the indices of several labels, or a number
@@ -176,22 +174,23 @@ def load_dataset_card(name: str) -> DatasetCard:
     return card
 
 
-def load_preset(name: str) -> tuple[Arguments, Recipe | None]:
-    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one."""
+def load_preset(name: str, settings: dict[str, str] | None = None) -> tuple[Arguments, Recipe | None]:
+    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one.
+
+    `settings`: of --set recipe.NAME=VALUE. Raises UserError for what the recipe does not take.
+    """
     path = card_path(METHODS, name, "method")
     preset = read_yaml(path)
-    return preset, from_mapping(Recipe | None, preset.pop("recipe", None), f"{path}: recipe")
-
-
-def set_recipe(recipe: Recipe | None, settings: dict[str, str], method: str) -> Recipe | None:
-    """The recipe with `settings` of --set recipe.NAME=VALUE; a UserError for what it does not take."""
+    recipe = from_mapping(Recipe | None, preset.pop("recipe", None), f"{path}: recipe")
     content = {} if recipe is None else asdict(recipe)
-    known = [name for name in content if name != "kind"]
-    for name in settings:
-        if name not in known:
+    known = [each for each in content if each != "kind"]
+    for setting in settings or ():
+        if setting not in known:
             has = f"its recipe has {', '.join(known)}" if known else "it has no recipe settings"
-            raise UserError(f"--set recipe.{name}: not a setting of method {method}; {has}.")
-    return from_mapping(type(recipe), {**content, **settings}, "--set recipe") if settings else recipe
+            raise UserError(f"--set recipe.{setting}: not a setting of method {name}; {has}.")
+    if settings:
+        recipe = from_mapping(type(recipe), {**content, **settings}, "--set recipe")
+    return preset, recipe
 
 
 def load_prompt(name: str) -> Prompt:
@@ -203,12 +202,13 @@ def load_prompt(name: str) -> Prompt:
     path = Path(name).expanduser().resolve() if own else card_path(PROMPTS, name, "prompt")
     origin = {"file": str(path)} if own else {}
     prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_yaml(path)}, path)
-    for key, known in (("user", IN_PROMPT), ("system", IN_PROMPT), ("example", IN_EXAMPLE)):
+    known = ("review", "labels", "descriptions", "examples")
+    for key, names in (("user", known), ("system", known), ("example", ("review", "labels", "label"))):
         for placeholder in PLACEHOLDER.findall(getattr(prompt, key) or ""):
-            if placeholder not in known:
+            if placeholder not in names:
                 raise UserError(
                     f"{path}: `{key}` has the unknown placeholder {{{placeholder}}}; known: "
-                    f"{', '.join(f'{{{each}}}' for each in known)}."
+                    f"{', '.join(f'{{{each}}}' for each in names)}."
                 )
     if "{review}" not in prompt.user:
         raise UserError(f"{path}: `user` has no {{review}}, so the model would never see the text.")

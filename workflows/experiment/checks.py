@@ -7,58 +7,8 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from workflows.core.errors import UserError
-from workflows.experiment.cards import COMMAND, DatasetCard, Label, ModelCard, Prompt
+from workflows.experiment.cards import COMMAND, ModelCard
 from workflows.experiment.experiment import Experiment
-
-
-def check_labels(experiment: Experiment, source: Experiment) -> None:
-    """Raise UserError unless the run that a method starts from has the same labels, by name.
-
-    A method that goes on with its model needs the same words too.
-    """
-    same_words = experiment.model == source.model and experiment.prompt == source.prompt
-    own, other = (
-        [f"{label.name} {label.words}" if same_words else label.name for label in each.labels]
-        for each in (experiment, source)
-    )
-    if set(own) != set(other):
-        raise UserError(
-            f"--from-run: its labels are {', '.join(other)}, here they are {', '.join(own)}; they must be "
-            "the same."
-        )
-
-
-def check_beginnings(labels: tuple[Label, ...], method: str) -> None:
-    """Raise UserError where one label's words begin another's: without an end mark they look alike."""
-    for label, other in itertools.permutations(labels, 2):
-        if other.words.startswith(label.words):
-            raise UserError(
-                f"method {method}: label words {other.words!r} begin with {label.words!r}, and an answer "
-                "that goes on after its label cannot tell them apart: take other words."
-            )
-
-
-def check_prompt(prompt: Prompt, dataset: DatasetCard) -> None:
-    """Raise UserError where a prompt's own label words or descriptions lack a label of the data set."""
-    for kind, given in (("words", prompt.label_words), ("descriptions", prompt.descriptions)):
-        unknown = [label.name for label in dataset.labels if given and label.name not in given]
-        if unknown:
-            raise UserError(
-                f"prompt {prompt.name} has {kind} for {', '.join(given)}, not for label "
-                f"{', '.join(unknown)}; take another with --prompt ({COMMAND} list prompts)."
-            )
-
-
-def check_task(experiment: Experiment) -> None:
-    """Raise UserError for an option that means nothing where rows have several labels, or numbers."""
-    data, dataset = experiment.data, experiment.dataset
-    one_label = {"--balance": data.balance, "--apply": data.apply, "--mix": data.mix}
-    if dataset.task == "regression":
-        one_label["--best-by macro_f1"] = experiment.tuning.best_by == "macro_f1"
-    for flag, given in one_label.items():
-        if given and dataset.task != "single_label":
-            raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
-
 
 # The first Qwen's own code calls `self.generate`, which PreTrainedModel carries up to transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
@@ -82,6 +32,46 @@ def check_environment(card: ModelCard, engine: str) -> None:
             "python -m venv first-qwen && first-qwen/bin/pip install -r requirements.txt "
             f'"{FIRST_QWEN_TRANSFORMERS}"'
         )
+
+
+def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
+    """Raise UserError where prompt, options, labels and data set do not go together.
+
+    `source`: the run that the method starts from. Its labels must be the same, by name; and their words too
+    where the method goes on with its model.
+    """
+    data, dataset, prompt = experiment.data, experiment.dataset, experiment.prompt
+    for kind, own in (("words", prompt.label_words), ("descriptions", prompt.descriptions)):
+        unknown = [label.name for label in dataset.labels if own and label.name not in own]
+        if unknown:
+            raise UserError(
+                f"prompt {prompt.name} has {kind} for {', '.join(own)}, not for label "
+                f"{', '.join(unknown)}; take another with --prompt ({COMMAND} list prompts)."
+            )
+    check_method(experiment)
+    of_one_label = {"--balance": data.balance, "--apply": data.apply, "--mix": data.mix}
+    if dataset.task == "regression":
+        of_one_label["--best-by macro_f1"] = experiment.tuning.best_by == "macro_f1"
+    for flag, given in of_one_label.items():
+        if given and dataset.task != "single_label":
+            raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
+    for label, other in itertools.permutations(experiment.labels, 2):
+        if other.words.startswith(label.words) and not experiment.ends_after_label:
+            raise UserError(
+                f"method {experiment.tuning.method}: label words {other.words!r} begin with {label.words!r}, "
+                "and an answer that goes on after its label cannot tell them apart: take other words."
+            )
+    if source is not None:
+        same_words = experiment.model == source.model and experiment.prompt == source.prompt
+        here, there = (
+            [f"{label.name} {label.words}" if same_words else label.name for label in each.labels]
+            for each in (experiment, source)
+        )
+        if set(here) != set(there):
+            raise UserError(
+                f"--from-run: its labels are {', '.join(there)}, here they are {', '.join(here)}; they must "
+                "be the same."
+            )
 
 
 def check_method(experiment: Experiment) -> None:

@@ -1,10 +1,8 @@
 """What one run is: a data-set card, a model card, a preset, a prompt, overrides and seeds, in one value.
 
-Cards are YAML: `datasets/*.yaml` for data sets, `sft_args/models/*.yaml` for models, `sft_args/*.yaml` for
-presets, `workflows/data/prompts/*.yaml` for prompts.  Model cards and presets hold SWIFT's own argument names
-and nothing else, so `swift sft FILE` takes them too; only a preset whose method SWIFT does not have holds one
-key more, `recipe`.  An `Experiment` holds all of them resolved: the YAML that it is stored as repeats the run
-even when a card has changed since.
+Model cards and presets hold SWIFT's own argument names and nothing else, so `swift sft FILE` takes them too;
+only a preset whose method SWIFT does not have holds one key more, `recipe`.  An `Experiment` holds all cards
+resolved: the YAML that it is stored as repeats the run even when a card has changed since.
 """
 
 from dataclasses import asdict, dataclass, replace

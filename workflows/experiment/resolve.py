@@ -19,16 +19,8 @@ from workflows.experiment.cards import (
     load_preset,
     load_prompt,
     names_of,
-    set_recipe,
 )
-from workflows.experiment.checks import (
-    check_beginnings,
-    check_environment,
-    check_labels,
-    check_method,
-    check_prompt,
-    check_task,
-)
+from workflows.experiment.checks import check_environment, check_experiment
 from workflows.experiment.experiment import Experiment, Mix, load_experiment
 from workflows.experiment.labels import labels_flag, normalise_label, parse_labels
 from workflows.experiment.model_cards import load_model_card
@@ -40,7 +32,8 @@ def resolve(options: RunOptions) -> Experiment:
     """The experiment that the options describe; a UserError for what does not fit together."""
     data, tuning = options.data, options.tuning
     dataset = choose_dataset(data)
-    preset, recipe = load_preset(tuning.method)
+    overrides, settings = parse_overrides(tuning.set)
+    preset, recipe = load_preset(tuning.method, settings)
     source = open_source(tuning, recipe)
     if source is not None and recipe is not None and recipe.kind in SAME_MODEL:
         model, prompt = source.model, source.prompt
@@ -53,19 +46,11 @@ def resolve(options: RunOptions) -> Experiment:
         prompt = load_prompt(tuning.prompt or ("review-only" if has_head(preset) else chat_or_base))
         tuning = replace(tuning, prompt=prompt.file or tuning.prompt)
     check_environment(model, tuning.engine)
-    check_prompt(prompt, dataset)
-    overrides, settings = parse_overrides(tuning.set)
-    recipe = set_recipe(recipe, settings, tuning.method)
     mixed = parse_mixes(data.mix, dataset)
     experiment = Experiment(
         data, tuning, options.lang, dataset, model, prompt, preset, overrides, mixed, recipe
     )
-    check_method(experiment)
-    check_task(experiment)
-    if not experiment.ends_after_label:
-        check_beginnings(experiment.labels, tuning.method)
-    if source is not None:
-        check_labels(experiment, source)
+    check_experiment(experiment, source)
     return experiment
 
 

@@ -100,9 +100,8 @@ def build_infer_arguments(
     """
     merged = merged_arguments(experiment, machine)
     batch = merged.get("max_batch_size", merged.get("per_device_eval_batch_size", 16))
-    arguments = {name: merged[name] for name in SHARED if name in merged}
-    arguments |= {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES}
-    arguments |= {
+    taken = {*SHARED, *(INFER_NAMES - SFT_NAMES)}
+    arguments = {name: value for name, value in merged.items() if name in taken} | {
         # Full tuning trains fp32 weights; what came of it is read as the untuned model is.
         "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
         "val_dataset": [str(test_file)],
