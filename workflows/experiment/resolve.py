@@ -88,11 +88,16 @@ def choose_dataset(options: DataOptions) -> DatasetCard:
     for flag, file in (("--val-file", options.val_file), ("--test-file", options.test_file)):
         if file is not None and options.data_file is None:
             raise UserError(f"{flag} goes with --data-file, which names the training file.")
-    if options.dataset is None and options.data_file is not None:
-        return _card_of_file(options)
-    card = load_dataset_card(options.dataset or "demo")
-    labels, layouts = card.labels, card.layouts
     text, label = options.text_column, options.label_column
+    if options.dataset is None and options.data_file is not None:
+        path = Path(options.data_file)
+        if text is None or label is None or options.labels is None:
+            raise UserError(_missing_flags(path, options))
+        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "reviews"
+        card = DatasetCard(name, path.name, (), (Layout(text, label),))
+    else:
+        card = load_dataset_card(options.dataset or "demo")
+    labels, layouts = card.labels, card.layouts
     if options.labels is not None:
         values, left_out = parse_labels(options.labels)
         words = {each.name: each.words for each in labels}
@@ -103,17 +108,6 @@ def choose_dataset(options: DataOptions) -> DatasetCard:
         known = next((layout for layout in layouts if layout.label == label), layouts[0])
         layouts = (replace(known, text=text or known.text, label=label or known.label),)
     return replace(card, labels=labels, layouts=layouts)
-
-
-def _card_of_file(options: DataOptions) -> DatasetCard:
-    path = Path(str(options.data_file))
-    text, label, words = options.text_column, options.label_column, options.labels
-    if text is None or label is None or words is None:
-        raise UserError(_missing_flags(path, options))
-    values, left_out = parse_labels(words)
-    name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "reviews"
-    labels = tuple(Label(each, each) for each in values)
-    return DatasetCard(name, path.name, labels, (Layout(text, label, values, unlabelled=left_out),))
 
 
 def _missing_flags(path: Path, options: DataOptions) -> str:
