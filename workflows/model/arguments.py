@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
@@ -39,17 +38,9 @@ VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilitie
 Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments)
 
 
-def check_by_parser(name: str, value: str, recipe: Recipe | None) -> None:
-    """Raise UserError where SWIFT's parsers know no argument `name`, or refuse its `value`."""
-    training = _training_kind(recipe)
-    known = {field.name for field in fields(training)}
-    if name not in known | INFER_NAMES:
-        raise UserError(
-            f"--set {name}: SWIFT has no such argument. {nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
-        )
-    kind = training if name in known else InferArguments
-    with _complaints_as_user_errors():
-        HfArgumentParser([kind]).parse_known_args(command_line_of(kind, {name: value}))
+def known_names(recipe: Recipe | None) -> set[str]:
+    """The arguments that the installed SWIFT has, for training with the recipe or for inference."""
+    return {field.name for field in fields(_training_kind(recipe))} | INFER_NAMES
 
 
 def _training_kind(recipe: Recipe | None) -> type[SftArguments]:
@@ -138,24 +129,20 @@ def truncation_of_answers(experiment: Experiment) -> str:
 
 
 def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
-    """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line."""
+    """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line.
+
+    Raises UserError for what the parser or the argument classes refuse.
+    """
     for name in arguments.keys() - {field.name for field in fields(kind)}:
         # argparse would take a part of a name
         raise UserError(
             f"SWIFT has no argument {name}; correct the preset or the model card. "
             f"{nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
         )
-    with _complaints_as_user_errors():
-        return parse_args(kind, command_line_of(kind, arguments))[0]
-
-
-@contextlib.contextmanager
-def _complaints_as_user_errors() -> Iterator[None]:
-    """Turn what SWIFT's parser and argument classes raise into one line."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            yield
+            return parse_args(kind, command_line_of(kind, arguments))[0]
     except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
         message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
         raise UserError(f"SWIFT refuses the arguments: {message}.") from error

@@ -65,20 +65,19 @@ def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> 
     for name, value in overrides.items():
         if name in OWNED:
             raise UserError(f"--set {name}: the run sets this itself; {OWNED[name]}.")
-        if name in kinds:
-            kind = kinds[name]
-            one_of = (kind.index, f"one of {', '.join(kind)}") if isinstance(kind, list) else None
-            read, wanted = one_of or KINDS[kind]
-            try:
-                read(value)
-            except ValueError:
-                raise UserError(f"--set {name}={value}: SWIFT takes {wanted} for it.") from None
-        elif content["made_with"] == _versions():
-            raise UserError(f"--set {name}: SWIFT has no such argument. {nearest(name, [*kinds])}")
-        else:
-            from workflows.model.arguments import check_by_parser
+        if name not in kinds and content["made_with"] != _versions():
+            from workflows.model.arguments import known_names
 
-            check_by_parser(name, value, recipe)
+            kinds = dict.fromkeys(known_names(recipe), "any") | kinds
+        if name not in kinds:
+            raise UserError(f"--set {name}: SWIFT has no such argument. {nearest(name, [*kinds])}")
+        kind = kinds[name]
+        one_of = (kind.index, f"one of {', '.join(kind)}") if isinstance(kind, list) else None
+        read, wanted = one_of or KINDS[kind]
+        try:
+            read(value)
+        except ValueError:
+            raise UserError(f"--set {name}={value}: SWIFT takes {wanted} for it.") from None
 
 
 def nearest(name: str, known: list[str]) -> str:
