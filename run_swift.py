@@ -16,7 +16,6 @@ from cyclopts import App, CycloptsError, Parameter
 
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen, shown
-from workflows.experiment.cards import COMMAND
 from workflows.experiment.options import (
     DEFAULTS,
     NEW_RUN,
@@ -303,6 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
+        from workflows.experiment.cards import COMMAND
+
         print(f"error: {' '.join(str(error).split())} ({COMMAND} --help)", file=sys.stderr)
         return 2
     except UserError as error:

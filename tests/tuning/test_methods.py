@@ -196,9 +196,9 @@ def test_dpo_takes_the_arguments_of_rlhf_and_needs_an_adapter(runs: dict[str, Ru
         (["--method", "cot", "--labels", "0=好,1=好评"], "cannot tell them apart: take other words"),
         (["--set", "recipe.alpha=1"], "not a setting of method lora; it has no recipe settings"),
         (["--method", "label-loss", "--set", "recipe.gamma=1"], "its recipe has alpha, beta, class_weights"),
-        (["--method", "label-loss", "--set", "recipe.alpha=much"], "recipe.alpha=much: wrong value type"),
-        (["--method", "label-loss", "--set", "recipe.class_weights=all"], "is none of none, balanced"),
-        (["--method", "label-loss", "--set", "recipe.beta=-1"], "recipe.beta -1.0: must be at least 0"),
+        (["--method", "label-loss", "--set", "recipe.alpha=much"], "alpha: Input should be a valid number"),
+        (["--method", "label-loss", "--set", "recipe.class_weights=all"], "should be 'none' or 'balanced'"),
+        (["--method", "label-loss", "--set", "recipe.beta=-1"], "Input should be greater than or equal to 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,14 +1,14 @@
 """What can be named: data sets, presets and prompts, each a YAML file; types and look-up."""
 
 import difflib
-import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from textwrap import shorten
+from typing import Any, Literal
 
-import dacite
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from workflows.core.errors import UserError
 from workflows.experiment.recipes import Recipe
@@ -25,13 +25,9 @@ COMMAND = "run-swift" if INSTALLED else "python run_swift.py"  # as a person typ
 
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
 PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text
-IN_PROMPT = ("review", "labels", "descriptions", "examples")
-IN_EXAMPLE = ("review", "labels", "label")
-TYPE_HOOKS = {float: lambda value: float(value) if type(value) is int else value}  # YAML's 1 is a 1.0 too
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Task = Literal["single_label", "multi_label", "regression"]
 Gold = int | list[int] | float  # a row's label: an index, the indices of several labels, or a number
-Card = TypeVar("Card")
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which files of a data set are laid out: two columns, and what the label column's values
-    mean.
-    """
+    """One way in which files of a data set are laid out: two columns, and what the label's values mean."""
 
     text: str
     label: str
@@ -58,13 +52,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class HubSource:
-    """Files of one data set on a hub; `files` maps our split names (train, val, test) to names in the
-    repository.
-    """
+    """Files of one data set on a hub."""
 
     hub: Literal["modelscope", "huggingface"]
     id: str
-    files: dict[str, str]
+    files: dict[str, str]  # train, val, test -> name in the repository
 
     @property
     def place(self) -> str:
@@ -111,9 +103,7 @@ class Prompt:
     system: str | None = None
     joiner: str = "、"  # between the label words of {labels} …
     last_joiner: str = "还是"  # … and before the last of them
-    order: Literal["index", "reverse"] = (
-        "reverse"  # of {labels}; reversed, 正面 comes before 负面 as in the course
-    )
+    order: Literal["index", "reverse"] = "reverse"  # of {labels}: 正面 before 负面, as in the course
     label_words: dict[str, str] = field(default_factory=dict)  # label name -> words, instead of the card's
     descriptions: dict[str, str] = field(default_factory=dict)  # label name -> what it means
     shots: int = 0  # so many training rows are shown with their answers as {examples} …
@@ -127,32 +117,30 @@ def has_head(preset: Arguments) -> bool:
     return preset.get("task_type") == "seq_cls"
 
 
-def head_of(dataset: DatasetCard) -> Arguments:
-    """How wide the head is and which loss it gets, in SWIFT's names."""
-    if dataset.task == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    return {"num_labels": len(dataset.labels), "problem_type": f"{dataset.task}_classification"}
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; a UserError names file and line where it is not YAML."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML card; a UserError where the file holds anything else."""
     try:
         with open(path, encoding="utf-8") as file:
-            return yaml.safe_load(file)
+            content = yaml.safe_load(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values.")
+    return content
 
 
-def from_mapping(card: type[Card], content: dict[str, Any], where: Path | str) -> Card:
-    """A frozen card from parsed YAML; a UserError names the key that is missing, unknown or of the wrong
-    type.
-    """
+def from_mapping(kind: Any, content: Any, where: Path | str) -> Any:
+    """A `kind` from parsed YAML; a UserError names the key that is missing, unknown or of the wrong type."""
+    # pydantic takes settings for a list of dataclasses, not for a dataclass.
+    reader = TypeAdapter[list[Any]](list[kind], config=ConfigDict(extra="forbid"))
     try:
-        return dacite.from_dict(
-            card, content, config=dacite.Config(cast=[tuple], strict=True, type_hooks=TYPE_HOOKS)
-        )
-    except dacite.DaciteError as error:
-        raise UserError(f"{where}: {error}.") from error
+        return reader.validate_python([content])[0]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"][1:]))
+        what = ": ".join(part for part in (str(where), key, first["msg"]) if part)
+        given = shorten(repr(first["input"]), 80, placeholder=" …")
+        raise UserError(f"{what} (given: {given}).") from error
 
 
 def names_of(folder: Path) -> list[str]:
@@ -161,81 +149,48 @@ def names_of(folder: Path) -> list[str]:
 
 
 def card_path(folder: Path, name: str, kind: str) -> Path:
-    """The path of the card `name`; a UserError lists near and all known names where there is none."""
+    """The path of the card `name`; a UserError with the known names where there is none."""
     known = names_of(folder)
     if name in known:
         return folder / f"{name}.yaml"
-    raise UserError(f"{kind} {name!r} is not known.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    raise UserError(f"{kind} {name!r} is not known.{did_you_mean(name, known)}")
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """ " Did you mean a or b?" for the known names nearest to `name`, or nothing."""
+    """What is said of a name that is not known: those nearest to it, and all that are."""
     near = difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"{meant} Known: {', '.join(known)}."
 
 
 def load_dataset_card(name: str) -> DatasetCard:
     """The card `datasets/<name>.yaml`."""
     path = card_path(DATASETS, name, "data set")
-    card = from_mapping(DatasetCard, read_mapping(path), path)
-    names = {label.name for label in card.labels}
+    card = from_mapping(DatasetCard, read_yaml(path), path)
+    names = sorted(label.name for label in card.labels)
     for layout in card.layouts:
-        if set(layout.values) != names:
-            layout_name = f"{layout.text}/{layout.label}"
-            raise UserError(
-                f"{path}: layout {layout_name} maps {sorted(layout.values)}, labels are {sorted(names)}."
-            )
+        if (mapped := sorted(layout.values)) != names:
+            raise UserError(f"{path}: layout {layout.text}/{layout.label} maps {mapped}, labels are {names}.")
     return card
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML card; a UserError where the file holds anything else."""
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values.")
-    return content
+def load_preset(name: str, settings: dict[str, str] | None = None) -> tuple[Arguments, Recipe | None]:
+    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one.
 
-
-def load_preset(name: str) -> tuple[Arguments, Recipe | None]:
-    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one."""
-    path = card_path(METHODS, name, "method")
-    preset = read_mapping(path)
-    recipe = preset.pop("recipe", None)
-    return preset, None if recipe is None else _recipe(recipe, f"{path}: recipe")
-
-
-def set_recipe(recipe: Recipe | None, settings: dict[str, str], method: str) -> Recipe | None:
-    """The recipe with `settings` of --set recipe.NAME=VALUE; a UserError for a name or value that it has
-    not.
+    `settings`: of --set recipe.NAME=VALUE. Raises UserError for what the recipe does not take.
     """
-    for name, text in settings.items():
-        known = [] if recipe is None else [field.name for field in fields(recipe) if field.name != "kind"]
-        if recipe is None or name not in known:
+    path = card_path(METHODS, name, "method")
+    preset = read_yaml(path)
+    recipe = from_mapping(Recipe | None, preset.pop("recipe", None), f"{path}: recipe")
+    content = {} if recipe is None else asdict(recipe)
+    known = [each for each in content if each != "kind"]
+    for setting in settings or ():
+        if setting not in known:
             has = f"its recipe has {', '.join(known)}" if known else "it has no recipe settings"
-            raise UserError(f"--set recipe.{name}: not a setting of method {method}; {has}.")
-        is_text = isinstance(getattr(recipe, name), str)
-        choices = get_args(type(recipe).__annotations__[name])
-        if is_text and choices and text not in choices:
-            raise UserError(f"--set recipe.{name}={text}: is none of {', '.join(choices)}.")
-        changed = {**asdict(recipe), name: text if is_text else _value(text)}
-        recipe = _recipe(changed, f"--set recipe.{name}={text}")
-    return recipe
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or null of the command line; what is none of these stays text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _recipe(content: dict[str, Any], where: str) -> Recipe:
-    kinds = {get_args(kind.__annotations__["kind"])[0]: kind for kind in get_args(Recipe)}
-    card = kinds.get(content.get("kind"))
-    if card is None:
-        raise UserError(f"{where}: kind {content.get('kind')!r} is none of {', '.join(kinds)}.")
-    return from_mapping(card, content, where)
+            raise UserError(f"--set recipe.{setting}: not a setting of method {name}; {has}.")
+    if settings:
+        recipe = from_mapping(type(recipe), {**content, **settings}, "--set recipe")
+    return preset, recipe
 
 
 def load_prompt(name: str) -> Prompt:
@@ -246,13 +201,14 @@ def load_prompt(name: str) -> Prompt:
     own = name not in names_of(PROMPTS) and Path(name).expanduser().is_file()
     path = Path(name).expanduser().resolve() if own else card_path(PROMPTS, name, "prompt")
     origin = {"file": str(path)} if own else {}
-    prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_mapping(path)}, path)
-    for key, known in (("user", IN_PROMPT), ("system", IN_PROMPT), ("example", IN_EXAMPLE)):
+    prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_yaml(path)}, path)
+    known = ("review", "labels", "descriptions", "examples")
+    for key, names in (("user", known), ("system", known), ("example", ("review", "labels", "label"))):
         for placeholder in PLACEHOLDER.findall(getattr(prompt, key) or ""):
-            if placeholder not in known:
+            if placeholder not in names:
                 raise UserError(
                     f"{path}: `{key}` has the unknown placeholder {{{placeholder}}}; known: "
-                    f"{', '.join(f'{{{each}}}' for each in known)}."
+                    f"{', '.join(f'{{{each}}}' for each in names)}."
                 )
     if "{review}" not in prompt.user:
         raise UserError(f"{path}: `user` has no {{review}}, so the model would never see the text.")

@@ -1,15 +1,13 @@
-"""What one run is: a data-set card, a model card, a preset, a prompt, overrides and seeds, in one frozen
-value.
+"""What one run is: a data-set card, a model card, a preset, a prompt, overrides and seeds, in one value.
 
-Cards are YAML: `datasets/*.yaml` for data sets, `sft_args/models/*.yaml` for models, `sft_args/*.yaml` for
-presets, `workflows/data/prompts/*.yaml` for prompts.  Model cards and presets hold SWIFT's own argument names
-and nothing else, so `swift sft FILE` takes them too; only a preset whose method SWIFT does not have holds one
-key more, `recipe`.  An `Experiment` holds all of them resolved: the YAML that it is stored as repeats the run
-even when a card has changed since.
+Model cards and presets hold SWIFT's own argument names and nothing else, so `swift sft FILE` takes them too;
+only a preset whose method SWIFT does not have holds one key more, `recipe`.  An `Experiment` holds all cards
+resolved: the YAML that it is stored as repeats the run even when a card has changed since.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,8 +22,7 @@ from workflows.experiment.cards import (
     Prompt,
     from_mapping,
     has_head,
-    head_of,
-    read_mapping,
+    read_yaml,
 )
 from workflows.experiment.options import (
     DataOptions,
@@ -38,6 +35,7 @@ from workflows.experiment.options import (
 from workflows.experiment.recipes import DERIVED, Probe, Reasoning, Recipe
 
 FORMAT = 2  # of experiment.yaml
+ASKED = {"data", "tuning", "lang", "overrides"}  # fields of Experiment that its `options` tell
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,12 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """What the names among the options meant when the run began: cards change."""
-
-    dataset: DatasetCard
-    model: ModelCard
-    prompt: Prompt
-    preset: Arguments
-    mixed: tuple[Mix, ...]
-    recipe: Recipe | None
-
-
-@dataclass(frozen=True)
 class Saved:
-    """What experiment.yaml holds."""
+    """What experiment.yaml holds: what was asked, and what the names in it meant then, since cards change."""
 
     format: int
     options: RunOptions
-    resolved: Resolved
+    resolved: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,13 +93,16 @@ class Experiment:
 
     @property
     def arguments(self) -> Arguments:
-        """SWIFT's arguments: the preset, then what --best-by and the data set's task mean, the model
-        card's, the overrides.
-        """
-        best_by_macro_f1 = {"metric_for_best_model": "macro_f1", "greater_is_better": True}
-        best = best_by_macro_f1 if self.tuning.best_by == "macro_f1" else {}
-        head = head_of(self.dataset) if self.has_head else {}
-        return {**self.preset, **best, **head, **self.model.arguments, **self.overrides}
+        """SWIFT's: of the preset, --best-by, the data set's task, the model card, the overrides."""
+        arguments = dict(self.preset)
+        if self.tuning.best_by == "macro_f1":
+            arguments |= {"metric_for_best_model": "macro_f1", "greater_is_better": True}
+        if self.has_head and self.dataset.task == "regression":
+            arguments |= {"num_labels": 1, "problem_type": "regression"}
+        elif self.has_head:
+            kind = f"{self.dataset.task}_classification"
+            arguments |= {"num_labels": len(self.dataset.labels), "problem_type": kind}
+        return arguments | self.model.arguments | self.overrides
 
     def named(self, label: Gold) -> str | list[str] | float:
         """What a data file's `label` stands for: a label's name, several names, or the number itself."""
@@ -130,7 +119,7 @@ class Experiment:
     @property
     def recipe_settings(self) -> Arguments:
         """The recipe's settings, by the names that --set has for them."""
-        settings = {} if self.recipe is None else asdict(self.recipe)
+        settings = {} if self.recipe is None else vars(self.recipe)
         return {f"recipe.{name}": value for name, value in settings.items() if name != "kind"}
 
     @property
@@ -161,8 +150,8 @@ class Experiment:
 
 def save_experiment(experiment: Experiment) -> str:
     """The YAML text of an experiment: what was asked, in a few lines, then what the names meant."""
-    resolved = Resolved(*(getattr(experiment, each.name) for each in fields(Resolved)))
-    content = {"format": FORMAT, "options": asked(experiment.options), "resolved": asdict(resolved)}
+    resolved = {name: value for name, value in asdict(experiment).items() if name not in ASKED}
+    content = {"format": FORMAT, "options": asked(experiment.options), "resolved": resolved}
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=110)
 
 
@@ -172,7 +161,7 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(
             f"{path.parent}: not a run folder (it has no {path.name}); `{COMMAND} prepare` starts one."
         )
-    content = read_mapping(path)
+    content = read_yaml(path)
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: was written by an older version, in format {content.get('format', 1)}; this one reads "
@@ -180,6 +169,5 @@ def load_experiment(path: Path) -> Experiment:
         )
     saved = from_mapping(Saved, content, path)
     overrides, _ = parse_overrides(saved.options.tuning.set)
-    resolved = {each.name: getattr(saved.resolved, each.name) for each in fields(Resolved)}
-    options = saved.options
-    return Experiment(options.data, options.tuning, options.lang, overrides=overrides, **resolved)
+    content = {**saved.resolved, **vars(saved.options), "overrides": overrides}
+    return from_mapping(Experiment, content, f"{path}: resolved")

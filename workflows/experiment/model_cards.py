@@ -5,34 +5,31 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.experiment.cards import MODELS, Arguments, ModelCard, did_you_mean, names_of, read_mapping
+from workflows.experiment.cards import MODELS, Arguments, ModelCard, did_you_mean, names_of, read_yaml
 
 
 def load_model_card(name: str) -> ModelCard:
-    """The card `sft_args/models/<name>.yaml`, a local model folder, or a hub id such as
-    Qwen/Qwen2.5-0.5B-Instruct.
+    """The card `sft_args/models/<name>.yaml`, or one made of a model folder or a hub id (owner/name).
 
     Raises UserError where `name` is none of them.
     """
-    cards = {card: read_mapping(MODELS / f"{card}.yaml") for card in names_of(MODELS)}
+    cards = {card: read_yaml(MODELS / f"{card}.yaml") for card in names_of(MODELS)}
     by_hub_id = {str(arguments.get("model")).lower(): card for card, arguments in cards.items()}
-    folder = Path(name).expanduser()
-    if name in cards:
-        if "model" not in cards[name]:
-            raise UserError(f"{MODELS / name}.yaml: has no `model`, the hub id or folder.")
-        return ModelCard(name, cards[name])
-    if folder.is_dir():
-        return ModelCard(folder.resolve().name, describe_folder(folder.resolve()))
-    if name.lower() in by_hub_id:
-        return ModelCard(by_hub_id[name.lower()], cards[by_hub_id[name.lower()]])
+    folder = Path(name).expanduser().resolve()
+    if name not in cards and folder.is_dir():
+        return ModelCard(folder.name, describe_folder(folder))
+    card = name if name in cards else by_hub_id.get(name.lower())
+    if card is not None:
+        if "model" not in cards[card]:
+            raise UserError(f"{MODELS / card}.yaml: has no `model`, the hub id or folder.")
+        return ModelCard(card, cards[card])
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        base = not any(word in name.lower() for word in ("chat", "instruct")) and "qwen3" not in name.lower()
-        return ModelCard(
-            name.split("/")[1], {"model": name, "use_chat_template": False} if base else {"model": name}
-        )
+        chats = any(word in name.lower() for word in ("chat", "instruct", "qwen3"))
+        base: Arguments = {} if chats else {"use_chat_template": False}
+        return ModelCard(name.split("/")[1], {"model": name, **base})
     raise UserError(
         f"model {name!r} is neither a known name, nor a folder, nor a hub id (owner/name)."
-        f"{did_you_mean(name, list(cards))} Known: {', '.join(cards)}."
+        f"{did_you_mean(name, list(cards))}"
     )
 
 
@@ -52,10 +49,12 @@ def describe_folder(folder: Path) -> Arguments:
         return {**arguments, "model_type": "bert", "template": "dummy"}
     if family not in {"qwen2", "qwen3"}:
         return arguments
-    system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
+    chat = _text(folder / "chat_template.jinja") or _text(folder / "tokenizer_config.json")
+    system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in chat
     template = "qwen3" if family == "qwen3" else "qwen2_5" if system_of_qwen2_5 else "qwen"
     arguments |= {"model_type": family, "template": template}
-    if _end_token(folder, config) == "<|endoftext|>":
+    added = json.loads(_text(folder / "tokenizer.json") or "{}").get("added_tokens", [])
+    if "<|endoftext|>" in [each["content"] for each in added if each["id"] == config.get("eos_token_id")]:
         arguments["use_chat_template"] = False
     elif family == "qwen3":
         arguments["enable_thinking"] = False
@@ -74,25 +73,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as JSON: {error}.") from error
 
 
-def _chat_template(folder: Path) -> str:
-    jinja = folder / "chat_template.jinja"
-    if jinja.exists():
-        return jinja.read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    return str(json.loads(path.read_text(encoding="utf-8")).get("chat_template")) if path.exists() else ""
-
-
-def _end_token(folder: Path, config: dict[str, Any]) -> str | None:
-    """The text of the token that the model's config says ends its output."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
-    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])
-    return next((token["content"] for token in added if token["id"] == config.get("eos_token_id")), None)
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def runs_own_code(folder: Path) -> bool:
-    """Whether the model is of the first Qwen architecture, the one whose repository's Python code may
-    run here.
-    """
+    """Whether it is the first Qwen, the one model whose repository's Python code may run here."""
     return read_config(folder).get("architectures") == ["QWenLMHeadModel"]

@@ -5,7 +5,7 @@ else knows an option by name before it is used.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,31 +143,22 @@ NEW_RUN = NewRun()
 
 def asked(options: Any) -> dict[str, Any]:
     """The options that are not their defaults, by name, those of a group together."""
-    found: dict[str, Any] = {}
-    for each in fields(options):
-        value = getattr(options, each.name)
-        if is_dataclass(value):
-            value = asked(value)
-            if not value:
-                continue
-        elif value == each.default:
-            continue
-        found[each.name] = list(value) if isinstance(value, tuple) else value
-    return found
+    from pydantic import TypeAdapter  # not for --help
+
+    return TypeAdapter(type(options)).dump_python(options, mode="json", exclude_defaults=True)
 
 
 def flags_of(options: Any) -> Iterator[str]:
     """The flags that make these options on a command line, each one argument."""
     for name, value in asked(options).items():
+        flag = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
             yield from flags_of(getattr(options, name))
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
+        elif value is True:
             yield flag
-            continue
-        for each in map(str, value if isinstance(value, list) else [value]):
-            yield from [f"{flag}={each}"] if each.startswith("-") else [flag, each]
+        else:
+            for each in map(str, value if isinstance(value, list) else [value]):
+                yield from [f"{flag}={each}"] if each.startswith("-") else [flag, each]
 
 
 def parse_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:

@@ -5,16 +5,14 @@ again.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from workflows.core.errors import UserError
 
-
-def _check(recipe: Any, name: str, low: float, high: float = float("inf")) -> None:
-    value = getattr(recipe, name)
-    if not low <= value <= high:
-        limits = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        raise UserError(f"recipe.{name} {value}: must be {limits}.")
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,9 @@ class LabelLoss:
     """Recipe: answer cross-entropy + alpha x classification loss + beta x KL to the frozen base model."""
 
     kind: Literal["label-loss"]
-    alpha: float = 0.0
-    beta: float = 0.0
+    alpha: Weight = 0.0
+    beta: Weight = 0.0
     class_weights: Literal["none", "balanced"] = "none"
-
-    def __post_init__(self) -> None:
-        _check(self, "alpha", 0)
-        _check(self, "beta", 0)
 
 
 @dataclass(frozen=True)
@@ -45,12 +39,8 @@ class Distillation:
     """
 
     kind: Literal["distill"]
-    teacher_weight: float = 0.5
-    temperature: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check(self, "teacher_weight", 0, 1)
-        _check(self, "temperature", 0.1)
+    teacher_weight: Share = 0.5
+    temperature: Annotated[float, Field(ge=0.1)] = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,16 +49,14 @@ class Reasoning:
 
     kind: Literal["cot"]
     prompt: str  # with {review} and {label}
-    samples: int | None = None  # rows that get a reasoning; None: all
-    max_new_tokens: int = 96
+    samples: Annotated[int, Field(ge=1)] | None = None  # rows that get a reasoning; None: all
+    max_new_tokens: Annotated[int, Field(ge=1)] = 96
     min_characters: int = 10
     max_characters: int = 200
 
     def __post_init__(self) -> None:
-        _check(self, "max_new_tokens", 1)
-        _check(self, "max_characters", self.min_characters)
-        if self.samples is not None:
-            _check(self, "samples", 1)
+        if self.max_characters < self.min_characters:
+            raise UserError(f"recipe.max_characters: must be at least min_characters, {self.min_characters}.")
         if "{review}" not in self.prompt or "{label}" not in self.prompt:
             raise UserError("recipe.prompt: must hold {review} and {label}.")
 
@@ -78,10 +66,7 @@ class PseudoLabels:
     """Recipe: unlabelled reviews join the training rows, labelled by another run's models."""
 
     kind: Literal["pseudo-label"]
-    threshold: float = 0.9  # least probability that the tuned model gives to its label
-
-    def __post_init__(self) -> None:
-        _check(self, "threshold", 0, 1)
+    threshold: Share = 0.9  # least probability that the tuned model gives to its label
 
 
 @dataclass(frozen=True)
@@ -91,7 +76,10 @@ class Probe:
     kind: Literal["probe"]
 
 
-Recipe = LabelLoss | Preference | Distillation | Reasoning | PseudoLabels | Probe
+Recipe = Annotated[
+    LabelLoss | Preference | Distillation | Reasoning | PseudoLabels | Probe,
+    Field(discriminator="kind"),
+]
 FROM_RUN = {"dpo", "distill", "pseudo-label"}  # the kinds of recipe that start from another run
 SAME_MODEL = {"dpo", "pseudo-label"}  # of these, the ones that take model and prompt from it
 DERIVED = {"dpo", "distill", "cot", "pseudo-label"}  # the kinds that make training rows of their own

@@ -11,71 +11,47 @@ from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import (
     COMMAND,
     MODELS,
-    Arguments,
     DatasetCard,
     Label,
     Layout,
-    ModelCard,
     has_head,
     load_dataset_card,
     load_preset,
     load_prompt,
     names_of,
-    set_recipe,
 )
-from workflows.experiment.checks import (
-    check_beginnings,
-    check_environment,
-    check_labels,
-    check_method,
-    check_prompt,
-    check_task,
-)
+from workflows.experiment.checks import check_environment, check_experiment
 from workflows.experiment.experiment import Experiment, Mix, load_experiment
 from workflows.experiment.labels import labels_flag, normalise_label, parse_labels
 from workflows.experiment.model_cards import load_model_card
 from workflows.experiment.options import DataOptions, RunOptions, TuningOptions, absolute, parse_overrides
 from workflows.experiment.recipes import FROM_RUN, SAME_MODEL, Recipe
 
-DEFAULT_DATASET = "demo"
-DEFAULT_MODEL = "tiny"
-
 
 def resolve(options: RunOptions) -> Experiment:
-    """The experiment that the options describe, every name looked up; a UserError for what does not fit
-    together.
-    """
+    """The experiment that the options describe; a UserError for what does not fit together."""
     data, tuning = options.data, options.tuning
     dataset = choose_dataset(data)
-    preset, recipe = load_preset(tuning.method)
+    overrides, settings = parse_overrides(tuning.set)
+    preset, recipe = load_preset(tuning.method, settings)
     source = open_source(tuning, recipe)
     if source is not None and recipe is not None and recipe.kind in SAME_MODEL:
         model, prompt = source.model, source.prompt
     else:
-        model = load_model_card(tuning.model or DEFAULT_MODEL)
-        prompt = load_prompt(tuning.prompt or default_prompt(model, preset))
-        tuning = replace(tuning, model=_from_anywhere(tuning.model), prompt=prompt.file or tuning.prompt)
+        name = tuning.model or "tiny"
+        model = load_model_card(name)
+        if name not in names_of(MODELS) and Path(name).expanduser().is_dir():
+            tuning = replace(tuning, model=absolute(name))
+        chat_or_base = "zh-continue" if model.is_base else "zh-question"
+        prompt = load_prompt(tuning.prompt or ("review-only" if has_head(preset) else chat_or_base))
+        tuning = replace(tuning, prompt=prompt.file or tuning.prompt)
     check_environment(model, tuning.engine)
-    check_prompt(prompt, dataset)
-    overrides, settings = parse_overrides(tuning.set)
-    recipe = set_recipe(recipe, settings, tuning.method)
     mixed = parse_mixes(data.mix, dataset)
     experiment = Experiment(
         data, tuning, options.lang, dataset, model, prompt, preset, overrides, mixed, recipe
     )
-    check_method(experiment)
-    check_task(experiment)
-    if not experiment.ends_after_label:
-        check_beginnings(experiment.labels, tuning.method)
-    if source is not None:
-        check_labels(experiment, source)
+    check_experiment(experiment, source)
     return experiment
-
-
-def _from_anywhere(model: str | None) -> str | None:
-    """The model as --model names it from any folder: a folder's path from the root, else as it is."""
-    is_folder = model is not None and model not in names_of(MODELS) and Path(model).expanduser().is_dir()
-    return absolute(str(model)) if is_folder else model
 
 
 def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | None:
@@ -84,13 +60,10 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
     Raises UserError where the option and the method do not go together, or the run is not finished.
     """
     kind = None if recipe is None else recipe.kind
-    if (options.unlabelled is not None) != (kind == "pseudo-label"):
-        need = (
-            "needs reviews without labels: --unlabelled FILE."
-            if kind == "pseudo-label"
-            else "takes no --unlabelled."
-        )
-        raise UserError(f"method {options.method} {need}")
+    if kind == "pseudo-label" and options.unlabelled is None:
+        raise UserError(f"method {options.method} needs reviews without labels: --unlabelled FILE.")
+    if kind != "pseudo-label" and options.unlabelled is not None:
+        raise UserError(f"method {options.method} takes no --unlabelled.")
     if kind not in FROM_RUN:
         if options.from_run is not None:
             raise UserError(f"--from-run: method {options.method} starts from no other run; leave it out.")
@@ -113,45 +86,30 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
 
 
 def choose_dataset(options: DataOptions) -> DatasetCard:
-    """The card that --dataset names, with --text-column, --label-column and --labels applied; or a card made
-    of them.
-    """
-    if options.data_file is None:
-        for flag in ("val_file", "test_file"):
-            if getattr(options, flag) is not None:
-                raise UserError(
-                    f"--{flag.replace('_', '-')} goes with --data-file, which names the training file."
-                )
+    """The card that --dataset names, or one made of --data-file, with the options' columns and labels."""
+    for flag, file in (("--val-file", options.val_file), ("--test-file", options.test_file)):
+        if file is not None and options.data_file is None:
+            raise UserError(f"{flag} goes with --data-file, which names the training file.")
+    text, label = options.text_column, options.label_column
     if options.dataset is None and options.data_file is not None:
-        return _card_of_file(options)
-    card = load_dataset_card(options.dataset or DEFAULT_DATASET)
-    columns = [options.text_column, options.label_column]
-    if options.labels is None and columns == [None, None]:
-        return card
-    layouts = card.layouts
+        path = Path(options.data_file)
+        if text is None or label is None or options.labels is None:
+            raise UserError(_missing_flags(path, options))
+        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "reviews"
+        card = DatasetCard(name, path.name, (), (Layout(text, label),))
+    else:
+        card = load_dataset_card(options.dataset or "demo")
+    labels, layouts = card.labels, card.layouts
     if options.labels is not None:
-        labels, values, left_out = parse_labels(options.labels)
-        words = {label.name: label.words for label in card.labels}
-        card = replace(
-            card, labels=tuple(Label(label.name, words.get(label.name, label.words)) for label in labels)
-        )
+        values, left_out = parse_labels(options.labels)
+        words = {each.name: each.words for each in labels}
+        labels = tuple(Label(name, words.get(name, name)) for name in values)
         layouts = tuple(replace(layout, values=values, neutral=(), unlabelled=left_out) for layout in layouts)
-    if columns != [None, None]:
+    if text is not None or label is not None:
         # The meaning of the values goes with the label column where the card knows that.
-        known = next((layout for layout in layouts if layout.label == columns[1]), layouts[0])
-        layouts = (replace(known, text=columns[0] or known.text, label=columns[1] or known.label),)
-    return replace(card, layouts=layouts)
-
-
-def _card_of_file(options: DataOptions) -> DatasetCard:
-    path = Path(str(options.data_file))
-    text, label, words = options.text_column, options.label_column, options.labels
-    if text is None or label is None or words is None:
-        raise UserError(_missing_flags(path, options))
-    labels, values, left_out = parse_labels(words)
-    layout = Layout(text, label, values, unlabelled=left_out)
-    name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "reviews"
-    return DatasetCard(name=name, title=path.name, labels=labels, layouts=(layout,))
+        known = next((layout for layout in layouts if layout.label == label), layouts[0])
+        layouts = (replace(known, text=text or known.text, label=label or known.label),)
+    return replace(card, labels=labels, layouts=layouts)
 
 
 def _missing_flags(path: Path, options: DataOptions) -> str:
@@ -173,8 +131,7 @@ def _missing_flags(path: Path, options: DataOptions) -> str:
     listed = ", ".join(f"{value!r} in {count} rows" for value, count in most)
     return (
         f"{path}: say what the labels mean, in words that a model can write, such as 差评 and 好评: "
-        f"{labels_flag(mapping)}. "
-        f"Column {options.label_column!r} has {len(counts)} values: {listed}."
+        f"{labels_flag(mapping)}. Column {options.label_column!r} has {len(counts)} values: {listed}."
     )
 
 
@@ -190,20 +147,13 @@ def parse_mixes(pairs: tuple[str, ...], target: DatasetCard) -> tuple[Mix, ...]:
         if not 0 < ratio < math.inf:
             raise UserError(f"--mix {pair}: write NAME=RATIO, such as --mix waimai=0.5, the ratio above 0.")
         card = load_dataset_card(name)
-        names = [{label.name for label in each.labels} for each in (card, target)]
-        if names[0] != names[1]:
+        here, there = (", ".join(sorted(label.name for label in each.labels)) for each in (card, target))
+        if here != there:
             raise UserError(
-                f"--mix {pair}: {name} has the labels {', '.join(sorted(names[0]))}, {target.name} "
-                f"{', '.join(sorted(names[1]))}; only data sets with the same label names can be mixed."
+                f"--mix {pair}: {name} has the labels {here}, {target.name} {there}; only data sets with the "
+                "same label names can be mixed."
             )
         if name == target.name or name in mixes:
             raise UserError(f"--mix {pair}: {name} is in the training rows already; name each data set once.")
         mixes[name] = Mix(card, ratio)
     return tuple(mixes.values())
-
-
-def default_prompt(model: ModelCard, preset: Arguments) -> str:
-    """The review alone for a head, a text to continue for base models, a question for chat models."""
-    if has_head(preset):
-        return "review-only"
-    return "zh-continue" if model.is_base else "zh-question"

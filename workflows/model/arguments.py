@@ -8,10 +8,9 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from swift import InferArguments, RLHFArguments, SftArguments
 from swift.utils import parse_args
@@ -39,17 +38,9 @@ VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilitie
 Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments)
 
 
-def check_by_parser(name: str, value: str, recipe: Recipe | None) -> None:
-    """Raise UserError where SWIFT's parsers know no argument `name`, or refuse its `value`."""
-    training = _training_kind(recipe)
-    known = {field.name for field in fields(training)}
-    if name not in known | INFER_NAMES:
-        raise UserError(
-            f"--set {name}: SWIFT has no such argument. {nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
-        )
-    kind = training if name in known else InferArguments
-    with _complaints_as_user_errors():
-        HfArgumentParser([kind]).parse_known_args(command_line_of(kind, {name: value}))
+def known_names(recipe: Recipe | None) -> set[str]:
+    """The arguments that the installed SWIFT has, for training with the recipe or for inference."""
+    return {field.name for field in fields(_training_kind(recipe))} | INFER_NAMES
 
 
 def _training_kind(recipe: Recipe | None) -> type[SftArguments]:
@@ -94,17 +85,14 @@ def build_sft_arguments(
 def build_infer_arguments(
     experiment: Experiment, machine: Machine, test_file: Path, result_file: Path, adapter: Path | None
 ) -> InferArguments:
-    """The InferArguments for one pass over `test_file`: greedy, at most five new tokens, the adapter where
-    given.
+    """The InferArguments for one pass over `test_file`: greedy, at most five new tokens.
 
-    Raises UserError where SWIFT refuses a value.
+    `adapter`: the checkpoint of a tuned model. Raises UserError where SWIFT refuses a value.
     """
     merged = merged_arguments(experiment, machine)
     batch = merged.get("max_batch_size", merged.get("per_device_eval_batch_size", 16))
-    arguments = {name: merged[name] for name in SHARED if name in merged}
-    arguments |= {name: value for name, value in merged.items() if name in INFER_NAMES - SFT_NAMES}
-    arguments |= {
-        **_tuned_weights(adapter),
+    taken = {*SHARED, *(INFER_NAMES - SFT_NAMES)}
+    arguments = {name: value for name, value in merged.items() if name in taken} | {
         # Full tuning trains fp32 weights; what came of it is read as the untuned model is.
         "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
         "val_dataset": [str(test_file)],
@@ -117,6 +105,9 @@ def build_infer_arguments(
         "load_args": False,
         "truncation_strategy": truncation_of_answers(experiment),
     }
+    if adapter is not None:  # an adapter beside the model, or (full tuning) the model itself
+        is_adapter = (adapter / "adapter_config.json").exists()
+        arguments |= {"adapters": [str(adapter)]} if is_adapter else {"model": str(adapter)}
     if experiment.tuning.engine == "vllm":
         arguments |= {
             "infer_backend": "vllm",
@@ -138,25 +129,20 @@ def truncation_of_answers(experiment: Experiment) -> str:
 
 
 def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
-    """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line."""
-    for name in arguments.keys() - {
-        field.name for field in fields(kind)
-    }:  # argparse would take a part of a name
+    """`arguments` as a `kind`, read by SWIFT's parser as if they stood on its command line.
+
+    Raises UserError for what the parser or the argument classes refuse.
+    """
+    for name in arguments.keys() - {field.name for field in fields(kind)}:
+        # argparse would take a part of a name
         raise UserError(
             f"SWIFT has no argument {name}; correct the preset or the model card. "
             f"{nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
         )
-    with _complaints_as_user_errors():
-        return parse_args(kind, command_line_of(kind, arguments))[0]
-
-
-@contextlib.contextmanager
-def _complaints_as_user_errors() -> Iterator[None]:
-    """Turn what SWIFT's parser and argument classes raise into one line."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            yield
+            return parse_args(kind, command_line_of(kind, arguments))[0]
     except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
         message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
         raise UserError(f"SWIFT refuses the arguments: {message}.") from error
@@ -164,30 +150,14 @@ def _complaints_as_user_errors() -> Iterator[None]:
         raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
 
 
-def _tuned_weights(checkpoint: Path | None) -> Arguments:
-    """A checkpoint as SWIFT's inference takes it: an adapter beside the model, or (full tuning) the
-    model itself.
-    """
-    if checkpoint is None:
-        return {}
-    is_adapter = (checkpoint / "adapter_config.json").exists()
-    return {"adapters": [str(checkpoint)]} if is_adapter else {"model": str(checkpoint)}
-
-
 def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
-    """`arguments` as SWIFT's command line has them; a text for a list argument is cut at blanks and
-    commas.
-    """
+    """`arguments` as SWIFT's command line has them; a text for a list is cut at blanks and commas."""
     lists = {action.dest for action in HfArgumentParser([kind])._actions if action.nargs in ("+", "*")}
     line: list[str] = []
     for name, value in arguments.items():
-        if value is None:
-            continue
-        if name in lists:
-            values: list[Any] = (
-                value if isinstance(value, list) else re.findall(r"[^\s,\[\]\"']+", str(value))
-            )
+        if name in lists and value is not None:
+            values = value if isinstance(value, list) else re.findall(r"[^\s,\[\]\"']+", str(value))
             line += [f"--{name}", *map(str, values)]
-        else:  # with "=", so that a value may begin with a dash
+        elif value is not None:  # with "=", so that a value may begin with a dash
             line.append(f"--{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
     return line

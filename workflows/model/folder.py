@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.experiment.cards import (
-    MAX_NEW_TOKENS,
-    ROOT,
-    Arguments,
-    Label,
-)
+from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT, Arguments, Label
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import describe_folder, read_config, runs_own_code
@@ -24,9 +19,8 @@ FLASH_ATTENTION = {"flash_attn", "flash_attention_2"}  # SWIFT's names for the p
 
 
 def check_machine(experiment: Experiment) -> None:
-    """Raise UserError where the experiment asks for what this machine cannot do: four bits without
-    bitsandbytes and a GPU, or flash attention that would stop the run; and for full tuning of fp16 weights,
-    which no machine can.
+    """Raise UserError for what this machine cannot do (four bits without bitsandbytes and a GPU, flash
+    attention that would stop the run), and for full tuning of fp16 weights, which none can.
     """
     arguments, method = experiment.arguments, experiment.tuning.method
     if arguments.get("quant_method") == "bnb" and (lacking := _lacking_for_four_bits()):
@@ -48,12 +42,11 @@ def check_machine(experiment: Experiment) -> None:
 def _lacking_for_four_bits() -> list[str]:
     import torch
 
-    lacking = []
-    if importlib.util.find_spec("bitsandbytes") is None:
-        lacking.append("bitsandbytes (pip install bitsandbytes)")
-    if not torch.cuda.is_available():
-        lacking.append("an NVIDIA GPU")
-    return lacking
+    is_here = {
+        "bitsandbytes (pip install bitsandbytes)": importlib.util.find_spec("bitsandbytes") is not None,
+        "an NVIDIA GPU": torch.cuda.is_available(),
+    }
+    return [what for what, here in is_here.items() if not here]
 
 
 def _why_no_flash_attention(experiment: Experiment) -> str | None:
@@ -88,19 +81,12 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     from swift.utils import safe_snapshot_download
 
     model = str(arguments["model"])
-    local = ROOT / model  # `tiny` ships with the project; an absolute path stays as it is
-    if local.is_dir():
-        folder = local
-    else:
+    folder = ROOT / model  # `tiny` ships with the project; an absolute path stays as it is
+    if not folder.is_dir():
+        revision, use_hf = arguments.get("model_revision"), arguments.get("use_hf") in (True, "true")
         try:
-            folder = Path(
-                safe_snapshot_download(
-                    model,
-                    revision=arguments.get("model_revision"),
-                    download_model=weights,
-                    use_hf=arguments.get("use_hf") in (True, "true"),
-                )
-            )
+            found = safe_snapshot_download(model, revision=revision, download_model=weights, use_hf=use_hf)
+            folder = Path(found)
         except Exception as error:  # whatever a hub client raises, the user's way out is the same
             raise UserError(
                 f"model {model}: could not be downloaded ({type(error).__name__}: "
@@ -111,16 +97,14 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     if not remote_code and "auto_map" in read_config(folder):
         raise UserError(
             f"model {folder}: its config.json wants to run Python code from the model's repository "
-            "(auto_map); "
-            "that is off here for all but the first Qwen. Take a model without remote code."
+            "(auto_map); that is off here for all but the first Qwen. Take a model without remote code."
         )
     ModelLoader.default_trust_remote_code = remote_code
     return folder
 
 
 def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
-    """Raise UserError unless every label's words fit in MAX_NEW_TOKENS tokens and those tokens tell labels
-    apart.
+    """Raise UserError unless each label's words fit in MAX_NEW_TOKENS tokens and no two are the same.
 
     `tokenizer` is the model's own.
     """
@@ -130,8 +114,7 @@ def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
         if len(ids) > MAX_NEW_TOKENS:
             raise UserError(
                 f"label words {words!r} are {len(ids)} tokens for this model, its answers are cut at "
-                f"{MAX_NEW_TOKENS}: "
-                "take shorter words (--labels value=words, or label_words in the prompt)."
+                f"{MAX_NEW_TOKENS}: take shorter words (--labels value=words, or label_words in the prompt)."
             )
         twin = starts.setdefault(tuple(ids), label)
         if twin != label:

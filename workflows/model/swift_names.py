@@ -9,6 +9,7 @@ and says which versions it was made with.  With others a name that it lacks is l
 
 import difflib
 import json
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,14 @@ from workflows.core.files import open_whole, read_json
 from workflows.experiment.recipes import Preference, Recipe
 
 FILE = Path(__file__).with_suffix(".json")
-PACKAGES = ("ms-swift", "transformers")  # SWIFT's arguments contain those of transformers
-TRUE_OR_FALSE = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
+TRUE_OR_FALSE = ["yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"]
+# How a value of each kind is read, with a ValueError for what is none, and what it is called.
+KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "bool": (lambda value: TRUE_OR_FALSE.index(value.lower()), "true or false"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "any": (str, "a text"),
+}
 # What the run itself decides; naming it by --set would contradict the run folder.
 OWNED = {
     "dataset": "use --dataset or --data-file",
@@ -58,14 +65,19 @@ def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> 
     for name, value in overrides.items():
         if name in OWNED:
             raise UserError(f"--set {name}: the run sets this itself; {OWNED[name]}.")
-        if name in kinds:
-            _check_value(name, value, kinds[name])
-        elif content["made_with"] == _versions():
-            raise UserError(f"--set {name}: SWIFT has no such argument. {nearest(name, [*kinds])}")
-        else:
-            from workflows.model.arguments import check_by_parser
+        if name not in kinds and content["made_with"] != _versions():
+            from workflows.model.arguments import known_names
 
-            check_by_parser(name, value, recipe)
+            kinds = dict.fromkeys(known_names(recipe), "any") | kinds
+        if name not in kinds:
+            raise UserError(f"--set {name}: SWIFT has no such argument. {nearest(name, [*kinds])}")
+        kind = kinds[name]
+        one_of = (kind.index, f"one of {', '.join(kind)}") if isinstance(kind, list) else None
+        read, wanted = one_of or KINDS[kind]
+        try:
+            read(value)
+        except ValueError:
+            raise UserError(f"--set {name}={value}: SWIFT takes {wanted} for it.") from None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -74,27 +86,9 @@ def nearest(name: str, known: list[str]) -> str:
     return f"Nearest: {', '.join(near) or 'none'}."
 
 
-def _check_value(name: str, value: str, kind: str | list[str]) -> None:
-    if isinstance(kind, list):
-        fits, wanted = value in kind, f"one of {', '.join(kind)}"
-    elif kind == "bool":
-        fits, wanted = value.lower() in TRUE_OR_FALSE, "true or false"
-    else:
-        fits, wanted = _is_number(value, kind), {"int": "a whole number", "float": "a number"}.get(kind, "")
-    if not fits:
-        raise UserError(f"--set {name}={value}: SWIFT takes {wanted} for it.")
-
-
-def _is_number(value: str, kind: str) -> bool:
-    try:
-        {"int": int, "float": float, "any": str}[kind](value)
-    except ValueError:
-        return False
-    return True
-
-
 def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in PACKAGES}
+    # SWIFT's arguments contain those of transformers.
+    return {package: metadata.version(package) for package in ("ms-swift", "transformers")}
 
 
 def describe_swift() -> dict[str, Any]:
@@ -107,10 +101,8 @@ def describe_swift() -> dict[str, Any]:
     def kinds(arguments: type) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for action in HfArgumentParser([arguments])._actions:
-            name = getattr(action.type, "__name__", "")
-            kind = {"int": "int", "float": "float", "string_to_bool": "bool"}.get(name, "any")
-            if action.nargs in ("+", "*"):
-                kind = "any"
+            type_name = "" if action.nargs in ("+", "*") else getattr(action.type, "__name__", "")
+            kind = {"int": "int", "float": "float", "string_to_bool": "bool"}.get(type_name, "any")
             found.setdefault(action.dest, [*map(str, action.choices)] if action.choices else kind)
         return {name: kind for name, kind in sorted(found.items()) if name != "help"}
 

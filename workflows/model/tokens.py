@@ -6,12 +6,12 @@ SWIFT leaves such training rows out with a log line only, so this says before tr
 from typing import Any
 
 import numpy as np
+from swift import SftArguments
 from tqdm import tqdm
 
 from workflows.core.files import read_jsonl, write_json
 from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS
-from workflows.core.screen import Screen
 from workflows.core.statistics import describe_lengths
 from workflows.experiment.job import Job
 from workflows.model.arguments import build_sft_arguments
@@ -32,18 +32,20 @@ def row_lengths(template: Any, rows: list[dict[str, Any]], bar: tqdm) -> list[in
     return lengths
 
 
-def count_derived_tokens(job: Job, machine: Machine, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What tokens.json says of a split, of training rows that a method made."""
-    template = build_sft_arguments(job.run, with_local_model(job.experiment), machine).get_template()
+def _measure(
+    job: Job, machine: Machine, parts: dict[str, list[dict[str, Any]]]
+) -> tuple[SftArguments, int | None, dict[str, dict[str, int]]]:
+    """SWIFT's training arguments, the max_length that they come to, and the length of each row by id."""
+    arguments = build_sft_arguments(job.run, with_local_model(job.experiment), machine)
+    template = arguments.get_template()
     max_length, template.max_length = template.max_length, None
     template.set_mode("train")
-    return _describe(_measure(template, rows, "derived rows", job.screen), max_length)
-
-
-def _measure(template: Any, rows: list[dict[str, Any]], name: str, screen: Screen) -> dict[str, int]:
-    """The length of each row, by id."""
-    with screen.progress(f"{name}: counting tokens", total=len(rows)) as bar:
-        return dict(zip((row["id"] for row in rows), row_lengths(template, rows, bar), strict=True))
+    lengths = {}
+    for name, rows in parts.items():
+        with job.screen.progress(f"{name}: counting tokens", total=len(rows)) as bar:
+            ids = [row["id"] for row in rows]
+            lengths[name] = dict(zip(ids, row_lengths(template, rows, bar), strict=True))
+    return arguments, max_length, lengths
 
 
 def _describe(lengths: dict[str, int], max_length: int | None) -> dict[str, Any]:
@@ -56,32 +58,29 @@ def _describe(lengths: dict[str, int], max_length: int | None) -> dict[str, Any]
     }
 
 
+def count_derived_tokens(job: Job, machine: Machine, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What tokens.json says of a split, of training rows that a method made."""
+    _, max_length, lengths = _measure(job, machine, {"derived rows": rows})
+    return _describe(lengths["derived rows"], max_length)
+
+
 def count_tokens(job: Job) -> dict[str, Any]:
     """Read train, val and test; write data/tokens.json and return its content.
 
     Lengths are in tokens and include prompt, chat marks and answer. Raises UserError where the model cannot
     be had, or SWIFT refuses an argument.
     """
-    run = job.run
-    arguments = build_sft_arguments(run, with_local_model(job.experiment), machine_of(job))
-    template = arguments.get_template()
-    max_length, template.max_length = template.max_length, None
-    template.set_mode("train")
-    splits: dict[str, Any] = {}
-    every: dict[str, list[int]] = {}
-    for name in SPLITS:
-        rows = read_jsonl(run.split(name))
-        lengths = _measure(template, rows, name, job.screen)
-        every[name] = list(lengths.values())
-        splits[name] = _describe(lengths, max_length)
-    edges = np.histogram_bin_edges([length for lengths in every.values() for length in lengths], bins=BINS)
-    for name in SPLITS:
-        splits[name]["histogram"] = np.histogram(every[name], edges)[0].tolist()
+    splits = {name: read_jsonl(job.run.split(name)) for name in SPLITS}
+    arguments, max_length, lengths = _measure(job, machine_of(job), splits)
+    edges = np.histogram_bin_edges([n for split in lengths.values() for n in split.values()], bins=BINS)
+    described = {name: _describe(split, max_length) for name, split in lengths.items()}
+    for name, split in lengths.items():
+        described[name]["histogram"] = np.histogram([*split.values()], edges)[0].tolist()
     summary = {
         "max_length": max_length,
         "longer_training_rows_are": FATE.get(arguments.truncation_strategy, arguments.truncation_strategy),
         "histogram_edges": edges.tolist(),
-        "splits": splits,
+        "splits": described,
     }
-    write_json(run.tokens, summary)
+    write_json(job.run.tokens, summary)
     return summary
