@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflows.core.texts import Text, listed, number, one_after_another, text, texts, with_interval
+from workflows.core.texts import Text, number, one_after_another, text, texts, with_interval
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Section
 from workflows.reporting.files import Files
@@ -40,11 +40,12 @@ def _rows_read(manifest: dict[str, Any]) -> Text:
     if not manifest["rejected"]:
         return text("rows_read", **manifest["rows"])
     names = texts("rejection_reasons")
-    reasons = listed(
+    reasons = [
         text("rejected_for", count=count, reason=names[reason])
         for reason, count in manifest["rejected"].items()
-    )
-    return text("rows_read_and_rejected", **manifest["rows"], reasons=reasons)
+    ]
+    listed = one_after_another(reasons, ", ", "，")
+    return text("rows_read_and_rejected", **manifest["rows"], reasons=listed)
 
 
 def _near_copies(near: dict[str, Any]) -> Text:
