@@ -85,11 +85,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def with_signed_interval(value: float, bounds: list[float] | None) -> str:
-    """A difference and its interval in brackets, with their signs."""
-    return f"{value:+.3f}" + ("" if bounds is None else f" ({bounds[0]:+.3f} … {bounds[1]:+.3f})")
-
-
 def with_interval(value: float | None, bounds: list[float] | None) -> str:
     """A figure and its interval in brackets."""
     return number(value) if bounds is None else f"{number(value)} ({bounds[0]:.3f} – {bounds[1]:.3f})"

@@ -12,7 +12,11 @@ def describe_data(files: Files) -> Section:
     """Counts, balance, lengths, near copies, drift, corrections."""
     manifest = files.manifest
     near, drift, corrections = manifest["near_copies"], manifest["drift"], manifest["corrections"]
-    said = [_near_copies(near)]
+    if near["searched"] is None:
+        said = [text("near_copies_not_searched")]
+    else:
+        everywhere = near["searched"] == "all rows"
+        said = [text("near_copies" if everywhere else "near_copies_in_the_sample", **near)]
     if drift is not None:
         differ = text(
             "do_training_and_test_differ",
@@ -46,12 +50,6 @@ def _rows_read(manifest: dict[str, Any]) -> Text:
     ]
     listed = one_after_another(reasons, ", ", "，")
     return text("rows_read_and_rejected", **manifest["rows"], reasons=listed)
-
-
-def _near_copies(near: dict[str, Any]) -> Text:
-    if near["searched"] is None:
-        return text("near_copies_not_searched")
-    return text("near_copies" if near["searched"] == "all rows" else "near_copies_in_the_sample", **near)
 
 
 def _mixed(name: str, mixed: dict[str, Any]) -> Text:

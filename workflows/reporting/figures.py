@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import matplotlib
@@ -82,7 +81,7 @@ def _say(drawable: dict[str, str], language: str, said: Text | str) -> str:
     return drawable.get(said, said) if isinstance(said, str) else in_language(said, language)
 
 
-def _series(history: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+def series_of(history: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
     """The steps at which `key` was logged, and what was logged."""
     points = {entry["step"]: entry[key] for entry in history if key in entry}
     return list(points), list(points.values())
@@ -93,10 +92,10 @@ def draw_curves(say: Say, history: list[dict[str, Any]], kept_step: int) -> Figu
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     splits, metrics = texts("splits"), texts("metrics")
-    left.plot(*_series(history, "loss"), color=BLUE, label=say(splits["train"]))
-    left.plot(*_series(history, "eval_loss"), "o-", color=ORANGE, label=say(splits["val"]))
+    left.plot(*series_of(history, "loss"), color=BLUE, label=say(splits["train"]))
+    left.plot(*series_of(history, "eval_loss"), "o-", color=ORANGE, label=say(splits["val"]))
     for name, colour, mark in zip(EVALUATED, COLOURS, ("s-", "o--", "s-", "o--"), strict=False):
-        steps, values = _series(history, f"eval_{name}")
+        steps, values = series_of(history, f"eval_{name}")
         if steps:
             right.plot(steps, values, mark, color=colour, label=say(metrics[name]))
     left.set_title(say(text("loss")))
@@ -116,7 +115,7 @@ def draw_losses_of_runs(say: Say, runs: dict[str, list[dict[str, Any]]]) -> Figu
     keys = {"loss": text("training_loss"), "eval_loss": text("validation_loss")}
     for axes, (key, title) in zip(panels, keys.items(), strict=True):
         for colour, (name, history) in zip(COLOURS * len(runs), runs.items(), strict=False):
-            steps, losses = _series(history, key)
+            steps, losses = series_of(history, key)
             if steps:
                 last = max(entry["step"] for entry in history)
                 axes.plot([step / last for step in steps], losses, color=colour, label=name)
@@ -219,17 +218,4 @@ def draw_lengths(say: Say, characters: dict[str, list[int]], tokens: dict[str, A
         right.axvline(limit, color=GREY, linestyle=":", label=f"max_length {limit}")
         right.legend(frameon=False)
     right.set_xlabel(say(text("tokens_of_prompt_and_answer")))
-    return figure
-
-
-def draw_times(say: Say, seconds: dict[str, list[float]]) -> Figure:
-    """Median seconds of each way to do the same work, with the fastest and slowest repeat."""
-    figure = Figure(figsize=(7.0, 0.6 + 0.5 * len(seconds)), layout="constrained")
-    axes = figure.subplots()
-    middle = [median(times) for times in seconds.values()]
-    below = [median(times) - min(times) for times in seconds.values()]
-    above = [max(times) - median(times) for times in seconds.values()]
-    axes.barh(list(seconds), middle, xerr=[below, above], color=BLUE, ecolor=GREY)
-    axes.invert_yaxis()
-    axes.set_xlabel(say(text("seconds")))
     return figure

@@ -1,17 +1,15 @@
-"""What a benchmark leaves: its figures as JSON, as a table for a README, and as a chart."""
+"""What a benchmark leaves: its figures as JSON, and as a table for a README."""
 
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from workflows.core.files import open_whole, write_json
-from workflows.reporting.figures import draw_times, save_figure
 
 
 def record_benchmark(folder: Path, kind: str, figures: dict[str, Any]) -> list[str]:
-    """Write benchmark.json, benchmark.md and the chart of times into `folder`; return the lines to show."""
+    """Write benchmark.json and benchmark.md into `folder`; return the lines to show."""
     write_json(folder / "benchmark.json", figures)
-    save_figure(folder, "times", draw_times, figures["seconds"])
     known = [str(figures[key]) for key in ("dataset", "model", "device", "torch_dtype") if key in figures]
     ratios = {
         name: f"{each['median']:.2f} ({each['low']:.2f} – {each['high']:.2f})"
