@@ -52,16 +52,10 @@ def in_both_languages(said: Text | str) -> str:
     return said.en if set(said.en.split()) & set(said.zh.split()) else f"{said.en} {said.zh}"
 
 
-def listed(items: Iterable[Text]) -> Text:
-    """The items with commas between them."""
-    items = list(items)
-    return Text(", ".join(each.en for each in items), "，".join(each.zh for each in items))
-
-
-def one_after_another(sentences: Iterable[Text]) -> Text:
-    """The sentences as one text."""
-    sentences = list(sentences)
-    return Text(" ".join(each.en for each in sentences), "".join(each.zh for each in sentences))
+def one_after_another(parts: Iterable[Text], en: str = " ", zh: str = "") -> Text:
+    """The parts, such as sentences, as one text; `en` and `zh` stand between them."""
+    parts = list(parts)
+    return Text(en.join(each.en for each in parts), zh.join(each.zh for each in parts))
 
 
 @cache
@@ -89,11 +83,6 @@ def _fill(pattern: str, language: str, values: Mapping[str, Text | str | float])
 def number(value: float | None, digits: int = 3) -> str:
     """A figure to `digits` places, or a dash."""
     return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def with_signed_interval(value: float, bounds: list[float] | None) -> str:
-    """A difference and its interval in brackets, with their signs."""
-    return f"{value:+.3f}" + ("" if bounds is None else f" ({bounds[0]:+.3f} … {bounds[1]:+.3f})")
 
 
 def with_interval(value: float | None, bounds: list[float] | None) -> str:

@@ -7,7 +7,7 @@ from workflows.core.texts import Text, label_text, number, one_after_another, te
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.data_content import describe_data, describe_labels, describe_run
-from workflows.reporting.figures import EVALUATED
+from workflows.reporting.figures import EVALUATED, series_of
 from workflows.reporting.files import Files
 from workflows.reporting.results import costs_grid, pairs_blocks, systems_grid
 
@@ -58,12 +58,12 @@ def _training(files: Files) -> list[Section]:
     if files.training is None:
         return []
     training, best = files.training, files.training["best_by"]
-    evaluations: dict[int, dict[str, Any]] = {}
-    for entry in training["log_history"]:
-        if any(key.startswith("eval_") for key in entry):
-            evaluations.setdefault(entry["step"], {}).update(entry)
-    figures = {"eval_loss": text("loss"), **{f"eval_{name}": texts("metrics")[name] for name in EVALUATED}}
-    keys = [key for key in figures if any(key in entry for entry in evaluations.values())]
+    figures = {"loss": text("loss"), **{name: texts("metrics")[name] for name in EVALUATED}}
+    logged = {
+        name: dict(zip(*series_of(training["log_history"], f"eval_{name}"), strict=True)) for name in figures
+    }
+    shown = [name for name in figures if logged[name]]
+    steps = sorted({step for each in logged.values() for step in each})
     kept = text(
         "checkpoint_kept",
         checkpoint=training["checkpoint"],
@@ -79,11 +79,8 @@ def _training(files: Files) -> list[Section]:
     if left_out:
         said = text("rows_left_out_of_training", left_out=left_out, given=train["given"])
         blocks.append(Paragraph(said))
-    headings = [text("step"), *(text("validation_figure", figure=figures[key]) for key in keys)]
-    rows = [
-        [f"{step:,}", *(number(entry.get(key), 4) for key in keys)]
-        for step, entry in sorted(evaluations.items())
-    ]
+    headings = [text("step"), *(text("validation_figure", figure=figures[name]) for name in shown)]
+    rows = [[f"{step:,}", *(number(logged[name].get(step), 4) for name in shown)] for step in steps]
     return [Section(text("the_training"), [*blocks, Grid(headings, rows, texts=())])]
 
 

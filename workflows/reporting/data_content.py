@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflows.core.texts import Text, listed, number, one_after_another, text, texts, with_interval
+from workflows.core.texts import Text, number, one_after_another, text, texts, with_interval
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Section
 from workflows.reporting.files import Files
@@ -12,7 +12,11 @@ def describe_data(files: Files) -> Section:
     """Counts, balance, lengths, near copies, drift, corrections."""
     manifest = files.manifest
     near, drift, corrections = manifest["near_copies"], manifest["drift"], manifest["corrections"]
-    said = [_near_copies(near)]
+    if near["searched"] is None:
+        said = [text("near_copies_not_searched")]
+    else:
+        everywhere = near["searched"] == "all rows"
+        said = [text("near_copies" if everywhere else "near_copies_in_the_sample", **near)]
     if drift is not None:
         differ = text(
             "do_training_and_test_differ",
@@ -40,17 +44,12 @@ def _rows_read(manifest: dict[str, Any]) -> Text:
     if not manifest["rejected"]:
         return text("rows_read", **manifest["rows"])
     names = texts("rejection_reasons")
-    reasons = listed(
+    reasons = [
         text("rejected_for", count=count, reason=names[reason])
         for reason, count in manifest["rejected"].items()
-    )
-    return text("rows_read_and_rejected", **manifest["rows"], reasons=reasons)
-
-
-def _near_copies(near: dict[str, Any]) -> Text:
-    if near["searched"] is None:
-        return text("near_copies_not_searched")
-    return text("near_copies" if near["searched"] == "all rows" else "near_copies_in_the_sample", **near)
+    ]
+    listed = one_after_another(reasons, ", ", "，")
+    return text("rows_read_and_rejected", **manifest["rows"], reasons=listed)
 
 
 def _mixed(name: str, mixed: dict[str, Any]) -> Text:

@@ -37,8 +37,8 @@ Say = Callable[[Text | str], str]  # a text in the figure's language; a label's 
 
 def save_figure(
     folder: Path, name: str, draw: Callable[..., Figure], *data: Any, labels: Sequence[str] = ()
-) -> list[Path]:
-    """Write <name>.<language>.svg and .png into `folder`; return the paths.
+) -> None:
+    """Write <name>.<language>.svg and .png into `folder`.
 
     `draw` makes the figure, given a `Say` and `data`; `labels` are the names of labels in it.
     """
@@ -46,7 +46,6 @@ def save_figure(
     folder.mkdir(parents=True, exist_ok=True)
     installed = fontManager.get_font_names()
     fonts = [*(font for font in CHINESE_FONTS if font in installed), "DejaVu Sans"]
-    written: list[Path] = []
     style: dict[str, Any] = {
         "font.size": 10,
         "axes.spines.top": False,
@@ -71,21 +70,18 @@ def save_figure(
                 draw(partial(_say, {}, language), *data).savefig(path, metadata={"Date": None})
             svg = path.read_text(encoding="utf-8")
             path.write_text(re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", svg), encoding="utf-8")
-            written.append(path)
         if language == "zh" and len(fonts) == 1:
             continue
         with matplotlib.rc_context({**style, "font.family": fonts}):
-            path = folder / f"{name}.{language}.png"
-            draw(partial(_say, drawable, language), *data).savefig(path, dpi=PNG_DPI)
-            written.append(path)
-    return written
+            figure = draw(partial(_say, drawable, language), *data)
+            figure.savefig(folder / f"{name}.{language}.png", dpi=PNG_DPI)
 
 
 def _say(drawable: dict[str, str], language: str, said: Text | str) -> str:
     return drawable.get(said, said) if isinstance(said, str) else in_language(said, language)
 
 
-def _series(history: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+def series_of(history: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
     """The steps at which `key` was logged, and what was logged."""
     points = {entry["step"]: entry[key] for entry in history if key in entry}
     return list(points), list(points.values())
@@ -96,10 +92,10 @@ def draw_curves(say: Say, history: list[dict[str, Any]], kept_step: int) -> Figu
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     splits, metrics = texts("splits"), texts("metrics")
-    left.plot(*_series(history, "loss"), color=BLUE, label=say(splits["train"]))
-    left.plot(*_series(history, "eval_loss"), "o-", color=ORANGE, label=say(splits["val"]))
+    left.plot(*series_of(history, "loss"), color=BLUE, label=say(splits["train"]))
+    left.plot(*series_of(history, "eval_loss"), "o-", color=ORANGE, label=say(splits["val"]))
     for name, colour, mark in zip(EVALUATED, COLOURS, ("s-", "o--", "s-", "o--"), strict=False):
-        steps, values = _series(history, f"eval_{name}")
+        steps, values = series_of(history, f"eval_{name}")
         if steps:
             right.plot(steps, values, mark, color=colour, label=say(metrics[name]))
     left.set_title(say(text("loss")))
@@ -119,7 +115,7 @@ def draw_losses_of_runs(say: Say, runs: dict[str, list[dict[str, Any]]]) -> Figu
     keys = {"loss": text("training_loss"), "eval_loss": text("validation_loss")}
     for axes, (key, title) in zip(panels, keys.items(), strict=True):
         for colour, (name, history) in zip(COLOURS * len(runs), runs.items(), strict=False):
-            steps, losses = _series(history, key)
+            steps, losses = series_of(history, key)
             if steps:
                 last = max(entry["step"] for entry in history)
                 axes.plot([step / last for step in steps], losses, color=colour, label=name)
@@ -131,18 +127,19 @@ def draw_losses_of_runs(say: Say, runs: dict[str, list[dict[str, Any]]]) -> Figu
     return figure
 
 
-def draw_confusions(say: Say, systems: dict[str, Text], scores: dict[str, Any]) -> Figure:
-    """Gold (rows) against predicted (columns) of each system; shaded by the share of the gold label's
-    rows.
+def draw_confusions(say: Say, systems: dict[str, Any]) -> Figure:
+    """Gold (rows) against predicted (columns) of each system; shaded by the share of the gold label's rows.
+
+    `systems` as in scores.json.
     """
-    size = len(scores[next(iter(systems))]["confusion"]["gold"])
+    size = len(next(iter(systems.values()))["confusion"]["gold"])
     side = max(2.6, 0.55 * size + 1.2)
     columns = min(len(systems), 2 if size > 4 else 4)
     lines = -(-len(systems) // columns)
     figure = Figure(figsize=(side * columns, side * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, (system, title) in zip(panels, systems.items(), strict=False):
-        confusion = scores[system]["confusion"]
+    for axes, (system, figures) in zip(panels, systems.items(), strict=False):
+        confusion = figures["confusion"]
         unread = any(row[-1] for row in confusion["counts"])
         names = [say(name) for name in confusion["gold"]]
         headings = names + [say(text("unreadable"))] * unread
@@ -161,18 +158,21 @@ def draw_confusions(say: Say, systems: dict[str, Text], scores: dict[str, Any]) 
         axes.set_xlabel(say(text("predicted")), fontsize=8)
         axes.set_ylabel(say(text("gold_label")), fontsize=8)
         axes.spines[:].set_visible(False)
-        axes.set_title(say(title), fontsize=10)
+        axes.set_title(say(texts("systems")[system]), fontsize=10)
     for axes in list(figure.axes)[len(systems) :]:
         axes.remove()
     return figure
 
 
-def draw_reliability(say: Say, systems: dict[str, Text], scores: dict[str, Any]) -> Figure:
-    """How often a system is right, by how sure it is, with 95 % intervals; bars: the share of rows there."""
+def draw_reliability(say: Say, systems: dict[str, Any]) -> Figure:
+    """How often a system is right, by how sure it is, with 95 % intervals; bars: the share of rows there.
+
+    `systems` as in scores.json.
+    """
     figure = Figure(figsize=(2.9 * len(systems), 3.2), layout="constrained")
     panels = figure.subplots(1, len(systems), squeeze=False, sharey=True).flat
-    for axes, (system, title) in zip(panels, systems.items(), strict=True):
-        bins = scores[system]["probabilities"]["reliability"]
+    for axes, (system, figures) in zip(panels, systems.items(), strict=True):
+        bins = figures["probabilities"]["reliability"]
         rows = sum(bin["rows"] for bin in bins)
         for bin in bins:
             width, share = bin["to"] - bin["from"], bin["rows"] / rows
@@ -184,7 +184,7 @@ def draw_reliability(say: Say, systems: dict[str, Text], scores: dict[str, Any])
         ]
         axes.errorbar(middle, right, spread, fmt="o", color=ORANGE, markersize=4, linewidth=1)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        axes.set_title(say(title), fontsize=10)
+        axes.set_title(say(texts("systems")[system]), fontsize=10)
         axes.set_xlabel(say(text("probability_of_its_label")), fontsize=8)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -219,5 +219,3 @@ def draw_lengths(say: Say, characters: dict[str, list[int]], tokens: dict[str, A
         right.legend(frameon=False)
     right.set_xlabel(say(text("tokens_of_prompt_and_answer")))
     return figure
-
-

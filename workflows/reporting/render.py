@@ -4,30 +4,35 @@ import html
 import re
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from workflows.core.texts import LANGUAGES, in_language
-from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report
+from workflows.core.texts import LANGUAGES, Text, in_language
+from workflows.reporting.blocks import Command, Paragraph, Picture, Report
 
-PAGE = "page.html.jinja"
 MARKS = re.compile(r"([\\`*_{}\[\]#|~$])")
 LONGEST_CELL = 300  # characters of a review in a Markdown table
 
 
-def render_page(report: Report, figures: Path, language: str) -> str:
-    """The page, opening in `language`, with the SVG of `figures` in it; all texts are escaped."""
+def _environment() -> Environment:
+    loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+        loader=loader, autoescape=select_autoescape(["html.jinja"]), undefined=StrictUndefined
     )
     for kind in (Paragraph, Command, Picture):
         environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
+    return environment
+
+
+def render_page(report: Report, figures: Path, language: str) -> str:
+    """The page, opening in `language`, with the SVG of `figures` in it; all texts are escaped."""
     pictures = {
         block.name: {lang: _inline_svg(figures / f"{block.name}.{lang}.svg") for lang in LANGUAGES}
         for section in report.sections
         for block in section.blocks
         if isinstance(block, Picture)
     }
-    return environment.get_template(PAGE).render(report=report, language=language, pictures=pictures) + "\n"
+    template = _environment().get_template("page.html.jinja")
+    return template.render(report=report, language=language, pictures=pictures) + "\n"
 
 
 def _inline_svg(path: Path) -> str:
@@ -40,41 +45,18 @@ def _inline_svg(path: Path) -> str:
 
 def render_markdown(report: Report, figures: Path, language: str) -> str:
     """The same content in Markdown, in one language; pictures are links into figures/."""
-    lines = [f"# {_plain(report.title)}", "", _plain(in_language(report.subtitle, language)), ""]
-    for section in report.sections:
-        lines += [f"## {_plain(in_language(section.title, language))}", ""]
-        for block in section.blocks:
-            lines += [*_markdown(block, figures, language), ""]
-    return "\n".join(lines).rstrip() + "\n"
 
+    def plain(said: Text | str, longest: int | None = None) -> str:
+        """Text that means nothing to Markdown or HTML."""
+        words = in_language(said, language)
+        if longest and len(words) > longest:
+            words = f"{words[:longest]} … ({len(words):,})"
+        return MARKS.sub(r"\\\1", html.escape(" ".join(words.split()), quote=False))
 
-def _markdown(block: Block, figures: Path, language: str) -> list[str]:
-    if isinstance(block, Paragraph):
-        text = _plain(in_language(block.text, language))
-        return [f"**{text}**" if block.strong else text]
-    if isinstance(block, Command):
-        return ["```bash", block.text, "```"]
-    if isinstance(block, Picture):
-        drawn = f"{block.name}.{language}.png"
-        name = drawn if (figures / drawn).exists() else f"{block.name}.en.png"
-        return [f"![{_plain(in_language(block.caption, language))}]({figures.name}/{name})"]
-    return _markdown_table(block, language)
+    def drawn(name: str) -> str:
+        here = (figures / f"{name}.{language}.png").exists()
+        return f"{figures.name}/{name}.{language if here else 'en'}.png"
 
-
-def _markdown_table(grid: Grid, language: str) -> list[str]:
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    headings = [_plain(in_language(heading, language)) for heading in grid.headings]
-    ruler = ["---" if index in grid.texts else "---:" for index in range(len(headings))]
-    rows = [[_cell(in_language(text, language)) for text in row] for row in grid.rows]
-    return [line(headings), line(ruler), *map(line, rows)]
-
-
-def _cell(text: str) -> str:
-    return _plain(text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]} … ({len(text):,})")
-
-
-def _plain(text: str) -> str:
-    """Text that means nothing to Markdown or HTML."""
-    return MARKS.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    environment = _environment()
+    environment.filters |= {"plain": plain, "cell": lambda said: plain(said, LONGEST_CELL), "drawn": drawn}
+    return environment.get_template("report.md.jinja").render(report=report) + "\n"

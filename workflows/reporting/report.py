@@ -7,7 +7,6 @@ from pathlib import Path
 from workflows.core.files import open_whole, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import shown
-from workflows.core.texts import texts
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.job import Job
 from workflows.experiment.options import flags_of
@@ -48,14 +47,13 @@ def report(job: Job) -> None:
 
 
 def _draw(folder: Path, run: RunFolder, files: Files, labels: list[str]) -> None:
-    scores = files.scores["systems"]
-    systems = {system: texts("systems")[system] for system in scores}
+    systems = files.scores["systems"]
     if files.training is not None:
         kept = int(files.training["checkpoint"].split("-")[1])
         save_figure(folder, "curves", draw_curves, files.training["log_history"], kept)
     if files.scores["task"] == "single_label":
-        panels = {name: title for name, title in systems.items() if name not in NO_PANEL} or systems
-        save_figure(folder, "confusion", draw_confusions, panels, scores, labels=labels)
-        save_figure(folder, "reliability", draw_reliability, panels, scores)
+        panels = {name: figures for name, figures in systems.items() if name not in NO_PANEL} or systems
+        save_figure(folder, "confusion", draw_confusions, panels, labels=labels)
+        save_figure(folder, "reliability", draw_reliability, panels)
     characters = {name: [len(row["review"]) for row in read_jsonl(run.split(name))] for name in SPLITS}
     save_figure(folder, "lengths", draw_lengths, characters, files.tokens)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflows.core.costs import Costs, cost_cells
-from workflows.core.texts import Text, number, p_value, text, texts, with_interval, with_signed_interval
+from workflows.core.texts import Text, number, p_value, text, texts, with_interval
 from workflows.reporting.blocks import Block, Grid, Paragraph
 
 
@@ -62,8 +62,12 @@ def pairs_blocks(pairs: list[dict[str, Any]], titles: Mapping[str, Text | str]) 
         headings.append(text("rows_that_would_tell"))
     rows: list[list[Text | str]] = []
     for pair in pairs:
-        cells = [with_signed_interval(pair[difference], pair["ci95"]), f"{pair[b]:,} : {pair[a]:,}"]
-        cells.append(p_value(pair["holm_p"]).removeprefix("= "))
+        interval = "" if pair["ci95"] is None else " ({:+.3f} … {:+.3f})".format(*pair["ci95"])
+        cells = [
+            f"{pair[difference]:+.3f}{interval}",
+            f"{pair[b]:,} : {pair[a]:,}",
+            p_value(pair["holm_p"]).removeprefix("= "),
+        ]
         if not numbers:
             cells.append(number(pair["rows_to_tell"], 0))
         rows.append([text("b_minus_a", b=titles[pair["b"]], a=titles[pair["a"]]), *cells])
