@@ -17,7 +17,7 @@ from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.texts import number
 from workflows.pipeline.run import open_run, start_run
-from workflows.pipeline.stages import STAGES
+from workflows.pipeline.stages import STAGES, UNTUNED
 
 # What the two environments may differ in without anything that is computed being other.
 HARMLESS = {"git_commit", "platform", "memory", "reason"}
@@ -171,7 +171,11 @@ COMPARED: dict[str, Callable[[RunFolder, RunFolder], list[str]]] = {
     "baselines": lambda a, b: _predictions(a, b, "majority", "mean", "tfidf"),
     # It has the hash of audit.csv, which may be edited.
     "audit": lambda a, b: _files((a.audit_summary, b.audit_summary)),
-    "zero_shot": lambda a, b: _predictions(a, b, "zero_shot"),
+    "probe": lambda a, b: [
+        *_files((a.probe, b.probe), (a.probe_weights, b.probe_weights)),
+        *_predictions(a, b, "probe"),
+    ],
+    "zero_shot": lambda a, b: _predictions(a, b, *UNTUNED),
     "derive": lambda a, b: _files(
         (a.derived, b.derived), (a.derived_val, b.derived_val), (a.derived_rejected, b.derived_rejected)
     ),

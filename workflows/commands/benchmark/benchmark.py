@@ -25,6 +25,7 @@ from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
 from workflows.commands.benchmark.without_model import OURS, in_turn, run_command
+from workflows.core.costs import costs_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.rows import question
@@ -33,6 +34,7 @@ from workflows.core.screen import Screen
 from workflows.core.statistics import ratio
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment
+from workflows.inference.features import Frame, read_features
 from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import (
@@ -63,7 +65,9 @@ LATER = (
     "report.*",
     "training.json",
     "scores.json",
-    "zero_shot.jsonl",
+    "probe*",
+    "zero_shot*.jsonl",
+    "threshold.json",
     "tuned.jsonl",
 )
 
@@ -71,10 +75,12 @@ Figures = dict[str, Any]
 
 
 def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen) -> Figures:
-    """Seconds that `rows` test rows take: ours, SWIFT's engine in batches of 16 and one by one, and the bare
-    forward pass of the merged model over the same tokens without padding.
+    """Seconds that `rows` test rows take: ours, the probe's features, SWIFT's engine in batches of 16 and one
+    by one, and the bare forward pass of the merged model over the same tokens without padding, with and
+    without those that all rows begin with.
 
-    Also the rows where SWIFT's outputs (batches of 16) are not ours, with how nearly the model was undecided.
+    Also the rows where SWIFT's outputs (batches of 16) are not ours, with how nearly the model was undecided,
+    and what the probe of the run took of its tuning and answering.
     """
     experiment, machine = _experiment_in_words(run), find_machine()
     test = read_jsonl(run.split("test"))[:rows]
@@ -87,7 +93,11 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
     use_plain_attention_for_short_rows(merged)
     requests = [InferRequest(messages=question(row)) for row in test]
     prompts = [prompt_tokens(template, row) for row in test]
-    packed = _packed(list(chain.from_iterable(prompts)), len(test), merged.device)
+    frame = Frame.of(prompts)
+    own = [prompt[len(frame.beginning) :] for prompt in prompts]
+    packed, packed_own = (
+        _packed(list(chain.from_iterable(each)), len(test), merged.device) for each in (prompts, own)
+    )
     outputs: dict[str, dict[str, str]] = {}
 
     def ours() -> None:
@@ -100,16 +110,22 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
         said = [answer.choices[0].message.content for answer in answers]
         outputs[f"swift_{size}"] = dict(zip((row["id"] for row in test[::step]), said, strict=True))
 
-    def bare() -> None:
+    def features() -> None:
+        for _ in read_features(merged, prompts, frame):
+            pass
+
+    def bare(batches: list[torch.Tensor]) -> None:
         with torch.no_grad():
-            for ids in packed:
+            for ids in batches:
                 merged.model(input_ids=ids)
 
     works = {
         "ours": ours,
         "swift_16": lambda: swift(16, 1),
+        "features": features,
         "swift_1": lambda: swift(1, PLAIN_SHARE),
-        "bare": bare,
+        "bare": lambda: bare(packed),
+        "bare_own": lambda: bare(packed_own),
     }
     seconds = in_turn(works, repeats, screen)
     seconds["swift_1"] = [each * len(test) / len(outputs["swift_1"]) for each in seconds["swift_1"]]
@@ -125,7 +141,12 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
             "SWIFT, batches of 16 / ours": ratio(seconds["swift_16"], seconds["ours"]),
             "SWIFT, row by row / ours": ratio(seconds["swift_1"], seconds["ours"]),
             "ours / bare forward pass": ratio(seconds["ours"], seconds["bare"]),
+            "SWIFT, batches of 16 / probe": ratio(seconds["swift_16"], seconds["features"]),
+            "probe / bare forward pass, common beginning left out": ratio(
+                seconds["features"], seconds["bare_own"]
+            ),
         },
+        "seconds_of_each_system": costs_of(run),
         "outputs_unlike_swift": unlike,
     }
 

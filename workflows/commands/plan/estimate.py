@@ -33,6 +33,7 @@ from workflows.pipeline.training import SCORE_AND_REPORT
 from workflows.tuning.callbacks import SAMPLED, common_beginning
 
 SCORER_ROWS = 64  # that share a batch of the scorer, about
+PROBED = 0.75  # of the layers
 ALL_BUSY = 0.9  # of the processors' time: where less was used, other programs took nothing
 
 
@@ -74,18 +75,23 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
     taken = max(0.0, 1 - own / busy) if busy > ALL_BUSY else 0.0
     peaks = {stage: figures.pop(f"{stage}_bytes") for stage in STAGES}
     seconds = {name: each * (1 - taken) for name, each in figures.items()}
+    # Tokens of the test rows, and of those that the untuned model is fitted to.
+    tested = len(test) * splits["test"]["mean"]
+    known = splits["train"]["rows"] + splits["val"]["rows"]
+    labelled = min(known, tuning.probe_rows) * splits["train"]["mean"]
     first = seconds["train"] + seconds["evaluation"] * evaluations
     with_model = {
         "load": seconds["load"],
-        "zero_shot": seconds["answering"],
+        "probe": PROBED * (1 + labelled / tested) * seconds["answering"],
+        "zero_shot": (1 + labelled / tested) * seconds["answering"],
         "train": first + seconds["token"] * (computed - batches[0][1]),
         "tuned": seconds["answering"],
     }
     sizes = read_sizes(described)
     trained = (computed, round(epochs * len(batches)))
     read = (
-        evaluations * len(val) * splits["val"]["mean"] + 2 * len(test) * splits["test"]["mean"],
-        evaluations * math.ceil(len(val) / SCORER_ROWS) + 2 * math.ceil(len(test) / SCORER_ROWS),
+        evaluations * len(val) * splits["val"]["mean"] + tested + (1 + PROBED) * (tested + labelled),
+        evaluations * math.ceil(len(val) / SCORER_ROWS) + 3 * math.ceil(len(test) / SCORER_ROWS),
     )
     name = f"this machine: {machine.name}"
     here = Device(name, machine.device, within_reach, machine.torch_dtype, "calibration")
