@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from workflows.core.errors import UserError
-from workflows.core.files import HashedFile, json_line, open_hashed, sha256, write_json, write_jsonl
+from workflows.core.files import json_line, open_whole, sha256, write_json, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.core.statistics import describe_lengths
 from workflows.core.tables import open_table
-from workflows.data.corrections import Correction, apply_corrections
+from workflows.data.corrections import apply_corrections
 from workflows.data.examples import show_examples
 from workflows.data.health import measure_drift, sample_for_drift
 from workflows.data.messages import line_writer
@@ -30,10 +30,7 @@ from workflows.data.reviews import (
     ReviewTable,
     UnknownLabels,
     classify_rows,
-    first_place,
-    read_again,
     read_texts,
-    rejected_row,
     rejected_rows,
     strip_text,
     texts_within,
@@ -45,7 +42,7 @@ from workflows.experiment.job import Job
 
 # Their texts are in memory, and each takes 60 µs (120 characters, one core): 12 s for that many.
 NEAR_COPY_ROWS = 200_000
-LEFT_OUT = -1  # by sampling
+NO_SPLIT = -1  # rejected, or left out by sampling
 
 
 def prepare(job: Job) -> dict[str, Any]:
@@ -62,7 +59,7 @@ def prepare(job: Job) -> dict[str, Any]:
         with screen.progress("reading rows", None) as bar:
             rows = classify_rows(tables, card, options.neutral, bar)
     except UnknownLabels as error:
-        write_jsonl(run.rejected, rejected_rows(error.rows))
+        write_jsonl(run.rejected, rejected_rows(error.rows, error.rows.read()))
         raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
     source = {split: rows.kept(split) for split in tables}
     for split, at in source.items():
@@ -81,7 +78,7 @@ def prepare(job: Job) -> dict[str, Any]:
     splits = split_rows(source, strata, options, None if share is None else float(share))
     _check_labels(rows, splits, f"--split {options.split}")
     # After the split, so that rows stay where they are and runs can be compared.
-    corrections: list[Correction] = []
+    corrections: list[dict[str, Any]] = []
     if options.apply is not None:
         with screen.progress("finding the corrected rows", len(rows.reasons)) as bar:
             corrections = apply_corrections(rows, experiment.labels, Path(options.apply), bar)
@@ -98,7 +95,7 @@ def prepare(job: Job) -> dict[str, Any]:
         whole = _without_rejected(rows, whole)
     compared = whole["train"], whole["test"]
     samples = sample_for_drift(*compared, options.data_seed)
-    hashes, texts = _write_files(run, rows, splits, np.sort(np.concatenate(samples)), experiment, screen)
+    texts = _write_files(run, rows, splits, np.sort(np.concatenate(samples)), experiment, screen)
     drift = measure_drift(
         [strata[at] for at in compared],
         [rows.lengths[at] for at in compared],
@@ -109,9 +106,7 @@ def prepare(job: Job) -> dict[str, Any]:
     mixed = add_rows(run, experiment.mixed, screen) if experiment.mixed else {}
     if experiment.prompt.shots:
         show_examples(run, experiment, screen)
-    if experiment.mixed or experiment.prompt.shots:
-        hashes |= {run.split(name).name: sha256(run.split(name)) for name in SPLITS}
-    write_jsonl(run.corrections, (row.named(experiment.labels) for row in corrections))
+    write_jsonl(run.corrections, corrections)
     read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
     manifest = {
         "dataset": card.name,
@@ -133,8 +128,8 @@ def prepare(job: Job) -> dict[str, Any]:
         "corrections": {
             "file": options.apply,
             "sha256": None if options.apply is None else sha256(Path(options.apply)),
-            "relabelled": sum(row.after is not None for row in corrections),
-            "dropped": sum(row.after is None for row in corrections),
+            "relabelled": sum(row["after"] is not None for row in corrections),
+            "dropped": sum(row["after"] is None for row in corrections),
         },
         "splits": {
             name: {
@@ -152,7 +147,7 @@ def prepare(job: Job) -> dict[str, Any]:
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
         "format": options.format,
-        "sha256": {**hashes, run.corrections.name: sha256(run.corrections)},
+        "sha256": {path.name: sha256(path) for path in (*_data_files(run), run.corrections)},
     }
     write_json(run.manifest, manifest)
     return manifest
@@ -222,6 +217,10 @@ def _prepare_other(job: Job, mix: Mix, target: int) -> None:
         raise UserError(f"--mix {mix.dataset.name}={mix.ratio}: {what}") from error
 
 
+def _data_files(run: RunFolder) -> list[Path]:
+    return [*map(run.split, SPLITS), run.rejected]
+
+
 def _write_files(
     run: RunFolder,
     rows: ReviewTable,
@@ -229,10 +228,8 @@ def _write_files(
     wanted: np.ndarray,
     experiment: Experiment,
     screen: Screen,
-) -> tuple[dict[str, str], dict[int, str]]:
-    """Write the rows of the splits and the rejected ones; the files' hashes, and the texts of the rows at
-    `wanted`, in passing.
-    """
+) -> dict[int, str]:
+    """Write the rows of the splits and the rejected ones; the texts of the rows at `wanted`, in passing."""
     write_line = line_writer(
         experiment.prompt,
         experiment.labels,
@@ -240,28 +237,20 @@ def _write_files(
         rows.meanings,
         answered=not experiment.has_head,
     )
-    paths = [*map(run.split, SPLITS), run.rejected]
-    goes_to = np.full(len(rows.reasons), LEFT_OUT, dtype=np.int8)  # index into `paths`
+    split_of = np.full(len(rows.reasons), NO_SPLIT, dtype=np.int8)  # index into SPLITS
     for index, name in enumerate(SPLITS):
-        goes_to[splits[name]] = index
-    goes_to[rows.reasons != CODES[KEPT]] = len(SPLITS)
+        split_of[splits[name]] = index
     texts: dict[int, str] = {}
-    with ExitStack() as stack, screen.progress("writing rows", len(goes_to)) as bar:
-        files: list[HashedFile] = [stack.enter_context(open_hashed(path)) for path in paths]
-        for chunk in read_again(rows, sorted(rows.tables)):
-            start, count = first_place(rows, chunk), len(chunk.texts)
-            here, labels = goes_to[start : start + count], rows.labels[start : start + count].tolist()
-            for index in range(len(SPLITS)):
-                files[index].write(
-                    "".join(
-                        write_line(
-                            f"{chunk.split}:{chunk.number + row}", strip_text(chunk.texts[row]), labels[row]
-                        )
-                        for row in np.flatnonzero(here == index).tolist()
-                    )
-                )
-            rejected = np.flatnonzero(here == len(SPLITS)).tolist()
-            files[-1].write("".join(json_line(rejected_row(rows, chunk, row)) for row in rejected))
-            texts |= texts_within(rows, chunk, wanted)
-            bar.update(count)
-    return {path.name: file.sha256() for path, file in zip(paths, files, strict=True)}, texts
+    with ExitStack() as stack, screen.progress("writing rows", len(split_of)) as bar:
+        *files, rejected = (stack.enter_context(open_whole(path)) for path in _data_files(run))
+        for chunk in rows.read():
+            end = chunk.start + len(chunk.texts)
+            labels, first = rows.labels[chunk.start : end].tolist(), rows.places[chunk.split].start
+            for row, index in enumerate(split_of[chunk.start : end].tolist()):
+                if index != NO_SPLIT:
+                    id = f"{chunk.split}:{chunk.start + row - first + 1}"
+                    files[index].write(write_line(id, strip_text(chunk.texts[row]), labels[row]))
+            rejected.writelines(map(json_line, rejected_rows(rows, [chunk])))
+            texts |= texts_within(chunk, wanted)
+            bar.update(len(chunk.texts))
+    return texts
