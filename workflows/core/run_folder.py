@@ -96,17 +96,14 @@ def discard_if_unstarted(run: RunFolder) -> None:
 def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run folder for this process; a UserError where another process holds it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.path / ".lock", blocking=False)
     try:
-        lock.acquire()
+        held = FileLock(run.path / ".lock", blocking=False).acquire()
     except Timeout as error:
         raise UserError(
             f"{run.path}: another command is working on this run; wait for it, or stop it."
         ) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def is_locked(run: RunFolder) -> bool:

@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from workflows.core.errors import UserError
+from workflows.core.statistics import describe_lengths
 from workflows.core.tables import Table, read_chunks
 from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
@@ -88,22 +89,22 @@ class ReviewTable:
         rejected = Counter(dict(zip(REASONS[1:], counts[1:], strict=True)))
         return {reason: count for reason, count in rejected.most_common() if count}
 
-    def count_labels(self, at: np.ndarray) -> dict[str, int]:
-        """How many of the rows `at` have each label, in index order."""
-        counts = dict.fromkeys((label.name for label in self.card.labels), 0)
+    def describe(self, at: np.ndarray) -> dict[str, Any]:
+        """How many of the rows `at` there are, and of each label; their numbers in a regression; their
+        lengths.
+        """
+        labels = dict.fromkeys((label.name for label in self.card.labels), 0)
         rows = np.bincount(self.labels[at], minlength=len(self.meanings)).tolist()
         for meaning, count in zip(self.meanings, rows, strict=True):
             for index in indices_of(meaning):
-                counts[self.card.labels[index].name] += count
-        return counts
-
-    def describe_numbers(self, at: np.ndarray) -> dict[str, float] | None:
-        """Mean, standard deviation, minimum and maximum of the rows `at` of a regression; else None."""
-        if self.card.task != "regression":
-            return None
-        numbers = np.array(self.meanings, dtype=float)[self.labels[at]]
-        figures = {"mean": numbers.mean(), "sd": numbers.std(), "min": numbers.min(), "max": numbers.max()}
-        return {name: float(figure) for name, figure in figures.items()}
+                labels[self.card.labels[index].name] += count
+        numbers = None
+        if self.card.task == "regression":
+            values = np.array(self.meanings, dtype=float)[self.labels[at]]
+            figures = {"mean": values.mean(), "sd": values.std(), "min": values.min(), "max": values.max()}
+            numbers = {name: float(figure) for name, figure in figures.items()}
+        lengths = describe_lengths(self.lengths[at])
+        return {"rows": len(at), "labels": labels, "numbers": numbers, "characters": lengths}
 
     def strata(self) -> np.ndarray:
         """For each row the group of which every split and sample gets its share."""
@@ -181,7 +182,7 @@ def _read_rows(
     order: Iterable[str],
 ) -> Iterator[Chunk]:
     """The rows of the splits in `order`; what is not known of a file yet joins `layouts` and `places`."""
-    for split in (split for split in order if split in tables):
+    for split in order:
         table, layout = tables[split], layouts.get(split)
         first = start = places[split].start if split in places else sum(map(len, places.values()))
         for frame in read_chunks(table, None if layout is None else [layout.text, layout.label]):
@@ -205,7 +206,8 @@ def classify_rows(tables: dict[str, Table], card: DatasetCard, neutral: str | No
     layouts: dict[str, Layout] = {}
     places: dict[str, range] = {}
     unknown: Counter[str] = Counter()
-    for chunk in _read_rows(tables, card, layouts, places, KEEP_ORDER):
+    order = [split for split in KEEP_ORDER if split in tables]
+    for chunk in _read_rows(tables, card, layouts, places, order):
         texts = [strip_text(text) for text in chunk.texts]
         reasons, labels = _classify_labels(chunk.labels, card, layouts[chunk.split], neutral, meanings)
         lengths = np.fromiter(map(len, texts), np.int32, len(texts))
