@@ -14,7 +14,6 @@ from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.data.labels import LabelValue, stratify, value_reader
 from workflows.experiment.cards import ROOT, load_dataset_card
-from workflows.experiment.labels import normalise_label
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")
@@ -32,19 +31,19 @@ STARS = load_dataset_card("dianping-stars")
     ],
 )
 def test_several_labels_in_a_cell(cell: str, meaning: LabelValue | None) -> None:
-    assert value_reader(ASPECTS, ASPECTS.layouts[0], None, normalise_label)(cell) == meaning
+    assert value_reader(ASPECTS, ASPECTS.layouts[0], None)(cell) == meaning
 
 
 def test_another_separator_is_the_layouts() -> None:
     layout = replace(ASPECTS.layouts[0], separator="|")
-    assert value_reader(ASPECTS, layout, None, normalise_label)("service|taste") == (0, 1)
+    assert value_reader(ASPECTS, layout, None)("service|taste") == (0, 1)
 
 
 @pytest.mark.parametrize(
     ("cell", "meaning"), [("4", 4.0), ("3.5", 3.5), ("-1", -1.0), ("0", None), ("nan", None), ("five", None)]
 )
 def test_a_number_in_a_cell(cell: str, meaning: float | None) -> None:
-    assert value_reader(STARS, STARS.layouts[0], None, normalise_label)(cell) == meaning
+    assert value_reader(STARS, STARS.layouts[0], None)(cell) == meaning
 
 
 def test_strata_are_the_rarest_label_and_ranges_of_numbers() -> None:

@@ -32,7 +32,7 @@ def _clean(
         split: [Review(rows.id(place), texts[place], int(rows.labels[place])) for place in places]
         for split, places in kept.items()
     }
-    return reviews, list(rejected_rows(rows))
+    return reviews, list(rejected_rows(rows, rows.read()))
 
 
 def _file(
@@ -147,7 +147,7 @@ def test_an_unknown_label_stops_with_its_row_and_the_flag_that_mends_it(tmp_path
     assert "train.jsonl, row 2: label '3' is none of negative, positive" in message
     assert "'3' in 2 row(s)" in message
     assert "--labels 0=negative,1=positive,3=" in message
-    assert [row["row"] for row in rejected_rows(caught.value.rows)] == [2, 3]
+    assert [row["row"] for row in rejected_rows(caught.value.rows, caught.value.rows.read())] == [2, 3]
 
 
 def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -23,30 +23,6 @@ def open_whole(path: Path) -> Iterator[TextIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-class HashedFile:
-    """A file of UTF-8 text that is hashed while it is written."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._digest = file, hashlib.sha256()
-
-    def write(self, text: str) -> None:
-        """Append `text`."""
-        data = text.encode("utf-8")
-        self._digest.update(data)
-        self._file.write(data)
-
-    def sha256(self) -> str:
-        """The SHA-256 of what was written, in hexadecimal."""
-        return self._digest.hexdigest()
-
-
-@contextmanager
-def open_hashed(path: Path) -> Iterator[HashedFile]:
-    """As `open_whole`, for a file whose hash is wanted."""
-    with open_whole(path) as file:
-        yield HashedFile(file.buffer)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -20,134 +20,55 @@ from workflows.core.files import read_json, write_json
 SPLITS = ("train", "val", "test")
 
 
+class _Inside:
+    """A file or folder of a run, by its path inside the run folder."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __get__(self, run: "RunFolder", _: type) -> Path:
+        return run.path / self._path
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Names of the files of one run; nothing is read or written on construction."""
 
     path: Path
 
-    @property
-    def experiment(self) -> Path:
-        """Everything needed to repeat the run."""
-        return self.path / "experiment.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, hardware and git commit when a model was first loaded on this machine."""
-        return self.path / "environment.json"
-
-    @property
-    def stages(self) -> Path:
-        """The finished stages: fingerprint and seconds of each."""
-        return self.path / "stages.json"
+    experiment = _Inside("experiment.yaml")  # everything needed to repeat the run
+    environment = _Inside("environment.json")  # versions, hardware, git commit when a model was first loaded
+    stages = _Inside("stages.json")  # the finished stages: fingerprint and seconds of each
+    rejected = _Inside("data/rejected.jsonl")  # every row that was read and not kept, with its reason
+    manifest = _Inside("data/manifest.json")  # counts, sources and hashes of the data
+    corrections = _Inside("data/corrections.jsonl")  # labels that --apply changed, where it was given
+    tokens = _Inside("data/tokens.json")  # lengths of the rows in tokens, and which exceed max_length
+    audit = _Inside("audit.csv")  # likely wrong labels, a table to correct by hand
+    audit_summary = _Inside("audit.json")  # how many labels are likely wrong
+    probe = _Inside("probe/probe.json")  # what the probe was fitted to, or why it was not
+    probe_weights = _Inside("probe/probe.safetensors")  # its regressions, one a layer
+    out_of_fold = _Inside("probe/out_of_fold.jsonl")  # of each labelled row, by a probe that did not see it
+    threshold = _Inside("predictions/threshold.json")  # what zero_shot_threshold does to log probabilities
+    # Training rows that a method made of train.jsonl, used in its place; validation rows where it needs more
+    # than val.jsonl has; how they were made; what did not become such a row, with reasons.
+    derived = _Inside("data/derived.jsonl")
+    derived_val = _Inside("data/derived_val.jsonl")
+    derived_summary = _Inside("data/derived.json")
+    derived_rejected = _Inside("data/derived_rejected.jsonl")
+    sft = _Inside("sft")  # SWIFT's own output: checkpoints, args.json, logging.jsonl
+    training = _Inside("training.json")  # what training gave: checkpoint, rows used, losses
+    scores = _Inside("scores.json")  # metrics of every system
+    report_page = _Inside("report.html")
+    report_markdown = _Inside("report.md")
+    figures = _Inside("figures")  # the report's figures, as SVG and PNG
 
     def split(self, name: str) -> Path:
         """SWIFT's data file of the split `name`: train, val or test."""
         return self.path / "data" / f"{name}.jsonl"
 
-    @property
-    def rejected(self) -> Path:
-        """Every row that was read and not kept, with its reason."""
-        return self.path / "data" / "rejected.jsonl"
-
-    @property
-    def manifest(self) -> Path:
-        """Counts, sources and hashes of the data."""
-        return self.path / "data" / "manifest.json"
-
-    @property
-    def tokens(self) -> Path:
-        """Lengths of the rows in tokens, and which are longer than max_length."""
-        return self.path / "data" / "tokens.json"
-
-    @property
-    def corrections(self) -> Path:
-        """Labels that --apply changed, where it was given."""
-        return self.path / "data" / "corrections.jsonl"
-
-    @property
-    def audit(self) -> Path:
-        """Likely wrong labels, a table to correct by hand."""
-        return self.path / "audit.csv"
-
-    @property
-    def audit_summary(self) -> Path:
-        """How many labels are likely wrong."""
-        return self.path / "audit.json"
-
-    @property
-    def probe(self) -> Path:
-        """What the probe was fitted to, or why it was not."""
-        return self.path / "probe" / "probe.json"
-
-    @property
-    def probe_weights(self) -> Path:
-        """The probe's regressions, one a layer."""
-        return self.path / "probe" / "probe.safetensors"
-
-    @property
-    def out_of_fold(self) -> Path:
-        """Each labelled row's label probabilities by a probe that did not see it."""
-        return self.path / "probe" / "out_of_fold.jsonl"
-
-    @property
-    def threshold(self) -> Path:
-        """What zero_shot_threshold adds to the untuned model's log-odds."""
-        return self.path / "predictions" / "threshold.json"
-
-    @property
-    def derived(self) -> Path:
-        """The training rows that a method made of train.jsonl; they are used in its place."""
-        return self.path / "data" / "derived.jsonl"
-
-    @property
-    def derived_val(self) -> Path:
-        """The validation rows, where a method needs more of them than val.jsonl has."""
-        return self.path / "data" / "derived_val.jsonl"
-
-    @property
-    def derived_summary(self) -> Path:
-        """How the derived rows were made: counts, settings, where it comes from."""
-        return self.path / "data" / "derived.json"
-
-    @property
-    def derived_rejected(self) -> Path:
-        """What did not become a derived row, with reasons."""
-        return self.path / "data" / "derived_rejected.jsonl"
-
-    @property
-    def sft(self) -> Path:
-        """SWIFT's own output: checkpoints, args.json, logging.jsonl."""
-        return self.path / "sft"
-
-    @property
-    def training(self) -> Path:
-        """What training gave: checkpoint, rows used, losses."""
-        return self.path / "training.json"
-
     def predictions(self, system: str) -> Path:
         """One row a test review, by the system `system`."""
         return self.path / "predictions" / f"{system}.jsonl"
-
-    @property
-    def scores(self) -> Path:
-        """Metrics of every system."""
-        return self.path / "scores.json"
-
-    @property
-    def report_page(self) -> Path:
-        """The report as one HTML page."""
-        return self.path / "report.html"
-
-    @property
-    def report_markdown(self) -> Path:
-        """The report as Markdown."""
-        return self.path / "report.md"
-
-    @property
-    def figures(self) -> Path:
-        """The report's figures, as SVG and PNG."""
-        return self.path / "figures"
 
     def log(self, stage: str) -> Path:
         """What SWIFT printed during `stage`."""
@@ -179,17 +100,14 @@ def discard_if_unstarted(run: RunFolder) -> None:
 def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run folder for this process; a UserError where another process holds it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.path / ".lock", blocking=False)
     try:
-        lock.acquire()
+        held = FileLock(run.path / ".lock", blocking=False).acquire()
     except Timeout as error:
         raise UserError(
             f"{run.path}: another command is working on this run; wait for it, or stop it."
         ) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def is_locked(run: RunFolder) -> bool:

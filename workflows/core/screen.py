@@ -5,15 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
-
-TABLE_WIDTH = 118  # columns; a Chinese character takes two
 
 
 class Screen:
@@ -62,41 +60,35 @@ class Screen:
         `log`.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        saved = os.dup(1), os.dup(2)
-        # In a session of its own tee outlives a Ctrl-C, and takes down what is said after it.
-        tee = (
-            subprocess.Popen(["tee", "-a", str(log)], stdin=subprocess.PIPE, start_new_session=True)
-            if self.verbose
-            else None
-        )
-        target = (
-            tee.stdin.fileno()
-            if tee and tee.stdin
-            else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        )
-        try:
-            os.dup2(target, 1)
-            os.dup2(target, 2)
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            for descriptor in saved:
-                os.close(descriptor)
-            if tee and tee.stdin:
-                tee.stdin.close()
-                tee.wait()
+        with ExitStack() as stack:
+            if self.verbose:
+                # In a session of its own tee outlives a Ctrl-C, and takes down what is said after it.
+                tee = subprocess.Popen(["tee", "-a", log], stdin=subprocess.PIPE, start_new_session=True)
+                target = stack.enter_context(tee).stdin
             else:
-                os.close(target)
+                target = stack.enter_context(open(log, "ab"))
+            assert target is not None
+            saved = os.dup(1), os.dup(2)
+            _redirect(target.fileno(), target.fileno())
+            try:
+                yield
+            finally:
+                _redirect(*saved)
+                for descriptor in saved:
+                    os.close(descriptor)
+
+
+def _redirect(output: int, errors: int) -> None:
+    """Standard output and error go to these descriptors from now on."""
+    for stream, descriptor, target in ((sys.stdout, 1, output), (sys.stderr, 2, errors)):
+        stream.flush()
+        os.dup2(target, descriptor)
 
 
 def as_text(*tables: Table) -> str:
     """Tables as plain text, without colours or trailing blanks."""
-    console = Console(width=TABLE_WIDTH, record=True, file=io.StringIO(), markup=False)
+    # The width is in columns, of which a Chinese character takes two.
+    console = Console(width=118, record=True, file=io.StringIO(), markup=False)
     for table in tables:
         console.print(table)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())

@@ -7,14 +7,13 @@ Not covered: JSON that is one array; Big5, whose bytes are valid GB18030 too.
 """
 
 import codecs
-import csv
-import hashlib
 import json
 import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from workflows.core.errors import UserError
+from workflows.core.files import sha256
 
 FORMATS = {
     ".csv": "csv",
@@ -64,10 +64,8 @@ def open_table(path: Path) -> Table:
         raise UserError(
             f"{path}: format {path.suffix or '(none)'} is not read; use one of {', '.join(FORMATS)}."
         )
-    encoding, digest = _look(path)
-    if kind in ("parquet", "xlsx"):
-        return Table(path, kind, None, digest)
-    return Table(path, kind, encoding or _find_encoding(path), digest)
+    encoding = None if kind in ("parquet", "xlsx") else _find_encoding(path)
+    return Table(path, kind, encoding, sha256(path))
 
 
 def read_chunks(table: Table, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -94,64 +92,44 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.concat(read_chunks(open_table(path)), ignore_index=True).fillna("")
 
 
-def _look(path: Path) -> tuple[str | None, str]:
-    """The file's UTF-8 encoding, or None where it is not UTF-8, and its SHA-256."""
-    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
-    with open(path, "rb") as file:
-        encoding = "utf-8-sig" if file.peek(3).startswith(codecs.BOM_UTF8) else "utf-8"
-        is_utf8 = True
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-            is_utf8 = is_utf8 and _fits(decoder, block)
-        is_utf8 = is_utf8 and _fits(decoder, b"", final=True)
-    return encoding if is_utf8 else None, digest.hexdigest()
-
-
-def _fits(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = False) -> bool:
-    try:
-        decoder.decode(block, final)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _find_encoding(path: Path) -> str:
-    """The encoding of a text file that is not UTF-8; a UserError names the line that does not fit."""
+    """The encoding of a text file; a UserError names the line that does not fit."""
+    with open(path, "rb") as file:
+        start = file.read(3)
+    misfit = _first_misfit(path, "utf-8")
+    if misfit is None:
+        return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
     with open(path, encoding="utf-8", errors="replace") as text:
         damaged = total = 0
         while part := text.read(BLOCK_BYTES):
             damaged, total = damaged + part.count("\ufffd"), total + len(part)
     if damaged < DAMAGED_SHARE * total:
-        line, byte = _first_misfit(path, "utf-8") or (0, 0)
         raise UserError(
-            f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8, the rest of the file is; "
+            f"{path}, line {misfit[0]}: byte 0x{misfit[1]:02x} is not UTF-8, the rest of the file is; "
             "mend that line or save the file as UTF-8 again."
         )
-    with open(path, "rb") as file:
-        utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding, name = ("utf_16", "UTF-16") if utf16 else ("gb18030", "GB18030")
     misfit = _first_misfit(path, encoding)
     if misfit is not None:
-        line, byte = misfit
         raise UserError(
-            f"{path}, line {line}: byte 0x{byte:02x} is neither UTF-8 nor {name}; save the file as UTF-8."
+            f"{path}, line {misfit[0]}: byte 0x{misfit[1]:02x} is neither UTF-8 nor {name}; "
+            "save the file as UTF-8."
         )
     return encoding
 
 
 def _first_misfit(path: Path, encoding: str) -> tuple[int, int] | None:
     """Line and value of the first byte that `encoding` does not have there."""
-    decoder, line = codecs.getincrementaldecoder(encoding)(), 1
+    line = 1
     with open(path, "rb") as file:
-        while True:
-            block = file.read(BLOCK_BYTES)
-            try:
-                line += decoder.decode(block, final=not block).count("\n")
-            except UnicodeDecodeError as error:
-                before = error.object[: error.start].decode(error.encoding, errors="ignore")
-                return line + before.count("\n"), error.object[error.start]
-            if not block:
-                return None
+        try:
+            for part in codecs.iterdecode(iter(partial(file.read, BLOCK_BYTES), b""), encoding):
+                line += part.count("\n")
+        except UnicodeDecodeError as error:
+            before = error.object[: error.start].decode(error.encoding, errors="ignore")
+            return line + before.count("\n"), error.object[error.start]
+    return None
 
 
 def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.DataFrame]:
@@ -167,10 +145,8 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
             sep=delimiter,
             dtype=object,
             na_filter=False,  # "NA" and "null" are words of a review, not missing values
-            quoting=csv.QUOTE_MINIMAL,
             index_col=False,
             usecols=columns,
-            on_bad_lines="error",
             low_memory=False,
             chunksize=CHUNK_ROWS if CHUNKS_ARE_WHOLE else sys.maxsize,
         ) as chunks:
@@ -233,12 +209,12 @@ def _read_binary(table: Table) -> Iterator[pd.DataFrame]:
 
 def _as_strings(frame: pd.DataFrame) -> pd.DataFrame:
     # As objects: pandas' own strings cannot hold half of a surrogate pair, which a JSON escape can bring.
-    def strings(column: pd.Series) -> pd.Series:
-        empty = column.isna()
-        cells = ["" if no else _as_string(cell) for cell, no in zip(column, empty, strict=True)]
-        return pd.Series(cells, dtype=object)
-
-    return pd.DataFrame({str(name): strings(frame[name]) for name in frame.columns}, dtype=object)
+    empty = frame.isna()
+    cells = {
+        str(name): ["" if no else _as_string(cell) for cell, no in zip(frame[name], empty[name], strict=True)]
+        for name in frame.columns
+    }
+    return pd.DataFrame(cells, dtype=object)
 
 
 def _as_string(cell: Any) -> str:

@@ -1,7 +1,7 @@
 """Labels corrected by hand: a table like audit.csv, whose column `correction` has the right labels."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,24 +15,11 @@ COLUMNS = ("id", "text", "correction")
 DROP = "drop"
 
 
-@dataclass(frozen=True)
-class Correction:
-    """One corrected row: the label index before and after, or None where the row is dropped."""
-
-    id: str
-    before: int
-    after: int | None
-
-    def named(self, labels: tuple[Label, ...]) -> dict[str, str | None]:
-        """As corrections.jsonl has it."""
-        after = None if self.after is None else labels[self.after].name
-        return {"id": self.id, "before": labels[self.before].name, "after": after}
-
-
 def apply_corrections(
     rows: ReviewTable, labels: tuple[Label, ...], path: Path, bar: tqdm
-) -> list[Correction]:
-    """Correct `rows` by the table `path`; the corrections that changed something.
+) -> list[dict[str, Any]]:
+    """Correct `rows` by the table `path`; the lines of corrections.jsonl: what changed, by id, with the label
+    before and after, null where the row is dropped.
 
     A correction is a label's name or words, or `drop`; rows without one stay as they are.  Raises UserError
     for a row that the data do not have, and for a label that is not known.
@@ -45,7 +32,7 @@ def apply_corrections(
     cells = [(id.strip(), text, wanted.strip()) for id, text, wanted in frame[list(COLUMNS)].values.tolist()]
     named = {place for id, _, wanted in cells if wanted and (place := rows.place(id)) is not None}
     texts = read_texts(rows, np.array(sorted(named), dtype=np.int64), bar)
-    corrections: list[Correction] = []
+    corrections: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number, (id, text, wanted) in enumerate(cells, start=1):
         if not wanted:
@@ -66,7 +53,8 @@ def apply_corrections(
         before, after = int(rows.labels[place]), meaning.get(wanted)
         if after == before:
             continue
-        corrections.append(Correction(id, before, after))
+        named_after = None if after is None else labels[after].name
+        corrections.append({"id": id, "before": labels[before].name, "after": named_after})
         if after is None:
             rows.reject(place, DROPPED, path.name)
         else:

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from workflows.core.errors import UserError
-from workflows.experiment.cards import DatasetCard, Layout, Task
+from workflows.experiment.cards import DatasetCard, Layout
+from workflows.experiment.labels import normalise_label
 
 LabelValue = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
 STRATA = 5  # of numbers, equally full
 
 
 def value_reader(
-    card: DatasetCard, layout: Layout, neutral: str | None, normalise: Callable[[str], str]
+    card: DatasetCard, layout: Layout, neutral: str | None
 ) -> Callable[[str], LabelValue | None]:
     """A function from a normalised, not empty value to its meaning; None for a value that has none.
 
@@ -23,7 +24,7 @@ def value_reader(
     """
     names = [label.name for label in card.labels]
     meaning = {
-        normalise(value): names.index(name) for name, group in layout.values.items() for value in group
+        normalise_label(value): names.index(name) for name, group in layout.values.items() for value in group
     }
     if neutral is not None:
         if neutral not in names:
@@ -35,7 +36,7 @@ def value_reader(
         meaning |= {value: names.index(neutral) for value in layout.neutral}
 
     def several(value: str) -> LabelValue | None:
-        parts = [normalise(part) for part in value.split(layout.separator)]
+        parts = [normalise_label(part) for part in value.split(layout.separator)]
         known = {meaning[part] for part in parts if part in meaning}
         return tuple(sorted(known)) if known and all(part in meaning for part in parts if part) else None
 
@@ -46,12 +47,9 @@ def value_reader(
             return None
         return found if math.isfinite(found) and value not in layout.unlabelled else None
 
-    readers: dict[Task, Callable[[str], LabelValue | None]] = {
-        "single_label": meaning.get,
-        "multi_label": several,
-        "regression": number,
-    }
-    return readers[card.task]
+    if card.task == "regression":
+        return number
+    return meaning.get if card.task == "single_label" else several
 
 
 def name_label_value(meaning: LabelValue, card: DatasetCard) -> str:

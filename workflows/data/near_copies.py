@@ -6,6 +6,7 @@ Exact copies are gone before this (reviews.py).
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 from rensa import RMinHash, RMinHashLSH
 from tqdm import tqdm
@@ -38,14 +39,14 @@ class _Index:
         for position, sketch in enumerate(self._sketches):
             self._hashes.insert(position, sketch)
 
-    def find(self, shingles: frozenset[str], sketch: RMinHash) -> list[tuple[float, int]]:
-        """(similarity, -position) of each near copy."""
-        found: list[tuple[float, int]] = []
-        for position in self._hashes.query(sketch):
+    def find(self, shingles: frozenset[str], sketch: RMinHash) -> dict[int, float]:
+        """The similarity of each near copy, by position."""
+        found: dict[int, float] = {}
+        for position in sorted(self._hashes.query(sketch)):
             if sketch.jaccard(self._sketches[position]) >= SURELY_UNLIKE:
                 other = _remembered(self._texts[position])
-                found.append((len(shingles & other) / len(shingles | other), -position))
-        return [pair for pair in found if pair[0] >= SIMILARITY]
+                found[position] = len(shingles & other) / len(shingles | other)
+        return {position: alike for position, alike in found.items() if alike >= SIMILARITY}
 
 
 def find_near_copies(train: list[str], val: list[str], test: list[str], bar: tqdm) -> NearCopies:
@@ -56,12 +57,10 @@ def find_near_copies(train: list[str], val: list[str], test: list[str], bar: tqd
         for position, text in enumerate(texts):
             shingles = _shingles(text)
             sketch = _min_hash(shingles)
-            near = in_test.find(shingles, sketch)
-            if near:
-                similarity, other = max(near)
-                known[position] = (-other, similarity)
+            if near := in_test.find(shingles, sketch):
+                known[position] = max(near.items(), key=itemgetter(1))
             if texts is train:
-                found.val_in_train.update(-other for _, other in in_val.find(shingles, sketch))
+                found.val_in_train.update(in_val.find(shingles, sketch))
             bar.update()
     return found
 

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from workflows.core.errors import UserError
-from workflows.core.files import HashedFile, json_line, open_hashed, sha256, write_json, write_jsonl
+from workflows.core.files import json_line, open_whole, sha256, write_json, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.core.screen import Screen
-from workflows.core.statistics import describe_lengths
 from workflows.core.tables import open_table
-from workflows.data.corrections import Correction, apply_corrections
+from workflows.data.corrections import apply_corrections
 from workflows.data.examples import show_examples
 from workflows.data.health import measure_drift, sample_for_drift
 from workflows.data.messages import line_writer
@@ -30,22 +28,19 @@ from workflows.data.reviews import (
     ReviewTable,
     UnknownLabels,
     classify_rows,
-    first_place,
-    read_again,
     read_texts,
-    rejected_row,
     rejected_rows,
     strip_text,
     texts_within,
 )
 from workflows.data.sources import find_files
 from workflows.data.splits import Splits, sample_splits, split_rows
-from workflows.experiment.experiment import Experiment, Mix
+from workflows.experiment.experiment import Mix
 from workflows.experiment.job import Job
 
 # Their texts are in memory, and each takes 60 µs (120 characters, one core): 12 s for that many.
 NEAR_COPY_ROWS = 200_000
-LEFT_OUT = -1  # by sampling
+NO_SPLIT = -1  # rejected, or left out by sampling
 
 
 def prepare(job: Job) -> dict[str, Any]:
@@ -62,7 +57,7 @@ def prepare(job: Job) -> dict[str, Any]:
         with screen.progress("reading rows", None) as bar:
             rows = classify_rows(tables, card, options.neutral, bar)
     except UnknownLabels as error:
-        write_jsonl(run.rejected, rejected_rows(error.rows))
+        write_jsonl(run.rejected, rejected_rows(error.rows, error.rows.read()))
         raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
     source = {split: rows.kept(split) for split in tables}
     for split, at in source.items():
@@ -81,24 +76,23 @@ def prepare(job: Job) -> dict[str, Any]:
     splits = split_rows(source, strata, options, None if share is None else float(share))
     _check_labels(rows, splits, f"--split {options.split}")
     # After the split, so that rows stay where they are and runs can be compared.
-    corrections: list[Correction] = []
+    corrections: list[dict[str, Any]] = []
     if options.apply is not None:
         with screen.progress("finding the corrected rows", len(rows.reasons)) as bar:
             corrections = apply_corrections(rows, experiment.labels, Path(options.apply), bar)
         splits = _without_rejected(rows, splits)
         _check_labels(rows, splits, options.apply)
-    few = sum(map(len, splits.values())) <= NEAR_COPY_ROWS
-    if few:
-        splits, near_copies = _search_near_copies(rows, splits, "all rows", options.keep_near_copies, screen)
-    whole, splits = splits, sample_splits(splits, strata, options)
-    if not few:
-        splits, near_copies = _search_near_copies(
-            rows, splits, "the sample", options.keep_near_copies, screen
-        )
-        whole = _without_rejected(rows, whole)
+    whole, searched = splits, "all rows"
+    if sum(map(len, splits.values())) > NEAR_COPY_ROWS:
+        splits, searched = sample_splits(splits, strata, options), "the sample"
+    near_copies = _reject_near_copies(job, rows, splits, searched)
+    whole, splits = _without_rejected(rows, whole), _without_rejected(rows, splits)
+    _check_labels(rows, splits, "leaving out near copies of test rows (--keep-near-copies keeps them)")
+    if searched == "all rows":
+        splits = sample_splits(splits, strata, options)
     compared = whole["train"], whole["test"]
     samples = sample_for_drift(*compared, options.data_seed)
-    hashes, texts = _write_files(run, rows, splits, np.sort(np.concatenate(samples)), experiment, screen)
+    texts = _write_files(job, rows, splits, np.sort(np.concatenate(samples)))
     drift = measure_drift(
         [strata[at] for at in compared],
         [rows.lengths[at] for at in compared],
@@ -109,9 +103,7 @@ def prepare(job: Job) -> dict[str, Any]:
     mixed = add_rows(run, experiment.mixed, screen) if experiment.mixed else {}
     if experiment.prompt.shots:
         show_examples(run, experiment, screen)
-    if experiment.mixed or experiment.prompt.shots:
-        hashes |= {run.split(name).name: sha256(run.split(name)) for name in SPLITS}
-    write_jsonl(run.corrections, (row.named(experiment.labels) for row in corrections))
+    write_jsonl(run.corrections, corrections)
     read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
     manifest = {
         "dataset": card.name,
@@ -133,18 +125,10 @@ def prepare(job: Job) -> dict[str, Any]:
         "corrections": {
             "file": options.apply,
             "sha256": None if options.apply is None else sha256(Path(options.apply)),
-            "relabelled": sum(row.after is not None for row in corrections),
-            "dropped": sum(row.after is None for row in corrections),
+            "relabelled": sum(row["after"] is not None for row in corrections),
+            "dropped": sum(row["after"] is None for row in corrections),
         },
-        "splits": {
-            name: {
-                "rows": len(at),
-                "labels": rows.count_labels(at),
-                "numbers": rows.describe_numbers(at),
-                "characters": describe_lengths(rows.lengths[at]),
-            }
-            for name, at in splits.items()
-        },
+        "splits": {name: rows.describe(at) for name, at in splits.items()},
         "near_copies": near_copies,
         "drift": drift,
         "left_out_by_sampling": kept - sum(map(len, splits.values())),
@@ -152,7 +136,7 @@ def prepare(job: Job) -> dict[str, Any]:
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
         "format": options.format,
-        "sha256": {**hashes, run.corrections.name: sha256(run.corrections)},
+        "sha256": {path.name: sha256(path) for path in (*_data_files(run), run.corrections)},
     }
     write_json(run.manifest, manifest)
     return manifest
@@ -174,41 +158,30 @@ def _without_rejected(rows: ReviewTable, splits: Splits) -> Splits:
     return {name: at[rows.reasons[at] == CODES[KEPT]] for name, at in splits.items()}
 
 
-def _search_near_copies(
-    rows: ReviewTable, splits: Splits, searched: str, keep: bool, screen: Screen
-) -> tuple[Splits, dict[str, Any]]:
-    """The splits without training rows that stand in the test set in nearly the same words (unless `keep`),
-    and what the manifest says of near copies: `searched` is null where there are too many rows to search.
+def _reject_near_copies(job: Job, rows: ReviewTable, splits: Splits, searched: str) -> dict[str, Any]:
+    """Reject training rows that stand in the test set in nearly the same words, unless --keep-near-copies;
+    what the manifest says of near copies: `searched` is null where there are too many rows to search.
     """
     at = np.sort(np.concatenate(list(splits.values())))
-    counts: dict[str, Any] = {"searched": None, "similarity": SIMILARITY}
     if len(at) > NEAR_COPY_ROWS:
-        return splits, counts
-    with screen.progress("reading texts", len(rows.reasons)) as bar:
+        return {"searched": None, "similarity": SIMILARITY}
+    with job.screen.progress("reading texts", len(rows.reasons)) as bar:
         texts = read_texts(rows, at, bar)
     train, val, test = ([texts[place] for place in splits[name].tolist()] for name in SPLITS)
-    with screen.progress("searching near copies", len(train) + len(val)) as bar:
+    with job.screen.progress("searching near copies", len(train) + len(val)) as bar:
         found = find_near_copies(train, val, test, bar)
-    copies = found.train_in_test
-    counts |= {
+    removed = {} if job.experiment.data.keep_near_copies else found.train_in_test
+    for position, (other, alike) in removed.items():
+        test_row = rows.id(int(splits["test"][other]))
+        rows.reject(int(splits["train"][position]), NEAR_COPY, f"similarity {alike:.2f} to {test_row}")
+    return {
         "searched": searched,
-        "train_in_test": len(copies),
-        "removed_from_train": 0 if keep else len(copies),
+        "similarity": SIMILARITY,
+        "train_in_test": len(found.train_in_test),
+        "removed_from_train": len(removed),
         "val_in_test": len(found.val_in_test),
         "val_in_train": len(found.val_in_train),
     }
-    if keep:
-        return splits, counts
-    for position, (other, alike) in copies.items():
-        test_row = rows.id(int(splits["test"][other]))
-        rows.reject(int(splits["train"][position]), NEAR_COPY, f"similarity {alike:.2f} to {test_row}")
-    splits = _without_rejected(rows, splits)
-    if len(np.unique(rows.labels[splits["train"]])) < 2:
-        raise UserError(
-            f"without the {len(copies)} training rows that the test set has in nearly the same words, "
-            "one label at most is left in training; check the data, or keep them with --keep-near-copies."
-        )
-    return splits, counts
 
 
 def _prepare_other(job: Job, mix: Mix, target: int) -> None:
@@ -222,17 +195,13 @@ def _prepare_other(job: Job, mix: Mix, target: int) -> None:
         raise UserError(f"--mix {mix.dataset.name}={mix.ratio}: {what}") from error
 
 
-def _write_files(
-    run: RunFolder,
-    rows: ReviewTable,
-    splits: Splits,
-    wanted: np.ndarray,
-    experiment: Experiment,
-    screen: Screen,
-) -> tuple[dict[str, str], dict[int, str]]:
-    """Write the rows of the splits and the rejected ones; the files' hashes, and the texts of the rows at
-    `wanted`, in passing.
-    """
+def _data_files(run: RunFolder) -> list[Path]:
+    return [*map(run.split, SPLITS), run.rejected]
+
+
+def _write_files(job: Job, rows: ReviewTable, splits: Splits, wanted: np.ndarray) -> dict[int, str]:
+    """Write the rows of the splits and the rejected ones; the texts of the rows at `wanted`, in passing."""
+    experiment = job.experiment
     write_line = line_writer(
         experiment.prompt,
         experiment.labels,
@@ -240,28 +209,20 @@ def _write_files(
         rows.meanings,
         answered=not experiment.has_head,
     )
-    paths = [*map(run.split, SPLITS), run.rejected]
-    goes_to = np.full(len(rows.reasons), LEFT_OUT, dtype=np.int8)  # index into `paths`
+    split_of = np.full(len(rows.reasons), NO_SPLIT, dtype=np.int8)  # index into SPLITS
     for index, name in enumerate(SPLITS):
-        goes_to[splits[name]] = index
-    goes_to[rows.reasons != CODES[KEPT]] = len(SPLITS)
+        split_of[splits[name]] = index
     texts: dict[int, str] = {}
-    with ExitStack() as stack, screen.progress("writing rows", len(goes_to)) as bar:
-        files: list[HashedFile] = [stack.enter_context(open_hashed(path)) for path in paths]
-        for chunk in read_again(rows, sorted(rows.tables)):
-            start, count = first_place(rows, chunk), len(chunk.texts)
-            here, labels = goes_to[start : start + count], rows.labels[start : start + count].tolist()
-            for index in range(len(SPLITS)):
-                files[index].write(
-                    "".join(
-                        write_line(
-                            f"{chunk.split}:{chunk.number + row}", strip_text(chunk.texts[row]), labels[row]
-                        )
-                        for row in np.flatnonzero(here == index).tolist()
-                    )
-                )
-            rejected = np.flatnonzero(here == len(SPLITS)).tolist()
-            files[-1].write("".join(json_line(rejected_row(rows, chunk, row)) for row in rejected))
-            texts |= texts_within(rows, chunk, wanted)
-            bar.update(count)
-    return {path.name: file.sha256() for path, file in zip(paths, files, strict=True)}, texts
+    with ExitStack() as stack, job.screen.progress("writing rows", len(split_of)) as bar:
+        *files, rejected = (stack.enter_context(open_whole(path)) for path in _data_files(job.run))
+        for chunk in rows.read():
+            end = chunk.start + len(chunk.texts)
+            labels, first = rows.labels[chunk.start : end].tolist(), rows.places[chunk.split].start
+            for row, index in enumerate(split_of[chunk.start : end].tolist()):
+                if index != NO_SPLIT:
+                    id = f"{chunk.split}:{chunk.start + row - first + 1}"
+                    files[index].write(write_line(id, strip_text(chunk.texts[row]), labels[row]))
+            rejected.writelines(map(json_line, rejected_rows(rows, [chunk])))
+            texts |= texts_within(chunk, wanted)
+            bar.update(len(chunk.texts))
+    return texts

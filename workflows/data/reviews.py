@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from workflows.core.errors import UserError
+from workflows.core.statistics import describe_lengths
 from workflows.core.tables import Table, read_chunks
 from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
@@ -34,7 +35,7 @@ REASONS = (
     *(CONFLICT, DUPLICATE, DROPPED, NEAR_COPY),
 )
 CODES = {reason: code for code, reason in enumerate(REASONS)}
-DIGEST_BYTES = 16  # of a text; two texts out of a billion share theirs with a probability below 1e-20
+DIGEST_BYTES = 8  # of a text; any two of five million texts share theirs with a probability below 1e-6
 VALUES_TOLD_APART = 1000  # of unknown labels: the column may be none of labels
 
 
@@ -52,9 +53,7 @@ class Chunk:
     """Consecutive rows as their file has them."""
 
     split: str  # of the source: train, val or test
-    path: Path
-    layout: Layout
-    number: int  # of the first of these rows; 1 is the file's first
+    start: int  # place of the first of these rows
     texts: list[str]
     labels: list[str]
 
@@ -85,35 +84,27 @@ class ReviewTable:
 
     def count_rejected(self, split: str | None = None) -> dict[str, int]:
         """How many rows, of one split of the source or of all, were rejected for which reason; most first."""
-        reasons = (
-            self.reasons
-            if split is None
-            else self.reasons[self.places[split].start : self.places[split].stop]
-        )
-        counts = np.bincount(reasons, minlength=len(REASONS)).tolist()
-        named = Counter(dict(zip(REASONS[1:], counts[1:], strict=True)))
-        return {reason: count for reason, count in named.most_common() if count}
+        span = range(len(self.reasons)) if split is None else self.places[split]
+        counts = np.bincount(self.reasons[span.start : span.stop], minlength=len(REASONS)).tolist()
+        rejected = Counter(dict(zip(REASONS[1:], counts[1:], strict=True)))
+        return {reason: count for reason, count in rejected.most_common() if count}
 
-    def count_labels(self, at: np.ndarray) -> dict[str, int]:
-        """How many of the rows `at` have each label, in index order."""
-        counts = dict.fromkeys((label.name for label in self.card.labels), 0)
+    def describe(self, at: np.ndarray) -> dict[str, Any]:
+        """How many of the rows `at` there are, and of each label; their numbers in a regression; their
+        lengths.
+        """
+        labels = dict.fromkeys((label.name for label in self.card.labels), 0)
         rows = np.bincount(self.labels[at], minlength=len(self.meanings)).tolist()
         for meaning, count in zip(self.meanings, rows, strict=True):
             for index in indices_of(meaning):
-                counts[self.card.labels[index].name] += count
-        return counts
-
-    def describe_numbers(self, at: np.ndarray) -> dict[str, float] | None:
-        """Mean, standard deviation, minimum and maximum of the rows `at` of a regression; else None."""
-        if self.card.task != "regression":
-            return None
-        numbers = np.array(self.meanings, dtype=float)[self.labels[at]]
-        return {
-            "mean": float(numbers.mean()),
-            "sd": float(numbers.std()),
-            "min": float(numbers.min()),
-            "max": float(numbers.max()),
-        }
+                labels[self.card.labels[index].name] += count
+        numbers = None
+        if self.card.task == "regression":
+            values = np.array(self.meanings, dtype=float)[self.labels[at]]
+            figures = {"mean": values.mean(), "sd": values.std(), "min": values.min(), "max": values.max()}
+            numbers = {name: float(figure) for name, figure in figures.items()}
+        lengths = describe_lengths(self.lengths[at])
+        return {"rows": len(at), "labels": labels, "numbers": numbers, "characters": lengths}
 
     def strata(self) -> np.ndarray:
         """For each row the group of which every split and sample gets its share."""
@@ -141,16 +132,19 @@ class ReviewTable:
     def detail(self, place: int) -> str:
         """What more there is to say of why a row was rejected."""
         reason = REASONS[self.reasons[place]]
-        first = int(self.originals[place])
+        first, other = int(self.originals[place]), int(self.opponents[place])
         if reason == DUPLICATE:
             return f"same text and label as {self.id(first)}"
         if reason == CONFLICT:
-            names = [
-                name_label_value(self.meanings[self.labels[row]], self.card)
-                for row in (first, self.opponents[place])
+            named = [
+                (name_label_value(self.meanings[self.labels[row]], self.card), row) for row in (first, other)
             ]
-            return f"{names[0]} in {self.id(first)}, {names[1]} in {self.id(int(self.opponents[place]))}"
+            return ", ".join(f"{name} in {self.id(row)}" for name, row in named)
         return self.details.get(place, "")
+
+    def read(self) -> Iterator[Chunk]:
+        """The rows once more, as their files have them, by split and row."""
+        return _read_rows(self.tables, self.card, self.layouts, self.places, sorted(self.tables))
 
 
 class UnknownLabels(UserError):
@@ -180,23 +174,24 @@ def strip_text(text: str) -> str:
     return text.strip().strip(INVISIBLE).strip()
 
 
-def read_rows(
-    tables: dict[str, Table], layouts: dict[str, Layout], card: DatasetCard, order: Iterable[str]
+def _read_rows(
+    tables: dict[str, Table],
+    card: DatasetCard,
+    layouts: dict[str, Layout],
+    places: dict[str, range],
+    order: Iterable[str],
 ) -> Iterator[Chunk]:
-    """The rows of the splits in `order`, as their files have them.
-
-    `layouts`: of the files that were read before; those of the others are added to it.
-    """
-    for split in (split for split in order if split in tables):
-        table, layout, number = tables[split], layouts.get(split), 1
+    """The rows of the splits in `order`; what is not known of a file yet joins `layouts` and `places`."""
+    for split in order:
+        table, layout = tables[split], layouts.get(split)
+        first = start = places[split].start if split in places else sum(map(len, places.values()))
         for frame in read_chunks(table, None if layout is None else [layout.text, layout.label]):
-            layout = layout or choose_layout(card, table.path, list(frame.columns))
-            layouts[split] = layout
+            layout = layouts[split] = layout or choose_layout(card, table.path, list(frame.columns))
             # A key may be missing in all rows of a chunk of JSONL.
             wanted = frame.reindex(columns=[layout.text, layout.label], fill_value="")
-            texts, labels = wanted[layout.text].tolist(), wanted[layout.label].tolist()
-            yield Chunk(split, table.path, layout, number, texts, labels)
-            number += len(frame)
+            yield Chunk(split, start, wanted[layout.text].tolist(), wanted[layout.label].tolist())
+            start += len(frame)
+        places[split] = range(first, start)
 
 
 def classify_rows(tables: dict[str, Table], card: DatasetCard, neutral: str | None, bar: tqdm) -> ReviewTable:
@@ -211,22 +206,19 @@ def classify_rows(tables: dict[str, Table], card: DatasetCard, neutral: str | No
     layouts: dict[str, Layout] = {}
     places: dict[str, range] = {}
     unknown: Counter[str] = Counter()
-    first_unknown: tuple[Chunk, int] | None = None
-    for chunk in read_rows(tables, layouts, card, KEEP_ORDER):
+    order = [split for split in KEEP_ORDER if split in tables]
+    for chunk in _read_rows(tables, card, layouts, places, order):
         texts = [strip_text(text) for text in chunk.texts]
-        reasons, labels = _judge_labels(chunk, card, neutral, meanings)
+        reasons, labels = _classify_labels(chunk.labels, card, layouts[chunk.split], neutral, meanings)
         lengths = np.fromiter(map(len, texts), np.int32, len(texts))
-        encoded, valid = _encode(texts)
-        reasons[(reasons == CODES[KEPT]) & ~valid] = CODES[NOT_UNICODE]
+        digests = np.frombuffer(b"".join(map(_digest, texts)), dtype=np.uint64)
+        reasons[(reasons == CODES[KEPT]) & (digests == 0)] = CODES[NOT_UNICODE]
         reasons[lengths == 0] = CODES[EMPTY_TEXT]
-        parts.append((reasons, labels, lengths, _digest(encoded)))
+        parts.append((reasons, labels, lengths, digests))
         for row in np.flatnonzero(reasons == CODES[UNKNOWN_LABEL]).tolist():
-            first_unknown = first_unknown or (chunk, row)
             value = normalise_label(chunk.labels[row])
             if value in unknown or len(unknown) < VALUES_TOLD_APART:
                 unknown[value] += 1
-        start = places[chunk.split].start if chunk.split in places else sum(map(len, places.values()))
-        places[chunk.split] = range(start, start + chunk.number - 1 + len(texts))
         bar.update(len(texts))
     reasons, labels, lengths, digests = (np.concatenate(each) for each in zip(*parts, strict=True))
     parts.clear()
@@ -234,106 +226,83 @@ def classify_rows(tables: dict[str, Table], card: DatasetCard, neutral: str | No
     rows = ReviewTable(
         tables, layouts, card, places, reasons, labels, list(meanings), lengths, originals, opponents
     )
-    if first_unknown is not None:
-        raise UnknownLabels(_unknown_message(*first_unknown, unknown), rows)
-    copies = (originals >= 0) & (originals != np.arange(len(originals)))
-    reasons[copies] = CODES[DUPLICATE]
+    if unknown:
+        raise UnknownLabels(_unknown_message(rows, unknown), rows)
+    reasons[(originals >= 0) & (originals != np.arange(len(originals)))] = CODES[DUPLICATE]
     reasons[opponents >= 0] = CODES[CONFLICT]
     return rows
 
 
-def read_again(rows: ReviewTable, order: Iterable[str]) -> Iterator[Chunk]:
-    """The rows of the splits in `order` once more."""
-    return read_rows(rows.tables, rows.layouts, rows.card, order)
-
-
-def read_texts(rows: ReviewTable, places: np.ndarray, bar: tqdm) -> dict[int, str]:
-    """The stripped texts of the rows at `places` (sorted); one more reading of the files."""
+def read_texts(rows: ReviewTable, at: np.ndarray, bar: tqdm) -> dict[int, str]:
+    """The stripped texts of the rows `at` (sorted places); one more reading of the files."""
     texts: dict[int, str] = {}
-    for chunk in read_again(rows, KEEP_ORDER):
-        texts |= texts_within(rows, chunk, places)
+    for chunk in rows.read():
+        texts |= texts_within(chunk, at)
         bar.update(len(chunk.texts))
     return texts
 
 
-def texts_within(rows: ReviewTable, chunk: Chunk, places: np.ndarray) -> dict[int, str]:
-    """The stripped texts of those rows at `places` (sorted) that stand in `chunk`."""
-    start = first_place(rows, chunk)
-    low, high = np.searchsorted(places, [start, start + len(chunk.texts)])
-    return {place: strip_text(chunk.texts[place - start]) for place in places[low:high].tolist()}
+def texts_within(chunk: Chunk, at: np.ndarray) -> dict[int, str]:
+    """The stripped texts of those rows `at` (sorted places) that stand in `chunk`."""
+    low, high = np.searchsorted(at, [chunk.start, chunk.start + len(chunk.texts)])
+    return {place: strip_text(chunk.texts[place - chunk.start]) for place in at[low:high].tolist()}
 
 
-def first_place(rows: ReviewTable, chunk: Chunk) -> int:
-    """The place of a chunk's first row."""
-    return rows.places[chunk.split].start + chunk.number - 1
-
-
-def rejected_row(rows: ReviewTable, chunk: Chunk, row: int) -> dict[str, Any]:
-    """A line of rejected.jsonl: the row numbered `row` in the chunk, as the file has it.
+def rejected_rows(rows: ReviewTable, chunks: Iterable[Chunk]) -> Iterator[dict[str, Any]]:
+    """The lines of rejected.jsonl for some chunks: rows as the file has them.
 
     Half surrogates become ?, which UTF-8 can hold.
     """
-    place = first_place(rows, chunk) + row
-    return {
-        "source": chunk.split,
-        "file": chunk.path.name,
-        "row": chunk.number + row,
-        "reason": REASONS[rows.reasons[place]],
-        "detail": rows.detail(place),
-        "text": chunk.texts[row].encode("utf-8", "replace").decode("utf-8"),
-        "label": chunk.labels[row].encode("utf-8", "replace").decode("utf-8"),
-    }
+    for chunk in chunks:
+        reasons = rows.reasons[chunk.start : chunk.start + len(chunk.texts)]
+        for row in np.flatnonzero(reasons != CODES[KEPT]).tolist():
+            place = chunk.start + row
+            yield {
+                "source": chunk.split,
+                "file": rows.tables[chunk.split].path.name,
+                "row": place - rows.places[chunk.split].start + 1,
+                "reason": REASONS[reasons[row]],
+                "detail": rows.detail(place),
+                "text": chunk.texts[row].encode("utf-8", "replace").decode("utf-8"),
+                "label": chunk.labels[row].encode("utf-8", "replace").decode("utf-8"),
+            }
 
 
-def rejected_rows(rows: ReviewTable) -> Iterator[dict[str, Any]]:
-    """All lines of rejected.jsonl, by split and row; one more reading of the files."""
-    for chunk in read_again(rows, sorted(rows.tables)):
-        start = first_place(rows, chunk)
-        reasons = rows.reasons[start : start + len(chunk.texts)]
-        yield from (rejected_row(rows, chunk, row) for row in np.flatnonzero(reasons != CODES[KEPT]).tolist())
-
-
-def _judge_labels(
-    chunk: Chunk, card: DatasetCard, neutral: str | None, meanings: dict[LabelValue, int]
+def _classify_labels(
+    cells: list[str],
+    card: DatasetCard,
+    layout: Layout,
+    neutral: str | None,
+    meanings: dict[LabelValue, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each row, by its label alone, index into REASONS and into `meanings` (-1 where it has none), which
     grows where rows have several labels or numbers.
     """
-    codes, values = pd.factorize(np.array(chunk.labels, dtype=object))
-    read = value_reader(card, chunk.layout, neutral, normalise_label)
+    codes, values = pd.factorize(np.array(cells, dtype=object))
+    read = value_reader(card, layout, neutral)
     reasons: list[int] = []
     labels: list[int] = []
     for value in map(normalise_label, values):
         meaning = read(value) if value else None
-        reasons.append(CODES[KEPT] if meaning is not None else _why_not(value, chunk.layout))
+        reasons.append(CODES[KEPT if meaning is not None else _why_not(value, layout)])
         labels.append(-1 if meaning is None else meanings.setdefault(meaning, len(meanings)))
     return np.array(reasons, dtype=np.int8)[codes], np.array(labels, dtype=np.int32)[codes]
 
 
-def _why_not(value: str, layout: Layout) -> int:
+def _why_not(value: str, layout: Layout) -> str:
     if not value:
-        return CODES[EMPTY_LABEL]
+        return EMPTY_LABEL
     if value in layout.neutral:
-        return CODES[NEUTRAL]
-    return CODES[UNLABELLED if value in layout.unlabelled else UNKNOWN_LABEL]
+        return NEUTRAL
+    return UNLABELLED if value in layout.unlabelled else UNKNOWN_LABEL
 
 
-def _encode(texts: list[str]) -> tuple[list[bytes], np.ndarray]:
-    """The texts in UTF-8, and which of them it can hold: those without half of a surrogate pair, which a JSON
-    escape can bring.
-    """
+def _digest(text: str) -> bytes:
+    """A hash of a text; zeros where it has half of a surrogate pair, which a JSON escape can bring."""
     try:
-        return [text.encode("utf-8") for text in texts], np.ones(len(texts), dtype=bool)
+        return blake2b(text.encode("utf-8"), digest_size=DIGEST_BYTES).digest()
     except UnicodeEncodeError:
-        encoded = [text.encode("utf-8", "replace") for text in texts]
-        same = [text == data.decode("utf-8") for text, data in zip(texts, encoded, strict=True)]
-        return encoded, np.array(same)
-
-
-def _digest(texts: list[bytes]) -> np.ndarray:
-    """(texts, 2) numbers that are the same for the same texts alone."""
-    digests = [blake2b(text, digest_size=DIGEST_BYTES).digest() for text in texts]
-    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+        return bytes(DIGEST_BYTES)
 
 
 def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -341,32 +310,28 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
     that one; -1 where there is none.
     """
     originals, opponents = np.full((2, len(labels)), -1, dtype=np.int32)
-    if len(at) == 0:
-        return originals, opponents
-    # Equal texts come together, in the order of their places.
-    order = at[np.lexsort((digests[at, 0], digests[at, 1]))].astype(np.int32)
-    ordered = digests[order]
-    is_first = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
-    starts = np.flatnonzero(is_first)
-    group = np.cumsum(is_first, dtype=np.int32) - 1
-    originals[order] = order[starts][group]
-    differ = labels[order] != labels[originals[order]]
-    opponents[order] = np.maximum.reduceat(np.where(differ, order, np.int32(-1)), starts)[group]
+    _, first, text = np.unique(digests[at], return_index=True, return_inverse=True)
+    originals[at] = at[first][text]
+    differ = labels[at] != labels[originals[at]]
+    last = np.full(len(first), -1, dtype=np.int32)
+    last[text[differ]] = at[differ]  # of several places of a text the last one stays
+    opponents[at] = last[text]
     return originals, opponents
 
 
-def _unknown_message(chunk: Chunk, row: int, counts: Counter[str]) -> str:
-    value = normalise_label(chunk.labels[row])
-    values = chunk.layout.values
+def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
+    split, _, number = rows.id(int(np.argmax(rows.reasons == CODES[UNKNOWN_LABEL]))).partition(":")
+    value, values = next(iter(counts)), rows.layouts[split].values
+    where = f"{rows.tables[split].path.name}, row {number}: label {value!r}"
     mapping = [f"{known}={name}" for name, group in values.items() for known in group]
     listed = ", ".join(f"{other!r} in {count} row(s)" for other, count in counts.most_common(5))
     if not mapping:
         return (
-            f"{chunk.path.name}, row {chunk.number + row}: label {value!r} is no number (not known: "
-            f"{listed}). Mend such rows, or name the value in the card's `unlabelled`, which leaves them out."
+            f"{where} is no number (not known: {listed}). Mend such rows, or name the value in the card's "
+            "`unlabelled`, which leaves them out."
         )
     return (
-        f"{chunk.path.name}, row {chunk.number + row}: label {value!r} is none of {', '.join(values)} "
+        f"{where} is none of {', '.join(values)} "
         f"(known values: {', '.join(known.split('=')[0] for known in mapping)}; not known: {listed}). "
         "Say what it means, or leave such rows out by an empty name: "
         f"{labels_flag(','.join([*mapping, f'{value}=']))}"

@@ -6,7 +6,6 @@ does not load torch) and `huggingface_hub.hf_hub_download`.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from workflows.core.errors import UserError
@@ -28,13 +27,15 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
     if local is not None:
         return local
     tried: list[str] = []
-    for folder in local_folders(options.data_dir):
+    for folder in _local_folders(options.data_dir):
         if folder != DATASETS:
             wanted = " or ".join(", ".join(files.values()) for files in card.local)
             tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
     for source in card.sources:
         try:
-            return {split: _download(source, name) for split, name in source.files.items()}, source.place
+            if not _is_cached(source):
+                _check_reachable(source)
+            return {split: _fetch(source, name) for split, name in source.files.items()}, source.place
         except Exception as error:  # each client has its own family of exceptions; all mean "not from here"
             tried.append(
                 f"{source.hub} {source.id}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
@@ -54,25 +55,11 @@ def find_local_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str,
     if options.data_file is not None:
         given = {"train": options.data_file, "val": options.val_file, "test": options.test_file}
         return {split: Path(name) for split, name in given.items() if name is not None}, "--data-file"
-    for folder in local_folders(options.data_dir):
-        found = find_in_folder(card, folder)
-        if found:
-            return found, str(folder)
-    return None
-
-
-def local_folders(data_dir: str | None) -> list[Path]:
-    """The folders searched for a data set's files, in order."""
-    named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    return [*([Path(named).expanduser()] if named else []), DATASETS]
-
-
-def find_in_folder(card: DatasetCard, folder: Path) -> dict[str, Path] | None:
-    """The first of the card's local file sets that lies whole in `folder`."""
-    for files in card.local:
-        paths = {split: folder / name for split, name in files.items()}
-        if all(path.is_file() for path in paths.values()):
-            return paths
+    for folder in _local_folders(options.data_dir):
+        for files in card.local:
+            paths = {split: folder / name for split, name in files.items()}
+            if all(path.is_file() for path in paths.values()):
+                return paths, str(folder)
     return None
 
 
@@ -80,48 +67,47 @@ def at_hand(card: DatasetCard, data_dir: str | None) -> str | None:
     """Where the data set already lies on this machine (a folder, or a hub's cache); None where it does
     not.
     """
-    for folder in local_folders(data_dir):
-        if find_in_folder(card, folder):
-            return "embedded" if folder == DATASETS else str(folder)
-    for source in card.sources:
-        if all(_cached(source, name) for name in source.files.values()):
-            return f"{source.hub} cache"
-    return None
+    local = find_local_files(card, DataOptions(data_dir=data_dir))
+    if local is not None:
+        return "embedded" if local[1] == str(DATASETS) else local[1]
+    return next((f"{source.hub} cache" for source in card.sources if _is_cached(source)), None)
 
 
-def _download(source: HubSource, name: str) -> Path:
+def _local_folders(data_dir: str | None) -> list[Path]:
+    """The folders searched for a data set's files, in order."""
+    named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    return [*([Path(named).expanduser()] if named else []), DATASETS]
+
+
+def _fetch(source: HubSource, name: str, only_cached: bool = False) -> Path:
+    """A file of a hub, downloaded where it is not in the cache; what it raises where that fails differs."""
     if source.hub == "modelscope":
-        from modelscope_hub import HubApi, get_default_config
+        from modelscope_hub import HubApi
 
-        _check_reachable(str(get_default_config().endpoint), lambda: _cached(source, name))
-        return Path(HubApi().download_file(source.id, "dataset", name))
-    from huggingface_hub import constants, hf_hub_download
+        return Path(HubApi().download_file(source.id, "dataset", name, local_files_only=only_cached))
+    from huggingface_hub import hf_hub_download
 
-    _check_reachable(constants.ENDPOINT, lambda: _cached(source, name))
-    return Path(hf_hub_download(source.id, name, repo_type="dataset"))
+    return Path(hf_hub_download(source.id, name, repo_type="dataset", local_files_only=only_cached))
 
 
-def _check_reachable(endpoint: str, in_cache: Callable[[], bool]) -> None:
-    """Raise ConnectionError at once where the hub does not answer and the file is not in its cache."""
+def _is_cached(source: HubSource) -> bool:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from modelscope_hub import CacheNotFound
+
+    try:
+        return all(_fetch(source, name, only_cached=True) for name in source.files.values())
+    except (CacheNotFound, LocalEntryNotFoundError):
+        return False
+
+
+def _check_reachable(source: HubSource) -> None:
+    """Raise ConnectionError at once where the hub does not answer."""
     import requests
+    from huggingface_hub import constants
+    from modelscope_hub import get_default_config
 
-    if in_cache():
-        return
+    endpoint = str(get_default_config().endpoint) if source.hub == "modelscope" else constants.ENDPOINT
     try:
         requests.head(endpoint, timeout=REACH_SECONDS, allow_redirects=False)
     except requests.RequestException as error:
         raise ConnectionError(f"{endpoint} does not answer") from error
-
-
-def _cached(source: HubSource, name: str) -> bool:
-    if source.hub == "modelscope":
-        from modelscope_hub import CacheNotFound, HubApi
-
-        try:
-            HubApi().download_file(source.id, "dataset", name, local_files_only=True)
-        except CacheNotFound:
-            return False
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(source.id, name, repo_type="dataset"), str)

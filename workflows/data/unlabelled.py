@@ -34,26 +34,30 @@ def read_unlabelled(
     places = {row["review"]: split for split in SPLITS for row in splits[split]}
     kept: list[Review] = []
     rejected: Rows = []
-
-    def reject(id: str, text: str, reason: str) -> None:
-        rejected.append({"id": id, "review": text, "reason": reason})
-
     for number, raw in enumerate(frame[column], start=1):
         id, text = f"unlabelled:{number}", strip_text(raw)
+        valid = text.encode("utf-8", "replace").decode("utf-8")
+        place = places.get(text)
         if not text:
-            reject(id, text, "empty text")
-        elif text.encode("utf-8", "replace").decode("utf-8") != text:
-            reject(id, text.encode("utf-8", "replace").decode("utf-8"), "not valid Unicode")
-        elif text in places:
-            place = places[text]
-            reject(id, text, "duplicate" if place in ("train", "unlabelled") else f"stands in {place}")
+            reason = "empty text"
+        elif valid != text:
+            reason = "not valid Unicode"
+        elif place is not None:
+            reason = "duplicate" if place in ("train", "unlabelled") else f"stands in {place}"
         else:
             places[text] = "unlabelled"
             kept.append(Review(id, text, 0))
+            continue
+        rejected.append({"id": id, "review": valid, "reason": reason})
     held_out = [row["review"] for split in ("val", "test") for row in splits[split]]
     with screen.progress("unlabelled: looking for near copies", total=len(kept)) as bar:
         copies = find_near_copies([review.text for review in kept], [], held_out, bar).train_in_test
-    for position in copies:
-        review = kept[position]
-        reject(review.id, review.text, "near copy of a validation or test row")
+    rejected += [
+        {
+            "id": kept[position].id,
+            "review": kept[position].text,
+            "reason": "near copy of a validation or test row",
+        }
+        for position in copies
+    ]
     return [review for position, review in enumerate(kept) if position not in copies], rejected
