@@ -135,9 +135,9 @@ def _first_misfit(path: Path, encoding: str) -> tuple[int, int] | None:
 def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.DataFrame]:
     with open(table.path, encoding=table.encoding, newline="\n") as file:
         header = file.readline(HEADER_CHARACTERS)
-    delimiter = "\t" if table.format == "tsv" else ","
-    if delimiter not in header:  # an export that says .csv and separates by semicolons or tabs
-        delimiter = next((other for other in ("\t", ";", ",") if other in header), delimiter)
+    usual = "\t" if table.format == "tsv" else ","
+    # An export may say .csv and separate by semicolons or tabs.
+    delimiter = next((each for each in (usual, "\t", ";", ",") if each in header), usual)
     try:
         with pd.read_csv(
             table.path,

@@ -29,26 +29,24 @@ def apply_corrections(
     if missing:
         raise UserError(f"{path}: has no column {', '.join(missing)}; corrections are made in audit.csv.")
     meaning = {text: index for index, label in enumerate(labels) for text in (label.words, label.name)}
-    cells = [(id.strip(), text, wanted.strip()) for id, text, wanted in frame[list(COLUMNS)].values.tolist()]
-    named = {place for id, _, wanted in cells if wanted and (place := rows.place(id)) is not None}
-    texts = read_texts(rows, np.array(sorted(named), dtype=np.int64), bar)
+    frame["id"], frame["correction"] = frame["id"].str.strip(), frame["correction"].str.strip()
+    asked = frame.loc[frame["correction"] != "", list(COLUMNS)]
+    places = {id: rows.place(id) for id in asked["id"]}
+    known = sorted({place for place in places.values() if place is not None})
+    texts = read_texts(rows, np.array(known, dtype=np.int64), bar)
     corrections: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for number, (id, text, wanted) in enumerate(cells, start=1):
-        if not wanted:
-            continue
-        place = rows.place(id)
+    for index, id, text, wanted in asked.itertuples():
+        place, where = places[id], f"{path}, row {index + 1}"
         if id in seen:
-            raise UserError(f"{path}, row {number}: {id} is corrected twice; leave one row of it.")
+            raise UserError(f"{where}: {id} is corrected twice; leave one row of it.")
         if place is None or _bare(texts[place]) != _bare(text):
             raise UserError(
-                f"{path}, row {number}: no review {id} with this text is used here; these corrections are of "
+                f"{where}: no review {id} with this text is used here; these corrections are of "
                 "another data set, or of other rows of it."
             )
         if wanted not in meaning and wanted.casefold() != DROP:
-            raise UserError(
-                f"{path}, row {number}: correction {wanted!r} is none of {', '.join(meaning)}, {DROP}."
-            )
+            raise UserError(f"{where}: correction {wanted!r} is none of {', '.join(meaning)}, {DROP}.")
         seen.add(id)
         before, after = int(rows.labels[place]), meaning.get(wanted)
         if after == before:

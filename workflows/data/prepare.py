@@ -186,9 +186,8 @@ def _reject_near_copies(job: Job, rows: ReviewTable, splits: Splits, searched: s
 
 def _prepare_other(job: Job, mix: Mix, target: int) -> None:
     """Prepare a data set that is mixed in: as many training rows of it as its ratio to `target` asks for."""
-    wanted = max(1, round(mix.ratio * target))
     try:
-        other = mixed_experiment(job.experiment, mix, wanted)
+        other = mixed_experiment(job.experiment, mix, max(1, round(mix.ratio * target)))
         prepare(replace(job, run=mixed_run(job.run, mix), experiment=other))
     except UserError as error:
         what = str(error).replace("--train-samples", "rows wanted:")

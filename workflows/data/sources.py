@@ -27,10 +27,9 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
     if local is not None:
         return local
     tried: list[str] = []
-    for folder in _local_folders(options.data_dir):
-        if folder != DATASETS:
-            wanted = " or ".join(", ".join(files.values()) for files in card.local)
-            tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
+    for folder in _local_folders(options.data_dir)[:-1]:  # the last one holds the embedded sets
+        wanted = " or ".join(", ".join(files.values()) for files in card.local)
+        tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
     for source in card.sources:
         try:
             if not _is_cached(source):

@@ -52,12 +52,6 @@ def read_unlabelled(
     held_out = [row["review"] for split in ("val", "test") for row in splits[split]]
     with screen.progress("unlabelled: looking for near copies", total=len(kept)) as bar:
         copies = find_near_copies([review.text for review in kept], [], held_out, bar).train_in_test
-    rejected += [
-        {
-            "id": kept[position].id,
-            "review": kept[position].text,
-            "reason": "near copy of a validation or test row",
-        }
-        for position in copies
-    ]
+    near = "near copy of a validation or test row"
+    rejected += [{"id": kept[at].id, "review": kept[at].text, "reason": near} for at in copies]
     return [review for position, review in enumerate(kept) if position not in copies], rejected
