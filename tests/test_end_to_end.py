@@ -20,6 +20,7 @@ from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, wri
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment, save_experiment
+from workflows.pipeline.stages import UNTUNED
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def test_the_default_job_ends_with_a_tuned_model_and_an_honest_table(demo_run: t
     run, screen = demo_run
     scores = read_json(run.scores)
     systems = scores["systems"]
-    assert list(systems) == ["majority", "tfidf", "zero_shot", "tuned"]
+    assert list(systems) == ["majority", "tfidf", *UNTUNED, "probe", "tuned"]
     assert scores["test_rows"] == 300
     assert systems["tuned"]["accuracy"] >= 0.90
     assert systems["tuned"]["accuracy"] > systems["tfidf"]["accuracy"] > systems["majority"]["accuracy"]
@@ -75,7 +76,7 @@ def test_a_finished_run_is_not_run_again_and_a_changed_stage_is(
     before = finished_stages(run)
     again = command("run", run.path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 9
+    assert again.stdout.count("done before") == 10
     assert finished_stages(run) == before
     rows = read_jsonl(run.predictions("tuned"))
     run.predictions("tuned").write_text(

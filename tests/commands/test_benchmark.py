@@ -17,7 +17,7 @@ from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("inference", ["--rows", "24"], ["ours", "swift_16", "swift_1", "bare"]),
+        ("inference", ["--rows", "24"], ["ours", "swift_16", "features", "swift_1", "bare", "bare_own"]),
         (
             "training",
             ["--steps", "3"],

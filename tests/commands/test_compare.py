@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_one_line(
     answers = second.predictions("tuned").read_text(encoding="utf-8")
     second.predictions("tuned").unlink()
     unlike = command("compare", first.path, second.path).stderr
-    assert "different kinds (first after tuning, second before tuning)" in unlike
+    assert "different kinds (first after tuning, second frozen probe)" in unlike
     second.predictions("tuned").write_text(answers, encoding="utf-8")
     text = second.experiment.read_text(encoding="utf-8").replace("name: positive", "name: good")
     second.experiment.write_text(text.replace("positive:", "good:"), encoding="utf-8")

@@ -95,7 +95,7 @@ def _one_by_one(model: Any, rows: list[list[int]]) -> list[list[float]]:
 
 
 def test_a_run_with_a_head_has_no_answers_before_tuning(run: RunFolder) -> None:
-    assert list(read_json(run.scores)["systems"]) == ["majority", "tfidf", "tuned"]
+    assert list(read_json(run.scores)["systems"]) == ["majority", "tfidf", "probe", "tuned"]
     assert "zero_shot" not in finished_stages(run)
     assert {turn["role"] for row in read_jsonl(run.split("train")) for turn in row["messages"]} == {"user"}
     for row in read_jsonl(run.predictions("tuned")):
@@ -176,7 +176,7 @@ def test_rows_with_several_labels(runs: dict[str, RunFolder]) -> None:
         odds = torch.tensor(row["scores"][0]).sigmoid().tolist()
         assert list(row["probabilities"].values()) == pytest.approx(odds, abs=1e-6)
     scores = read_json(several.scores)
-    assert list(scores["systems"]) == ["majority", "tfidf", "tuned"]
+    assert list(scores["systems"]) == ["majority", "tfidf", "probe", "tuned"]
     assert set(scores["systems"]["tuned"]["per_class"]) == set(names)
     assert "micro F1" in several.report_page.read_text(encoding="utf-8")
 
@@ -187,7 +187,7 @@ def test_rows_with_a_number(runs: dict[str, RunFolder]) -> None:
     assert [row["prediction"] for row in rows] == [pytest.approx(row["scores"][0][0]) for row in rows]
     assert {row["gold"] for row in rows} == {1.0, 2.0, 4.0, 5.0}
     scores = read_json(number.scores)
-    assert list(scores["systems"]) == ["mean", "tfidf", "tuned"]
+    assert list(scores["systems"]) == ["mean", "tfidf", "probe", "tuned"]
     assert scores["systems"]["mean"]["spearman"] is None
     assert "gold numbers" in scores["verdict"]["en"] or "cannot tell the errors" in scores["verdict"]["en"]
     logged = {name for entry in read_json(number.training)["log_history"] for name in entry}
@@ -203,7 +203,7 @@ def test_runs_of_the_same_task_are_compared(
     several, number = runs["several"], runs["number"]
     refused = command("compare", several.path, number.path)
     assert refused.returncode == 2
-    assert "number is regression, several multi_label" in refused.stderr
+    assert "number has the labels none (regression), several taste" in refused.stderr
     other = RunFolder(shutil.copytree(number.path, tmp_path / "other"))
     done = command("compare", number.path, other.path, "--output", tmp_path / "compared")
     assert done.returncode == 0, done.stderr

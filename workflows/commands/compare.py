@@ -45,6 +45,7 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     experiments = {name: load_experiment(run.experiment) for name, run in by_name.items()}
     _check_labels(experiments)
     answers = {name: _answers(run) for name, run in by_name.items()}
+    _check_ends(answers, experiments)
     rows = _same_rows(answers, common)
     last = {name: list(by_system.values())[-1] for name, by_system in rows.items()}
     systems: dict[str, Any] = {}
@@ -66,7 +67,7 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     ]
     comparison = {
         "runs": {name: str(run.path) for name, run in by_name.items()},
-        "compared": list(rows[names[0]])[-1],
+        "compared": {name: list(by_system)[-1] for name, by_system in rows.items()},
         "test_rows": len(last[names[0]]),
         "rows_of_each": {name: len(next(iter(each.values()))) for name, each in answers.items()},
         "common": common,
@@ -111,6 +112,17 @@ def _answers(run: RunFolder) -> dict[str, Rows]:
     return found
 
 
+def _check_ends(answers: dict[str, Any], experiments: dict[str, Experiment]) -> None:
+    """Raise UserError where some runs have come to their end and others have not."""
+    last = {name: list(by_system)[-1] for name, by_system in answers.items()}
+    ended = [system == ("tuned" if experiments[name].tunes else "probe") for name, system in last.items()]
+    if not all(ended) and len(set(last.values())) > 1:
+        listed = ", ".join(f"{name} {texts('systems')[system].en}" for name, system in last.items())
+        raise UserError(
+            f"the runs end with answers of different kinds ({listed}); finish them with `run` first."
+        )
+
+
 def _same_rows(answers: dict[str, dict[str, Rows]], common: bool) -> dict[str, dict[str, Rows]]:
     """The predictions on the same rows in the same order, rows being text and gold label.
 
@@ -124,12 +136,6 @@ def _same_rows(answers: dict[str, dict[str, Rows]], common: bool) -> dict[str, d
         by_key = {key(row): row for row in rows}
         return [by_key[each] for each in first if each in shared]
 
-    last = {name: list(by_system)[-1] for name, by_system in answers.items()}
-    if len(set(last.values())) > 1:
-        listed = ", ".join(f"{name} {texts('systems')[system].en}" for name, system in last.items())
-        raise UserError(
-            f"the runs end with answers of different kinds ({listed}); finish them with `run` first."
-        )
     keys = {name: [key(row) for row in next(iter(each.values()))] for name, each in answers.items()}
     first, *others = keys.values()
     if all(other == first for other in others):
@@ -186,7 +192,8 @@ def _report(
         systems_grid(comparison["systems"], titles),
         Paragraph(text("rows_and_intervals", count=count)),
     ]
-    compared = Paragraph(text("system_compared", system=texts("systems")[comparison["compared"]]))
+    ends = [texts("systems")[system] for system in dict.fromkeys(comparison["compared"].values())]
+    compared = Paragraph(text("system_compared", system=one_after_another(ends, ", ", "，")))
     pairs = pairs_blocks(comparison["comparisons"], {name: name for name in names})
     settings = [(name, *values) for name, values in comparison["settings"].items()]
     settings_grid = Grid((text("setting"), *names), settings, texts=tuple(range(len(names) + 1)))

@@ -169,12 +169,12 @@ COMPARED: dict[str, Callable[[RunFolder, RunFolder], list[str]]] = {
     "prepare": _data,
     "tokens": lambda a, b: _files((a.tokens, b.tokens)),
     "baselines": lambda a, b: _predictions(a, b, "majority", "mean", "tfidf"),
-    # It has the hash of audit.csv, which may be edited.
-    "audit": lambda a, b: _files((a.audit_summary, b.audit_summary)),
     "probe": lambda a, b: [
         *_files((a.probe, b.probe), (a.probe_weights, b.probe_weights)),
         *_predictions(a, b, "probe"),
     ],
+    # It has the hash of audit.csv, which may be edited.
+    "audit": lambda a, b: _files((a.audit_summary, b.audit_summary)),
     "zero_shot": lambda a, b: _predictions(a, b, *UNTUNED),
     "derive": lambda a, b: _files(
         (a.derived, b.derived), (a.derived_val, b.derived_val), (a.derived_rejected, b.derived_rejected)
