@@ -286,3 +286,38 @@ def test_what_swift_cannot_train_with_is_one_line(command: Command, tmp_path: Pa
     log = RunFolder(tmp_path / "run").log("train").read_text(encoding="utf-8")
     assert "filtered dataset length: 0" in log
     assert "Traceback" in log
+
+
+def test_a_probe_run_tunes_nothing_and_compares_with_one_that_did(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "probe")
+    done = command("run", "--method", "probe", "--probe-rows", "200", "--run-folder", run.path)
+    assert done.returncode == 0, done.stderr
+    assert "fitted to 200 of 2,691 labelled rows; more with --probe-rows" in done.stdout
+    assert not any(run.sft.glob("checkpoint-*"))
+    scores = read_json(run.scores)
+    assert list(scores["systems"]) == ["majority", "tfidf", *UNTUNED, "probe"]
+    right = [row["prediction"] == row["gold"] for row in read_jsonl(run.predictions("probe"))]
+    assert scores["systems"]["probe"]["accuracy"] == sum(right) / len(right)
+    assert scores["systems"]["zero_shot_labels"]["strict_accuracy"] is None  # it writes nothing
+    assert "frozen probe" in run.report_markdown.read_text(encoding="utf-8")
+    compared = command("compare", demo_run[0].path, run.path, "--output", tmp_path / "compared")
+    assert compared.returncode == 0, compared.stderr
+    ends = read_json(tmp_path / "compared" / "comparison.json")["compared"]
+    assert list(ends.values()) == ["tuned", "probe"]
+    assert "infer" not in command("infer", run.path).stderr
+    for what in (["export", run.path], ["run", "--method", "dpo", "--from-run", run.path]):
+        refused = command(*what)
+        assert refused.returncode == 2
+        assert "tunes no model" in refused.stderr
+
+
+def test_too_few_labels_leave_the_probes_row_empty_and_say_why(command: Command, tmp_path: Path) -> None:
+    options = ("--method", "probe", "--train-samples", "8", "--test-samples", "20")
+    done = command("run", *options, "--run-folder", tmp_path / "few")
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "few")
+    assert "probe" not in read_json(run.scores)["systems"]
+    assert done.stdout.count("it takes 8 that are and 8 that are not") == 2  # as a stage, and under the table
+    assert "属于与不属于该标签的行各需 8 行" in run.report_markdown.read_text(encoding="utf-8")
