@@ -66,6 +66,8 @@ def check_task(experiment: Experiment) -> None:
 # transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "<4.50"
 
+QWEN3_5_TRANSFORMERS = ">=5.2"  # SWIFT's own bound for it
+
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 
 FIRST_QWEN_INSTALL = (
@@ -83,15 +85,32 @@ def check_environment(card: ModelCard, engine: str) -> None:
             "and this project may replace each other's transformers: python -m venv with-vllm && "
             "with-vllm/bin/pip install vllm -r requirements.txt; without a GPU leave --engine out."
         )
-    if card.arguments.get("model_type") != "qwen":
-        return
-    installed = metadata.version("transformers")
-    if installed not in SpecifierSet(FIRST_QWEN_TRANSFORMERS):
+    family, installed = card.arguments.get("model_type"), metadata.version("transformers")
+    if family == "qwen3_5":
+        _check_packages_for_pictures(card, installed)
+    if family == "qwen" and installed not in SpecifierSet(FIRST_QWEN_TRANSFORMERS):
         raise UserError(
             f"model {card.name}: the first Qwen's own code needs transformers{FIRST_QWEN_TRANSFORMERS}, "
             "here is "
             f"{installed}. Make a second environment and run the same command with first-qwen/bin/python: "
             f"{FIRST_QWEN_INSTALL}"
+        )
+
+
+def _check_packages_for_pictures(card: ModelCard, transformers: str) -> None:
+    """Raise UserError where a package is not here that SWIFT loads Qwen3.5 with, pictures or not."""
+    if transformers not in SpecifierSet(QWEN3_5_TRANSFORMERS):
+        raise UserError(
+            f"model {card.name}: Qwen3.5 needs transformers{QWEN3_5_TRANSFORMERS}, here is {transformers}: "
+            f'pip install -U "transformers{QWEN3_5_TRANSFORMERS},<5.20"'
+        )
+    lacking = [name for name in ("qwen_vl_utils", "torchvision") if importlib.util.find_spec(name) is None]
+    if lacking:
+        torch = metadata.version("torch")
+        raise UserError(
+            f"model {card.name}: SWIFT loads Qwen3.5 with {' and '.join(lacking)}, not installed here: pip "
+            f'install {" ".join(lacking)} "torch=={torch}" (torchvision from where torch came from: it is '
+            "built for one torch)."
         )
 
 

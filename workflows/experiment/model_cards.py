@@ -1,6 +1,7 @@
 """The model that a name, a folder or a hub id stands for, and what its files say of it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def load_model_card(name: str) -> ModelCard:
     if name.lower() in by_hub_id:
         return ModelCard(by_hub_id[name.lower()], cards[by_hub_id[name.lower()]])
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        base = not any(word in name.lower() for word in ("chat", "instruct")) and "qwen3" not in name.lower()
+        chat = any(word in name.lower() for word in ("chat", "instruct"))
+        base = _is_named_base(name) if "qwen3" in name.lower() else not chat
         return ModelCard(
             name.split("/")[1], {"model": name, "use_chat_template": False} if base else {"model": name}
         )
@@ -50,6 +52,11 @@ def describe_folder(folder: Path) -> Arguments:
         return arguments if "chat" in folder.name.lower() else {**arguments, "use_chat_template": False}
     if family == "bert":
         return {**arguments, "model_type": "bert", "template": "dummy"}
+    if family == "qwen3_5":  # the configs of base and chat end with the same token
+        arguments |= {"model_type": family, "template": family, "enable_thinking": False}
+        arguments |= {"freeze_vit": True, "freeze_aligner": True}  # it sees pictures too; there are none here
+        is_base = _tokenizer_config(folder).get("eos_token") == "<|endoftext|>" or _is_named_base(folder.name)
+        return {**arguments, "use_chat_template": False} if is_base else arguments
     if family not in {"qwen2", "qwen3"}:
         return arguments
     system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in _chat_template(folder)
@@ -74,12 +81,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as JSON: {error}.") from error
 
 
+def _is_named_base(name: str) -> bool:
+    """Whether one of a name's parts is "base", as in Qwen3-0.6B-Base."""
+    return "base" in re.split(r"[^a-z0-9]+", name.lower())
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def _chat_template(folder: Path) -> str:
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
         return jinja.read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    return str(json.loads(path.read_text(encoding="utf-8")).get("chat_template")) if path.exists() else ""
+    return str(_tokenizer_config(folder).get("chat_template"))
 
 
 def _end_token(folder: Path, config: dict[str, Any]) -> str | None:

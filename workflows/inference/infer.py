@@ -222,11 +222,12 @@ def measure_validation(
     The loss is the answers' cross-entropy or the head's, without what a recipe adds to it.  `bar` moves on by
     `work_of` each row.
     """
-    template = copy.copy(template)
-    template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
     task, answers = experiment.dataset.task, Rows()
     weights = {row["id"]: work_of(row) for row in rows}
-    with merged_for_a_while(model):
+    # Of a model that sees pictures too, SWIFT's hook on its inputs in training is off within this.
+    with template.generate_context(), merged_for_a_while(model):
+        template = copy.copy(template)
+        template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
         for batch in (
             score_rows(model, template, rows, experiment.tuning.window)
             if experiment.has_head

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
@@ -19,7 +19,7 @@ from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import runs_own_code
 from workflows.experiment.recipes import LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments, merged_arguments
-from workflows.model.batches import LOGIT_ROWS, USABLE, length_batches
+from workflows.model.batches import LOGIT_ROWS, USABLE, length_batches, state_bytes
 from workflows.model.machine import Machine, free_memory, memory_within_reach
 from workflows.model.patches import PLAIN_ATTENTION
 
@@ -35,6 +35,7 @@ PROCESS = {"cpu": 1.0e9, "cuda": 0.6e9}
 # Tokens at most that are computed at a time. On a CPU matrix products are at their best speed long before.
 PIECE_TOKENS = {"cpu": 2048, "cuda": 16384}
 SHORTEST_PIECE = 256  # tokens; smaller ones would cost time and save little
+PICTURES = "visual."  # in the names of the layers that see pictures, which are frozen and given none
 EVALUATED_TOKENS = 4096  # that the scorer reads at a time, about
 
 
@@ -49,8 +50,9 @@ class Sizes:
     key_values: int  # elements of a token's keys, as many of its values
     vocabulary: int
     parameters: int
-    body: int  # parameters without embedding and output layer: what a token is multiplied with
+    body: int  # parameters without embedding, output layer and what sees pictures: a token's multiplications
     linears: tuple[tuple[str, int, int], ...]  # name, inputs, outputs of the linear layers in the decoder
+    state: float = 0.0  # bytes a token, as state_bytes has them, the mean of all layers
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,22 @@ def read_sizes(folder: Path) -> Sizes:
     """The sizes of the model that the config in `folder` describes; no weights are needed or made."""
     trusted = runs_own_code(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        model = kind.from_config(config, trust_remote_code=trusted)
     outer = {id(layer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     linears = tuple(
         (name.rsplit(".", 1)[-1], layer.in_features, layer.out_features)
         for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and id(layer) not in outer
+        if isinstance(layer, torch.nn.Linear) and id(layer) not in outer and PICTURES not in name
     )
     parameters = sum(each.numel() for each in model.parameters())
     vocabulary_rows = {
         id(layer.weight): layer.weight.numel() for layer in model.modules() if id(layer) in outer
     }
+    pictures = sum(each.numel() for name, each in model.named_parameters() if PICTURES in name)
+    config = config.get_text_config()
+    layer_types = getattr(config, "layer_types", None) or [""]
     heads = config.num_attention_heads
     key_values = getattr(config, "num_key_value_heads", heads) * (
         getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -100,8 +106,9 @@ def read_sizes(folder: Path) -> Sizes:
         key_values=key_values,
         vocabulary=config.vocab_size,
         parameters=parameters,
-        body=parameters - sum(vocabulary_rows.values()),
+        body=parameters - pictures - sum(vocabulary_rows.values()),
         linears=linears,
+        state=state_bytes(config) * layer_types.count("linear_attention") / len(layer_types),
     )
 
 
@@ -138,7 +145,7 @@ def memory_parts(sizes: Sizes, load: Workload) -> dict[str, float]:
     """
     size, compute = BYTES[load.torch_dtype], BYTES[load.compute_dtype]
     rows, width = widest_piece(load)
-    a_token = 1.0 * compute * (8 * sizes.hidden + 4 * sizes.intermediate) + 8 * sizes.hidden
+    a_token = compute * (8 * sizes.hidden + 4 * sizes.intermediate) + 8 * sizes.hidden + sizes.state
     if load.dropout:
         inputs = sum(inputs for _, inputs, _ in adapted(sizes, load)) / sizes.layers
         a_token += inputs * (compute + 1)
