@@ -22,6 +22,14 @@ PICTURES |= {
     "image_processor_type": "Qwen2VLImageProcessor",
     "size": {"longest_edge": 4096, "shortest_edge": 1024},
 }
+# As the family's own: without thinking where that is said.
+CHAT_TEMPLATE = (
+    "{% for turn in messages %}"
+    "{{ '<|im_start|>' + turn.role + '\\n' + turn.content | trim + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}"
+    "{% if enable_thinking is false %}{{ '\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+)
 
 
 def stand_in_for_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +55,7 @@ def build_qwen3_5(folder: Path, end: str = "<|im_end|>") -> Path:
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     tokenizer.add_special_tokens({"additional_special_tokens": [*SPECIAL]})
-    tokenizer.eos_token = end
+    tokenizer.eos_token, tokenizer.chat_template = end, CHAT_TEMPLATE
     start, stop, image, video = tokenizer.convert_tokens_to_ids([*SPECIAL[:4]])
     text = {
         "vocab_size": len(tokenizer),

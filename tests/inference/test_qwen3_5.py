@@ -1,6 +1,7 @@
 """Qwen3.5, here a tiny one with random weights: layers that carry a state on, read exactly all the same."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import make_experiment
 from tests.tiny_qwen3_5 import build_qwen3_5, stand_in_for_pictures
+from workflows.commands.export.export import export
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.rows import Rows, question
 from workflows.core.run_folder import RunFolder, checkpoint_of
@@ -21,7 +23,9 @@ from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import MAX_NEW_TOKENS, Label
 from workflows.experiment.experiment import Experiment, save_experiment
+from workflows.experiment.model_cards import load_model_card
 from workflows.inference.features import Frame, probed_layers, read_features
+from workflows.inference.head import score_rows
 from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import Answer, Greedy, Tokens, prompt_tokens, score_prompts
 from workflows.model.arguments import build_infer_arguments
@@ -33,6 +37,7 @@ pytest.importorskip("transformers.models.qwen3_5", reason="Qwen3.5 needs transfo
 
 # Words of one token and of several; one is the beginning of another.
 LABELS = (Label("bad", "负面"), Label("good", "正面"), Label("fair", "正面，一般"))
+NO_THOUGHTS = "<think>\n\n</think>\n\n"
 REQUEST = RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0)
 
 
@@ -74,7 +79,9 @@ def _alone(model: Any, template: Any, rows: Rows) -> list[str]:
     """SWIFT's greedy answer to each row alone, without any padding."""
     engine = TransformersEngine(model, template=template, max_batch_size=1)
     asked = [InferRequest(messages=question(row)) for row in rows]
-    return [answer.choices[0].message.content for answer in engine.infer(asked, REQUEST, use_tqdm=False)]
+    answers = [answer.choices[0].message.content for answer in engine.infer(asked, REQUEST, use_tqdm=False)]
+    assert all(answer.startswith(NO_THOUGHTS) for answer in answers)  # which the prompt ends with
+    return [answer.removeprefix(NO_THOUGHTS) for answer in answers]
 
 
 def _logs_alone(model: Any, prompt: list[int], label: list[int]) -> float:
@@ -136,10 +143,19 @@ def test_features_are_those_of_each_prompt_alone(loaded: tuple[Any, Any], rows: 
             np.testing.assert_allclose(found[row][index], expected, atol=2e-4)
 
 
+def test_a_head_reads_each_row_as_if_alone(folder: Path, rows: Rows) -> None:
+    model, template = _load(make_experiment("--method", "head", "--model", str(folder)), folder)
+    together = {each["id"]: each["scores"] for batch in score_rows(model, template, rows) for each in batch}
+    assert len({score for [[score, _]] in together.values()}) == len(rows)
+    for row in rows:
+        [[alone]] = score_rows(model, template, [row])
+        np.testing.assert_allclose(together[row["id"]], alone["scores"], atol=1e-4)
+
+
 def test_it_answers_without_thinking(loaded: tuple[Any, Any], rows: Rows) -> None:
     _, template = loaded
     asked = template.tokenizer.decode(prompt_tokens(template, rows[0]))
-    assert asked.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert asked.endswith("<|im_start|>assistant\n" + NO_THOUGHTS)
 
 
 @pytest.mark.slow
@@ -161,6 +177,9 @@ def test_a_run_tunes_the_layers_for_text_and_answers_as_swift_does(
     model = merge_adapter(model)
     test, tuned = read_jsonl(run.split("test")), read_jsonl(run.predictions("tuned"))
     assert [row["output"] for row in tuned] == _alone(model, template, test)
+    exported = export(run, experiment, None, Screen())
+    again = replace(experiment, model=load_model_card(str(exported)))
+    assert _alone(*_load(again, folder), test) == [row["output"] for row in tuned]
     val = read_jsonl(run.split("val"))
     history = read_json(run.training)["log_history"]
     measured = next(entry["eval_loss"] for entry in history if "eval_loss" in entry)

@@ -37,7 +37,7 @@ from workflows.inference.predictions import (
 )
 from workflows.inference.scorer import Greedy, prompt_tokens, score_prompts
 from workflows.inference.threshold import fit_threshold, likelier_label, shifted
-from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_lines
+from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_lines, without_prefix
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, machine_of
@@ -202,12 +202,17 @@ def answer_batches(
     prompts = [prompt_tokens(template, row) for row in rows]
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
+
+    def written(tokens: list[int]) -> str:
+        """As SWIFT decodes: without padding tokens, stop words and end mark."""
+        kept = [token for token in tokens if token != pad]
+        return without_prefix(template, template.decode_generate_ids(kept))
+
     for answers in score_prompts(model, prompts, answers_of_labels, greedy, ended):
         yield [
             {
                 "id": rows[answer.row]["id"],
-                # As SWIFT decodes: without padding tokens, stop words and end mark.
-                "output": template.decode_generate_ids([token for token in answer.tokens if token != pad]),
+                "output": written(answer.tokens),
                 "log_probabilities": answer.log_probabilities,
             }
             for answer in answers

@@ -79,6 +79,13 @@ def body_of(model: Any) -> Any:
     return getattr(body, "language_model", body)
 
 
+def class_for(config: Any) -> Any:
+    """The class of transformers that makes a model of a config, with what sees pictures where it has that."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+
+
 def carries_state(config: Any) -> bool:
     """Whether some layers of a body with this config read a prompt as a state that each token changes, as
     three of four in Qwen3.5 do: then no token can be hidden from those behind it, and padding is harmless

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
@@ -20,6 +20,7 @@ from workflows.experiment.model_cards import runs_own_code
 from workflows.experiment.recipes import LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments, merged_arguments
 from workflows.model.batches import LOGIT_ROWS, USABLE, length_batches, state_bytes
+from workflows.model.loaded import class_for
 from workflows.model.machine import Machine, free_memory, memory_within_reach
 from workflows.model.patches import PLAIN_ATTENTION
 
@@ -78,9 +79,8 @@ def read_sizes(folder: Path) -> Sizes:
     """The sizes of the model that the config in `folder` describes; no weights are needed or made."""
     trusted = runs_own_code(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
-    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     with torch.device("meta"):
-        model = kind.from_config(config, trust_remote_code=trusted)
+        model = class_for(config).from_config(config, trust_remote_code=trusted)
     outer = {id(layer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     linears = tuple(
         (name.rsplit(".", 1)[-1], layer.in_features, layer.out_features)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.pipelines.utils import prepare_model_template
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from workflows.core.files import read_jsonl, write_jsonl
 from workflows.core.rows import Rows, conversation
@@ -34,12 +34,13 @@ from workflows.experiment.job import Job
 from workflows.experiment.model_cards import runs_own_code
 from workflows.inference.infer import infer, measure_validation
 from workflows.model.arguments import build_infer_arguments, merged_arguments
-from workflows.model.loaded import LoadedModel
+from workflows.model.loaded import LoadedModel, carries_state, class_for
 from workflows.model.machine import Machine, give_back_freed_memory, peak_memory, reset_peak_memory
 from workflows.model.tokens import count_tokens
 from workflows.tuning.train import train
 
 LAYERS = (2, 8)  # far enough apart that the noise of a figure stays small when it is drawn on to 24 layers
+BLOCKS = (4, 8)  # of a model like Qwen3.5: three of four layers carry a state on, the fourth has attention
 STEPS = 4  # timed, after a first one on the widest batch
 CHUNK = 16  # test rows of like length that stay together, as the scorer's batches are of rows of like length
 CHUNKS = {"val": 3, "test": 4}
@@ -79,12 +80,13 @@ def calibrate(
     most in use in `zero_shot`, `start` and `tuned`, as `<name>_ram` and, where there is a GPU, `<name>_gpu`.
     """
     config = AutoConfig.from_pretrained(_folder(ready), trust_remote_code=runs_own_code(_folder(ready)))
-    whole = config.num_hidden_layers
+    whole = config.get_text_config().num_hidden_layers
     sample = sample_batches(batches)
     chosen = {"train": [rows["train"][at] for places, _ in sample for at in places]}
     chosen |= {name: spread(rows[name], count) for name, count in CHUNKS.items()}
     points = []
-    for layers in sorted({min(each, whole) for each in LAYERS}):
+    few = BLOCKS if carries_state(config.get_text_config()) else LAYERS
+    for layers in sorted({min(each, whole) for each in few}):
         small = RunFolder(folder / f"layers-{layers}")
         for name in SPLITS:
             write_jsonl(small.split(name), chosen[name])
@@ -136,13 +138,14 @@ def make_model(config: Any, layers: int, dtype: str, described: Path, folder: Pa
     weights from `described`; return `folder`.
     """
     few = copy.deepcopy(config)
-    few.num_hidden_layers = layers
-    if getattr(few, "layer_types", None):
-        few.layer_types = few.layer_types[:layers]
+    text = few.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
     ignored = shutil.ignore_patterns("*.safetensors*", "*.bin*", "*.pt", "*.gguf", ".*")
     shutil.copytree(described, folder, ignore=ignored)
     # `torch_dtype`: `dtype` since transformers 4.56, which older ones do not know.
-    model = AutoModelForCausalLM.from_config(
+    model = class_for(few).from_config(
         few, torch_dtype=getattr(torch, dtype), trust_remote_code=runs_own_code(described)
     )
     model.save_pretrained(folder)

@@ -90,7 +90,8 @@ def _plan(run: RunFolder, experiment: Experiment, folder: Path | None, screen: S
     arguments = build_sft_arguments(run, fitted, machine)
     tokens = read_json(run.tokens)
     rows, lengths, begun = _used_rows(run, arguments, tokens, screen)
-    schedule = _schedule(arguments.training_args, lengths, begun)
+    shared = 0 if read_sizes(described).state else begun  # layers that carry a state on share none
+    schedule = _schedule(arguments.training_args, lengths, shared)
     batches, splits = schedule.pop("batches"), tokens["splits"]
     screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
     looked_at = sample_rows(
