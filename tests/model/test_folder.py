@@ -37,25 +37,30 @@ def test_the_promised_models_have_cards() -> None:
         for kind in ("", "-instruct")
     }
     promised |= {f"qwen3-{size}{kind}" for size in ("0.6b", "1.7b") for kind in ("", "-base")}
+    pictures = {f"qwen3.5-0.8b{kind}" for kind in ("", "-base")}
+    promised |= pictures
     encoders = {"bert-base-chinese", "chinese-roberta-wwm-ext", "structbert-base"}
     assert set(names_of(MODELS)) == promised | encoders
     for name in encoders:
         assert load_model_card(name).arguments["template"] == "dummy"
     for name in promised:
         card = load_model_card(name)
-        is_base = (
-            "chat" not in name and "instruct" not in name and name not in ("tiny", "qwen3-0.6b", "qwen3-1.7b")
-        )
+        chats = ("qwen3-0.6b", "qwen3-1.7b", "qwen3.5-0.8b")
+        is_base = "chat" not in name and "instruct" not in name and name not in ("tiny", *chats)
         assert card.is_base == is_base, name
-        assert (card.arguments.get("enable_thinking") is False) == (name in ("qwen3-0.6b", "qwen3-1.7b")), (
-            name
-        )
+        assert (card.arguments.get("enable_thinking") is False) == (name in {*chats, *pictures}), name
+        frozen = [card.arguments.get(part) for part in ("freeze_vit", "freeze_aligner")]
+        assert frozen == ([True, True] if name in pictures else [None, None]), name
 
 
 def test_a_hub_id_of_a_card_is_that_card_and_others_go_by_their_name() -> None:
     assert load_model_card("Qwen/Qwen2.5-0.5B-Instruct") == load_model_card("qwen2.5-0.5b-instruct")
     assert load_model_card("someone/Qwen2.5-3B").is_base
     assert not load_model_card("someone/Qwen2.5-3B-Instruct").is_base
+    assert load_model_card("Qwen/Qwen3.5-0.8B-Base") == load_model_card("qwen3.5-0.8b-base")
+    assert load_model_card("Qwen/Qwen3.5-2B-Base").is_base
+    assert not load_model_card("Qwen/Qwen3.5-2B").is_base
+    assert not load_model_card("someone/qwen3.5-based-reviews").is_base
     with pytest.raises(UserError, match=r"Did you mean qwen2\.5-0\.5b"):
         load_model_card("qwen2.5-0.5")
 
@@ -74,6 +79,23 @@ def test_a_folder_says_itself_whether_it_is_a_base_model(tmp_path: Path) -> None
     (tmp_path / "no model").mkdir()
     with pytest.raises(UserError, match=r"no config\.json"):
         load_model_card(str(tmp_path / "no model"))
+
+
+def test_base_and_chat_of_qwen3_5_are_told_apart_by_tokenizer_or_name(tmp_path: Path) -> None:
+    end_of_text = AutoTokenizer.from_pretrained(TINY).convert_tokens_to_ids("<|endoftext|>")
+    # The configs of both end with <|endoftext|>.
+    config = {"model_type": "qwen3_5", "text_config": {"eos_token_id": end_of_text}}
+    chat = _copy_tiny(tmp_path / "Qwen3.5-0.8B", **config)
+    for name in ("model", "model_type", "template", "enable_thinking", "freeze_vit", "freeze_aligner"):
+        own, named = describe_folder(chat), load_model_card("qwen3.5-0.8b").arguments
+        assert own.keys() == named.keys()
+        assert name == "model" or own[name] == named[name]
+    assert describe_folder(chat.rename(tmp_path / "Qwen3___5-0___8B-Base"))["use_chat_template"] is False
+    base = _copy_tiny(tmp_path / "merged", **config)
+    tokenizer = base / "tokenizer_config.json"
+    known = json.loads(tokenizer.read_text(encoding="utf-8"))
+    tokenizer.write_text(json.dumps({**known, "eos_token": "<|endoftext|>"}), encoding="utf-8")
+    assert describe_folder(base)["use_chat_template"] is False
 
 
 def test_code_of_a_model_repository_is_never_run(tmp_path: Path) -> None:
@@ -106,6 +128,26 @@ def test_the_first_qwen_stops_with_the_command_that_makes_its_environment(
         check_environment(card, "fast")
     monkeypatch.setattr(metadata, "version", lambda name: "4.49.0")
     check_environment(card, "fast")
+
+
+def test_qwen3_5_asks_for_what_swift_loads_it_with_and_no_other_model_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = {"qwen_vl_utils": False, "torchvision": False}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True if found.get(name, True) else None)
+    card = load_model_card("qwen3.5-0.8b")
+    with pytest.raises(UserError, match=r"pip install qwen_vl_utils torchvision \"torch==") as caught:
+        check_environment(card, "fast")
+    assert "\n" not in str(caught.value)
+    check_environment(load_model_card("qwen3-0.6b"), "fast")
+    found["qwen_vl_utils"] = True
+    with pytest.raises(UserError, match=r"Qwen3\.5 with torchvision, not installed"):
+        check_environment(card, "fast")
+    found["torchvision"] = True
+    check_environment(card, "fast")
+    monkeypatch.setattr(metadata, "version", lambda name: "5.1.0")
+    with pytest.raises(UserError, match=r"needs transformers>=5\.2, here is 5\.1\.0"):
+        check_environment(card, "fast")
 
 
 def test_label_words_must_fit_in_five_tokens_and_differ() -> None:

@@ -172,5 +172,12 @@ def test_pieces_hold_rows_of_like_length_once_each_without_needless_padding() ->
     batch = _batch([[1] * length for length in (12, 5, 6)], "left")
     widths = [tuple(piece["input_ids"].shape) for piece in cut(batch, 12)]
     assert widths == [(1, 12), (2, 6)]
+    inside = batch["attention_mask"] * torch.arange(12)
+    pieces_of = list(cut({**batch, "position_ids": inside.expand(3, 3, 12), "text_position_ids": inside}, 12))
+    for piece, (rows, columns) in zip(pieces_of, (([0], slice(12)), ([2, 1], slice(6, 12))), strict=True):
+        assert piece["position_ids"].equal(
+            inside[rows, columns].expand(3, -1, -1)
+        )  # a Qwen that sees pictures
+        assert piece["text_position_ids"].equal(inside[rows, columns])
     packed = {"input_ids": torch.ones(1, 9), "labels": torch.ones(1, 9)}
     assert list(cut(packed, 4)) == [packed]

@@ -12,6 +12,7 @@ from workflows.experiment.experiment import Experiment
 
 # The first Qwen's own code calls `self.generate`, which PreTrainedModel carries up to transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
+QWEN3_5_TRANSFORMERS = "transformers>=5.2"  # SWIFT's own bound for it
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 
 
@@ -23,14 +24,27 @@ def check_environment(card: ModelCard, engine: str) -> None:
             "and this project may replace each other's transformers: python -m venv with-vllm && "
             "with-vllm/bin/pip install vllm -r requirements.txt; without a GPU leave --engine out."
         )
-    installed = metadata.version("transformers")
-    is_first_qwen = card.arguments.get("model_type") == "qwen"
-    if is_first_qwen and installed not in Requirement(FIRST_QWEN_TRANSFORMERS).specifier:
+    family, installed = card.arguments.get("model_type"), metadata.version("transformers")
+    if family == "qwen" and installed not in Requirement(FIRST_QWEN_TRANSFORMERS).specifier:
         raise UserError(
             f"model {card.name}: the first Qwen's own code needs {FIRST_QWEN_TRANSFORMERS}, here is "
             f"{installed}. Make a second environment and run the same command with first-qwen/bin/python: "
             "python -m venv first-qwen && first-qwen/bin/pip install -r requirements.txt "
             f'"{FIRST_QWEN_TRANSFORMERS}"'
+        )
+    if family == "qwen3_5" and installed not in Requirement(QWEN3_5_TRANSFORMERS).specifier:
+        raise UserError(
+            f"model {card.name}: Qwen3.5 needs {QWEN3_5_TRANSFORMERS}, here is {installed}: "
+            f'pip install -U "{QWEN3_5_TRANSFORMERS},<5.20"'
+        )
+    # SWIFT loads Qwen3.5 with these, pictures or not.
+    packages = ("qwen_vl_utils", "torchvision") if family == "qwen3_5" else ()
+    lacking = [name for name in packages if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise UserError(
+            f"model {card.name}: SWIFT loads Qwen3.5 with {' and '.join(lacking)}, not installed here: pip "
+            f'install {" ".join(lacking)} "torch=={metadata.version("torch")}" (torchvision from where torch '
+            "came from: it is built for one torch)."
         )
 
 

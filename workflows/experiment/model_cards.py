@@ -1,6 +1,7 @@
 """The model that a name, a folder or a hub id stands for, and what its files say of it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ def load_model_card(name: str) -> ModelCard:
             raise UserError(f"{MODELS / card}.yaml: has no `model`, the hub id or folder.")
         return ModelCard(card, cards[card])
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        chats = any(word in name.lower() for word in ("chat", "instruct", "qwen3"))
-        base: Arguments = {} if chats else {"use_chat_template": False}
+        chats = any(word in name.lower() for word in ("chat", "instruct"))
+        is_base = _is_named_base(name) if "qwen3" in name.lower() else not chats
+        base: Arguments = {"use_chat_template": False} if is_base else {}
         return ModelCard(name.split("/")[1], {"model": name, **base})
     raise UserError(
         f"model {name!r} is neither a known name, nor a folder, nor a hub id (owner/name)."
@@ -47,6 +49,12 @@ def describe_folder(folder: Path) -> Arguments:
         return arguments if "chat" in folder.name.lower() else {**arguments, "use_chat_template": False}
     if family == "bert":
         return {**arguments, "model_type": "bert", "template": "dummy"}
+    if family == "qwen3_5":  # the configs of base and chat end with the same token
+        arguments |= {"model_type": family, "template": family, "enable_thinking": False}
+        arguments |= {"freeze_vit": True, "freeze_aligner": True}  # it sees pictures too; there are none here
+        tokenizer = json.loads(_text(folder / "tokenizer_config.json") or "{}")
+        is_base = tokenizer.get("eos_token") == "<|endoftext|>" or _is_named_base(folder.name)
+        return {**arguments, "use_chat_template": False} if is_base else arguments
     if family not in {"qwen2", "qwen3"}:
         return arguments
     chat = _text(folder / "chat_template.jinja") or _text(folder / "tokenizer_config.json")
@@ -71,6 +79,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON: {error}.") from error
+
+
+def _is_named_base(name: str) -> bool:
+    """Whether one of a name's parts is "base", as in Qwen3-0.6B-Base."""
+    return "base" in re.split(r"[^a-z0-9]+", name.lower())
 
 
 def _text(path: Path) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from workflows.inference.scorer import (
     Tokens,
+    groups_of,
     padded_behind,
     padding_within_rows,
     read_prefix,
@@ -72,8 +73,8 @@ def read_features(model: Any, prompts: list[Tokens], frame: Frame) -> Iterator[l
     body, device = body_of(model), next(model.parameters()).device
     layers = probed_layers(model)
     with padding_within_rows(model), ending_at(body, layers[-1]), _kept(body, layers) as outputs:
-        for beginning, rows in shared_beginnings(prompts):
-            prefix = read_prefix(body, beginning, device)
+        for beginning, rows in groups_of(model, prompts):
+            prefix = read_prefix(body, beginning, device) if beginning else None
             work = partial(
                 _features, body, outputs, prompts=prompts, beginning=beginning, prefix=prefix, frame=frame
             )
@@ -92,11 +93,17 @@ def _features(
     frame: Frame,
 ) -> list[tuple[int, np.ndarray]]:
     cache = copy.deepcopy(prefix)
-    if beginning:
+    if cache is not None:
         cache.batch_repeat_interleave(len(rows))
     ids, present = padded_behind(beginning, [prompts[row][len(beginning) :] for row in rows], body.device)
     positions = (present.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    body(input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, use_cache=True)
+    body(
+        input_ids=ids,
+        attention_mask=present,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
     own = torch.zeros(ids.shape, device=body.device)
     for index, row in enumerate(rows):
         at, end = frame.own(prompts[row]), len(prompts[row])

@@ -36,7 +36,7 @@ from workflows.inference.predictions import (
     validation_figures,
 )
 from workflows.inference.scorer import Greedy, prompt_tokens, score_prompts
-from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_lines
+from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_lines, without_prefix
 from workflows.inference.threshold import fit_threshold, likelier_label, shifted
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
@@ -202,12 +202,17 @@ def answer_batches(
     prompts = [prompt_tokens(template, row) for row in rows]
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
+
+    def written(tokens: list[int]) -> str:
+        """As SWIFT decodes: without padding tokens, stop words and end mark."""
+        kept = [token for token in tokens if token != pad]
+        return without_prefix(template, template.decode_generate_ids(kept))
+
     for answers in score_prompts(model, prompts, answers_of_labels, greedy, ended):
         yield [
             {
                 "id": rows[answer.row]["id"],
-                # As SWIFT decodes: without padding tokens, stop words and end mark.
-                "output": template.decode_generate_ids([token for token in answer.tokens if token != pad]),
+                "output": written(answer.tokens),
                 "log_probabilities": answer.log_probabilities,
             }
             for answer in answers
@@ -222,11 +227,12 @@ def measure_validation(
     The loss is the answers' cross-entropy or the head's, without what a recipe adds to it.  `bar` moves on by
     `work_of` each row.
     """
-    template = copy.copy(template)
-    template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
     task, answers = experiment.dataset.task, Rows()
     weights = {row["id"]: work_of(row) for row in rows}
-    with merged_for_a_while(model):
+    # Of a model that sees pictures too, SWIFT's hook on its inputs in training is off within this.
+    with template.generate_context(), merged_for_a_while(model):
+        template = copy.copy(template)
+        template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
         for batch in (
             score_rows(model, template, rows, experiment.tuning.window)
             if experiment.has_head

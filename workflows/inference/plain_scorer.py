@@ -11,6 +11,7 @@ from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 
 from workflows.core.rows import question
 from workflows.inference.scorer import body_and_head, prompt_tokens
+from workflows.inference.swift_engine import without_prefix
 
 BATCH = 8  # prompts; each is run with every label at once
 
@@ -37,6 +38,7 @@ def answer_by_engine(
             written = [answer.choices[0].message.content for answer in answers]
         else:
             written = [outputs[row["id"]] for row in batch]
+        written = [without_prefix(template, output) for output in written]
         logs = _label_logs(model, [prompt_tokens(template, row) for row in batch], labels)
         yield [
             {"id": row["id"], "output": output, "log_probabilities": log}

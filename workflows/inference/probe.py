@@ -25,6 +25,7 @@ from workflows.inference.scorer import Tokens, prompt_tokens
 from workflows.inference.swift_engine import read_whole_lines
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
+from workflows.model.loaded import body_of
 from workflows.model.machine import machine_of
 
 LEAST = 8  # labelled rows with each label
@@ -126,7 +127,7 @@ def _fit_and_answer(job: Job, model: Any, template: Any, labelled: Rows, whole: 
 def _read(job: Job, model: Any, rows: Rows, prompts: list[Tokens], frame: Frame, kept: Path) -> np.ndarray:
     """The features of labelled rows, (rows, layers, features); `kept` keeps those of an interrupted call."""
     kept.parent.mkdir(parents=True, exist_ok=True)
-    shape = (len(probed_layers(model)), 2 * model.config.hidden_size)
+    shape = (len(probed_layers(model)), 2 * body_of(model).config.hidden_size)
     record = np.dtype([("row", "<i4"), ("features", "<f4", shape)])
     done = np.fromfile(kept, record) if kept.exists() else np.empty(0, record)  # a torn record is left out
     found = np.empty((len(rows), *shape), np.float32)

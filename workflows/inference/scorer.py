@@ -5,6 +5,9 @@ layer is applied to the needed positions only.  Every label's words stand behind
 pass, each label blind to the others: this gives the labels' probabilities, and the answer as far as it stays
 within their words.  Rows whose greedy answer leaves them are decoded on, token by token, from its cache.
 
+Where layers carry a state on (`carries_state`), no beginning is shared, prompts are padded before their first
+token, and each label's words are read on a copy of the state behind the prompt.
+
 Not covered: sampling, beams, and what a generation config may add to greedy decoding beyond a repetition
 penalty (`Greedy` says which it refuses).
 """
@@ -21,13 +24,14 @@ from typing import Any
 import torch
 from swift.infer_engine import RequestConfig
 from swift.infer_engine.utils import prepare_generation_config
+from torch.nn.functional import pad
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from workflows.core.errors import UserError
 from workflows.core.rows import question
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.model.batches import LOGIT_ROWS, in_batches, most_rows
-from workflows.model.loaded import body_of
+from workflows.model.loaded import body_of, carries_state
 
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.
@@ -110,7 +114,7 @@ def score_prompts(
     device = next(model.parameters()).device
     with padding_within_rows(model):
         scorer = _Scorer(model, labels, greedy, device, ended)
-        for beginning, rows in shared_beginnings(prompts):
+        for beginning, rows in groups_of(model, prompts):
             prefix = read_prefix(scorer.body, beginning, device)
             lengths = {row: len(prompts[row]) - len(beginning) + len(scorer.places) for row in rows}
             work = partial(scorer.answer, prompts=prompts, beginning=beginning, prefix=prefix)
@@ -137,7 +141,8 @@ def padding_within_rows(model: Any) -> Iterator[None]:
 @torch.no_grad()
 def read_prefix(body: Any, tokens: Tokens, device: torch.device) -> DynamicCache:
     """The cache after the tokens that all prompts begin with, for one row."""
-    cache = DynamicCache()
+    # What a layer keeps, keys and values or a state, the config tells.
+    cache = DynamicCache(config=body.config) if carries_state(body.config) else DynamicCache()
     if tokens:
         body(input_ids=torch.tensor([tokens], device=device), past_key_values=cache, use_cache=True)
     return cache
@@ -154,6 +159,12 @@ def padded_behind(
     ids = [[0] * (width - len(tokens)) + tokens + (words or []) for tokens in rest]
     present = [[1] * len(beginning) + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest]
     return torch.tensor(ids, device=device), torch.tensor(present, device=device)
+
+
+def groups_of(model: Any, prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
+    """What is read once for which rows: `shared_beginnings`, or nothing where padding may not follow it."""
+    whole = carries_state(body_of(model).config)
+    return [([], [*range(len(prompts))])] if whole else shared_beginnings(prompts)
 
 
 def shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
@@ -182,6 +193,7 @@ class _Scorer:
         self.ended = ended
         self.body, self.head = body_and_head(model)
         self.labels, self.greedy, self.device = labels, greedy, device
+        self.has_state = carries_state(self.body.config)
         # (label, how many of its words are read) of each position behind a prompt.
         self.places = [(i, n) for i, label in enumerate(labels) for n in range(1, len(label))]
         self.penalty = (
@@ -201,8 +213,13 @@ class _Scorer:
             cache.batch_repeat_interleave(len(rows))
         words = [self.labels[label][n - 1] for label, n in self.places]
         rest = [prompt[len(beginning) :] for prompt in prompts]
-        ids, present = padded_behind(beginning, rest, self.device, words)
-        hidden = self._read_with_words(ids, present, cache)[:, -len(words) - 1 :]
+        if self.has_state:
+            ids, present = padded_behind(beginning, rest, self.device)
+            hidden, seen_by = self._read_words_apart(ids, present, cache), present
+        else:
+            ids, present = padded_behind(beginning, rest, self.device, words)
+            hidden = self._read_with_words(ids, present, cache)[:, -len(words) - 1 :]
+            seen_by = pad(present, (0, len(words)), value=0)
         seen = [[prompt, *(prompt + self.labels[i][:n] for i, n in self.places)] for prompt in prompts]
         # At a place only its own label's next token is wanted; at the prompt's end each label's first.
         wanted = [
@@ -221,8 +238,7 @@ class _Scorer:
         answers = [self._draft(each) for each in choices]
         open_rows = [i for i, tokens in enumerate(answers) if not self._ended(tokens)]
         if open_rows:
-            unseen = torch.zeros(len(rows), len(words), dtype=present.dtype, device=self.device)
-            self._decode(open_rows, answers, prompts, torch.cat([present, unseen], 1), cache)
+            self._decode(open_rows, answers, prompts, seen_by, cache)
         return [
             Answer(row, tokens, log) for row, tokens, log in zip(rows, answers, scores.tolist(), strict=True)
         ]
@@ -232,7 +248,11 @@ class _Scorer:
 
     def _read(self, ids: torch.Tensor, present: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
         """Hidden states of the tokens `ids`, (rows, tokens, size); `present` marks cached and new tokens."""
-        positions = (present.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        width = ids.shape[1]
+        if self.has_state and 1 < width < present.shape[1]:  # not every transformers goes on from a state so
+            steps = [(ids[:, at : at + 1], present[:, : at + 1 - width or None]) for at in range(width)]
+            return torch.cat([self._read(*step, cache) for step in steps], 1)
+        positions = (present.cumsum(1) - 1).clamp(min=0)[:, -width:]
         return self.body(
             input_ids=ids,
             attention_mask=present,
@@ -267,6 +287,20 @@ class _Scorer:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
+
+    def _read_words_apart(
+        self, ids: torch.Tensor, present: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """Hidden states of each prompt's end and of the labels' words behind it, (rows, 1 + words, size); the
+        cache then holds the prompts alone.
+        """
+        hidden = [self._read(ids, present, cache)[:, -1:]]
+        for label in self.labels:
+            after, seen = copy.deepcopy(cache), present
+            for token in label[:-1]:
+                seen = pad(seen, (0, 1), value=1)
+                hidden.append(self._read(torch.full_like(ids[:, :1], token), seen, after))
+        return torch.cat(hidden, 1)
 
     def _choose(
         self, hidden: torch.Tensor, contexts: list[Tokens], wanted: list[Tokens]
@@ -314,7 +348,7 @@ class _Scorer:
         cache: DynamicCache,
     ) -> None:
         """Decode on, token by token, the answers of `rows` that left the labels' words; changes `answers`."""
-        cache.batch_select_indices(torch.tensor(rows, device=self.device))
+        cache.reorder_cache(torch.tensor(rows, device=self.device))
         present = present[rows]
         fed = 0
         while not all(self._ended(answers[row]) for row in rows):

@@ -31,6 +31,13 @@ def ask_swift(test: Rows, arguments: InferArguments, questions: Path, raw: Path,
     return read_outputs(raw)
 
 
+def without_prefix(template: Any, output: str) -> str:
+    """What the model wrote itself: SWIFT puts before it what the prompt ended with, as Qwen3's empty
+    thoughts.
+    """
+    return output.removeprefix(template.decode_generate_ids([]))
+
+
 def limit_vllm(arguments: InferArguments, rows: Rows) -> None:
     """Let vLLM keep room for the longest of `rows` with its answer, not for all that the model could read."""
     template = arguments.get_template()

@@ -9,7 +9,7 @@ from swift.pipelines.utils import prepare_model_template
 
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.job import Job
-from workflows.inference.swift_engine import read_whole_lines
+from workflows.inference.swift_engine import read_whole_lines, without_prefix
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
@@ -45,7 +45,7 @@ def write_texts(
                     rows = remaining[start : start + batch]
                     asked = [InferRequest(messages=row["messages"]) for row in rows]
                     for row, answer in zip(rows, engine.infer(asked, request, use_tqdm=False), strict=True):
-                        text = answer.choices[0].message.content
+                        text = without_prefix(template, answer.choices[0].message.content)
                         file.write(json.dumps({"id": row["id"], "text": text}, ensure_ascii=False) + "\n")
                     file.flush()
                     bar.update(len(rows))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from workflows.core.errors import UserError
+from workflows.model.loaded import body_of, carries_state
 from workflows.model.machine import free_memory
 
 # Padded tokens in a batch: enough for matrix products to run at their best.
@@ -21,11 +22,25 @@ USABLE = 0.8  # of the memory that is free: the rest is the allocator's gaps, an
 Answered = TypeVar("Answered")
 
 
+def state_bytes(config: Any) -> int:
+    """Bytes that a token takes in a layer which carries a state on, beside what any layer's tensors take; 0
+    where no layer does.
+
+    Counted in torch's saved tensors of Qwen3.5's layers, without its kernels for GPUs: 23 to 35 an element of
+    queries, keys and values, which are computed in fp32.
+    """
+    if not carries_state(config):
+        return 0
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    return 32 * (2 * keys + config.linear_num_value_heads * config.linear_value_head_dim)
+
+
 def row_bytes(config: Any, size: int, beginning: int, width: int) -> float:
     """Bytes that a row of `width` tokens behind a common `beginning` takes in a batch.
 
     `size`: bytes of a number in the model's dtype.  Counted: keys and values (twice while a longer tensor is
-    made of them), one layer's tensors (as in memory.py, nothing is kept of the others), and the mask.
+    made of them), one layer's tensors (as in memory.py, nothing is kept of the others), the mask, and the
+    states that layers carry on: the prompt's, a copy for a label, and what replaces one.
     """
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", heads)
@@ -33,13 +48,19 @@ def row_bytes(config: Any, size: int, beginning: int, width: int) -> float:
     seen = beginning + width
     cache = config.num_hidden_layers * 2 * key_heads * head * size
     a_layer = size * (8 * config.hidden_size + 4 * config.intermediate_size) + 8 * config.hidden_size
-    return seen * cache * (1 + 1 / config.num_hidden_layers) + width * (a_layer + (size + 2) * seen)
+    a_layer += state_bytes(config)
+    states = 0
+    if carries_state(config):
+        values = config.linear_num_value_heads * config.linear_value_head_dim
+        states = 12 * config.num_hidden_layers * config.linear_key_head_dim * values  # three in fp32
+    return states + seen * cache * (1 + 1 / config.num_hidden_layers) + width * (a_layer + (size + 2) * seen)
 
 
 def most_rows(model: Any, beginning: int = 0) -> Callable[[int], int]:
     """How many rows of a width in tokens the memory that is free now holds at a time; one at least."""
     weight = next(model.parameters())
-    config, vocabulary = model.config, getattr(model.config, "vocab_size", 0)
+    config = body_of(model).config
+    vocabulary = getattr(config, "vocab_size", 0)
     logits = 12.0 * LOGIT_ROWS * vocabulary if model.get_output_embeddings() is not None else 0.0
     left = USABLE * free_memory(weight.device.type) - logits
 

@@ -144,6 +144,7 @@ def with_local_model(experiment: Experiment) -> Experiment:
     card = experiment.model
     ready = replace(card, arguments={**describe_folder(folder), **card.arguments, "model": str(folder)})
     readied = replace(experiment, model=ready)
+    check_environment(ready, experiment.tuning.engine)  # the family of a hub id is known only now
     check_method(readied)
     if not experiment.has_head:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))

@@ -69,8 +69,26 @@ class LoadedModel:
 
 
 def body_of(model: Any) -> Any:
-    """The layers that make hidden states of tokens, of a model with or without an adapter or a head."""
+    """The layers that make hidden states of tokens, of a model with or without an adapter or a head; of one
+    that sees pictures too, those that read text.
+    """
     from peft import PeftModel
 
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return getattr(base, base.base_model_prefix)
+    body = getattr(base, base.base_model_prefix)
+    return getattr(body, "language_model", body)
+
+
+def class_for(config: Any) -> Any:
+    """The class of transformers that makes a model of a config, with what sees pictures where it has that."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+
+
+def carries_state(config: Any) -> bool:
+    """Whether some layers of a body with this config read a prompt as a state that each token changes, as
+    three of four in Qwen3.5 do: then no token can be hidden from those behind it, and padding is harmless
+    only before a whole prompt or behind it.
+    """
+    return "linear_attention" in (getattr(config, "layer_types", None) or ())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
@@ -19,7 +19,8 @@ from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import runs_own_code
 from workflows.experiment.recipes import LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments, merged_arguments
-from workflows.model.batches import LOGIT_ROWS, USABLE, length_batches
+from workflows.model.batches import LOGIT_ROWS, USABLE, length_batches, state_bytes
+from workflows.model.loaded import class_for
 from workflows.model.machine import Machine, free_memory, memory_within_reach
 from workflows.model.patches import PLAIN_ATTENTION
 
@@ -35,6 +36,7 @@ PROCESS = {"cpu": 1.0e9, "cuda": 0.6e9}
 # Tokens at most that are computed at a time. On a CPU matrix products are at their best speed long before.
 PIECE_TOKENS = {"cpu": 2048, "cuda": 16384}
 SHORTEST_PIECE = 256  # tokens; smaller ones would cost time and save little
+PICTURES = "visual."  # in the names of the layers that see pictures, which are frozen and given none
 EVALUATED_TOKENS = 4096  # that the scorer reads at a time, about
 
 
@@ -42,9 +44,9 @@ EVALUATED_TOKENS = 4096  # that the scorer reads at a time, about
 class Sizes:
     """A model in numbers."""
 
-    config: Any  # transformers' own
+    config: Any  # transformers' own, of the layers that read text
     parameters: int
-    body: int  # parameters without embedding and output layer: what a token is multiplied with
+    body: int  # parameters without embedding, output layer and what sees pictures: a token's multiplications
     linears: tuple[tuple[str, int, int], ...]  # name, inputs, outputs of the linear layers in the decoder
 
 
@@ -72,7 +74,7 @@ def read_sizes(folder: Path) -> Sizes:
     trusted = runs_own_code(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        model = class_for(config).from_config(config, trust_remote_code=trusted)
     outer = {
         id(layer.weight): layer.weight.numel()
         for layer in (model.get_input_embeddings(), model.get_output_embeddings())
@@ -81,10 +83,11 @@ def read_sizes(folder: Path) -> Sizes:
     linears = tuple(
         (name.rsplit(".", 1)[-1], layer.in_features, layer.out_features)
         for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and id(layer.weight) not in outer
+        if isinstance(layer, torch.nn.Linear) and id(layer.weight) not in outer and PICTURES not in name
     )
     parameters = sum(each.numel() for each in model.parameters())
-    return Sizes(config, parameters, parameters - sum(outer.values()), linears)
+    pictures = sum(each.numel() for name, each in model.named_parameters() if PICTURES in name)
+    return Sizes(config.get_text_config(), parameters, parameters - pictures - sum(outer.values()), linears)
 
 
 def _widest_piece(load: Workload) -> tuple[int, int]:
@@ -119,7 +122,9 @@ def memory(sizes: Sizes, load: Workload) -> float:
         if load.lora_rank is not None and wanted & {"all-linear", name}
     ]
     rows, width = _widest_piece(load)
-    a_token = 1.0 * compute * (8 * hidden + 4 * config.intermediate_size) + 8 * hidden
+    a_token = compute * (8 * hidden + 4 * config.intermediate_size) + 8 * hidden
+    kinds = getattr(config, "layer_types", None) or [""]
+    a_token += state_bytes(config) * kinds.count("linear_attention") / len(kinds)  # the mean of all layers
     if load.dropout:
         a_token += sum(inputs for inputs, _ in adapted) / layers * (compute + 1)
     layer = rows * width * a_token

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from workflows.model.loaded import body_of
+
 # Attention weights of a layer, in entries for each head, up to which a CPU computes them as plain matrix
 # products: 8 rows of 172 tokens, the longest for which a gain was measured. Training keeps them all: 0.6 GB
 # for a Qwen2.5-0.5B.
@@ -51,4 +53,4 @@ def use_plain_attention_for_short_rows(model: Any) -> None:
         body.config._attn_implementation = "eager" if plain else "sdpa"
 
     if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
-        getattr(model, model.base_model_prefix).register_forward_pre_hook(choose, with_kwargs=True)
+        body_of(model).register_forward_pre_hook(choose, with_kwargs=True)

@@ -82,14 +82,18 @@ def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
     for rows in length_batches(lengths, present.device.type, budget=budget):
         used = present[rows].any(0).nonzero()
         first, last = int(used[0]), int(used[-1]) + 1
-        yield {
-            name: value[rows][:, first:last]
-            if value.dim() > 1 and value.shape[1] == present.shape[1]
-            else value[rows]
-            if isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == len(lengths)
-            else value
-            for name, value in inputs.items()
-        }
+        yield {name: _part(value, rows, slice(first, last), present.shape) for name, value in inputs.items()}
+
+
+def _part(value: Any, rows: list[int], columns: slice, shape: torch.Size) -> Any:
+    """The part of one input of a batch whose mask has `shape`, (rows, tokens)."""
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+        return value
+    if value.dim() == 3 and value.shape[1:] == shape:  # positions in each direction of a picture
+        return value[:, rows, columns]
+    if value.dim() > 1 and value.shape[1] == shape[1]:
+        return value[rows][:, columns]
+    return value[rows] if len(value) == shape[0] else value
 
 
 def shares_beginning(body: Any) -> bool:

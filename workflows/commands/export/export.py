@@ -116,6 +116,7 @@ def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, int]:
     )
     merged.save_pretrained(part)
     tokenizer.chat_template, equal = choose_chat_template(tokenizer, template, test)
+    template.processor.save_pretrained(part)  # of a model that sees pictures too, more than its tokenizer
     tokenizer.save_pretrained(part)
     return template, equal
 

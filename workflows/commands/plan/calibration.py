@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from swift.callbacks import TrainerCallback, callbacks_map
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from workflows.core.files import write_jsonl
 from workflows.core.rows import Rows, conversation
@@ -29,10 +29,12 @@ from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import runs_own_code
 from workflows.model.arguments import merged_arguments
+from workflows.model.loaded import carries_state, class_for
 from workflows.model.machine import Machine, give_back_freed_memory, now
 from workflows.pipeline.run import run_stages
 
 LAYERS = (2, 8)  # far enough apart that the noise of a figure stays small when it is drawn on to 24 layers
+BLOCKS = (4, 8)  # of a model like Qwen3.5: three of four layers carry a state on, the fourth has attention
 STEPS = 4  # timed, after a first one on the widest batch
 CHUNK = 16  # test rows of like length that stay together, as the scorer's batches are of rows of like length
 CHUNKS = {"val": 3, "test": 4}
@@ -74,7 +76,8 @@ def calibrate(
     described = Path(ready.model.arguments["model"])
     config = AutoConfig.from_pretrained(described, trust_remote_code=runs_own_code(described))
     dtype = getattr(torch, str(merged_arguments(ready, machine)["torch_dtype"]))
-    whole = config.num_hidden_layers
+    whole = config.get_text_config().num_hidden_layers
+    few = BLOCKS if carries_state(config.get_text_config()) else LAYERS
     first, *others = batches
     full = [batch for batch in others if len(batch[0]) == len(first[0])]
     count = min(STEPS, len(full))
@@ -85,7 +88,7 @@ def calibrate(
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         bars = copy.copy(screen)
         bars.out = nowhere  # what the stages say of a few rows is of no use
-        for layers in sorted({min(each, whole) for each in LAYERS}):
+        for layers in sorted({min(each, whole) for each in few}):
             small = RunFolder(folder / f"layers-{layers}")
             for name, each in chosen.items():
                 write_jsonl(small.split(name), each)
@@ -120,15 +123,14 @@ def _make_model(config: Any, layers: int, dtype: torch.dtype, described: Path, f
     beside the weights from `described`.
     """
     few = copy.deepcopy(config)
-    few.num_hidden_layers = layers
-    if getattr(few, "layer_types", None):
-        few.layer_types = few.layer_types[:layers]
+    text = few.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
     ignored = shutil.ignore_patterns("*.safetensors*", "*.bin*", "*.pt", "*.gguf", ".*")
     shutil.copytree(described, folder, ignore=ignored)
     # `torch_dtype`: `dtype` since transformers 4.56, which older ones do not know.
-    model = AutoModelForCausalLM.from_config(
-        few, torch_dtype=dtype, trust_remote_code=runs_own_code(described)
-    )
+    model = class_for(few).from_config(few, torch_dtype=dtype, trust_remote_code=runs_own_code(described))
     model.save_pretrained(folder)
 
 

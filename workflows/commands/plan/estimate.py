@@ -25,6 +25,7 @@ from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.model.arguments import build_sft_arguments
 from workflows.model.folder import fetch_model, with_local_model
+from workflows.model.loaded import carries_state
 from workflows.model.machine import Machine, find_machine, memory_within_reach
 from workflows.model.memory import PROCESS, fit_to_memory, load_of, memory, read_sizes
 from workflows.model.tokens import row_lengths
@@ -61,7 +62,9 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
     fitted, _ = fit_to_memory(run, ready, machine, within_reach)
     arguments = build_sft_arguments(run, fitted, machine)
     rows, lengths, begun = _used_rows(run, arguments, screen)
-    batches = _batches(arguments.training_args, lengths, begun)
+    sizes = read_sizes(described)
+    shared = 0 if carries_state(sizes.config) else begun  # such layers share no beginning
+    batches = _batches(arguments.training_args, lengths, shared)
     epochs, steps, evaluations = _schedule(arguments.training_args, len(batches))
     computed = round(epochs * sum(tokens for _, tokens in batches))
     screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
@@ -87,7 +90,6 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
         "train": first + seconds["token"] * (computed - batches[0][1]),
         "tuned": seconds["answering"],
     }
-    sizes = read_sizes(described)
     trained = (computed, round(epochs * len(batches)))
     read = (
         evaluations * len(val) * splits["val"]["mean"] + tested + (1 + PROBED) * (tested + labelled),
