@@ -301,7 +301,7 @@ def test_a_probe_run_tunes_nothing_and_compares_with_one_that_did(
     right = [row["prediction"] == row["gold"] for row in read_jsonl(run.predictions("probe"))]
     assert scores["systems"]["probe"]["accuracy"] == sum(right) / len(right)
     assert scores["systems"]["zero_shot_labels"]["strict_accuracy"] is None  # it writes nothing
-    assert "frozen probe" in run.report_markdown.read_text(encoding="utf-8")
+    assert "冻结探针" in run.report_markdown.read_text(encoding="utf-8")
     compared = command("compare", demo_run[0].path, run.path, "--output", tmp_path / "compared")
     assert compared.returncode == 0, compared.stderr
     ends = read_json(tmp_path / "compared" / "comparison.json")["compared"]
