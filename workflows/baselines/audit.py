@@ -2,8 +2,8 @@
 
 Each row's label is judged by a classifier that was not trained on that row (out-of-fold): TF-IDF or, where
 the run has it for every row, the probe, whichever is right more often.  What it says is ranked by cleanlab's
-confident learning (Northcutt et al. 2021). On ChnSentiCorp with 5 % of the
-labels flipped, two thirds of the first 5 % of the ranking are flipped ones.
+confident learning (Northcutt et al. 2021). With 5 % of the labels flipped, the first 5 % of
+the ranking hold about three fifths of the flipped ones.
 """
 
 import csv

@@ -1,8 +1,8 @@
 """What the middle layers of a frozen model know of each prompt, in one forward pass that ends there.
 
-Of each layer from half to three quarters of the depth: the hidden state at the answer position, and the mean
-over the review's own tokens.  The output layer and the layers above are not run.  Prompts of like length
-share a batch, and the tokens that all begin with are read once, as the scorer does it.
+Of each layer from five eighths to three quarters of the depth: the hidden state at the answer position, and
+the mean over the review's own tokens.  The output layer and the layers above are not run.  Prompts of like
+length share a batch, and the tokens that all begin with are read once, as the scorer does it.
 """
 
 import copy
@@ -59,9 +59,14 @@ def _common(rows: list[Tokens]) -> Tokens:
 
 
 def probed_layers(model: Any) -> list[int]:
-    """The layers whose outputs are features, counted from 1: from half of the depth to three quarters."""
+    """The layers whose outputs are features, counted from 1: from five eighths of the depth to three quarters.
+
+    With labelled rows of two data sets and a Qwen2.5 of 24 layers their mean has a smaller cross-validated log
+    loss than that of more layers or of one, from 16 rows to 1,000.
+    """
     depth = len(body_of(model).layers)
-    return [*range(max(1, depth // 2), max(1, 3 * depth // 4) + 1)]
+    last = max(1, 3 * depth // 4)
+    return [*range(min(last, -(-5 * depth // 8)), last + 1)]
 
 
 def read_features(model: Any, prompts: list[Tokens], frame: Frame) -> Iterator[list[tuple[int, np.ndarray]]]:
