@@ -59,10 +59,10 @@ def _common(rows: list[Tokens]) -> Tokens:
 
 
 def probed_layers(model: Any) -> list[int]:
-    """The layers whose outputs are features, counted from 1: from five eighths of the depth to three quarters.
+    """The layers whose outputs are features, counted from 1: from 5/8 of the depth to 3/4.
 
-    With labelled rows of two data sets and a Qwen2.5 of 24 layers their mean has a smaller cross-validated log
-    loss than that of more layers or of one, from 16 rows to 1,000.
+    On labelled rows of two data sets, for a Qwen2.5 of 24 layers, their mean has a smaller cross-validated
+    log loss than that of more layers or of one, from 16 rows to 128; with more rows they are alike.
     """
     depth = len(body_of(model).layers)
     last = max(1, 3 * depth // 4)

@@ -1,8 +1,8 @@
 """The regressions of the probe: one a layer on standardised features; the answer is their mean.
 
 Nothing is chosen among layers: single ones differ by a point or two, in an order that changes with the data.
-The penalty is fixed too: of five C, 0.003 had the least cross-validated log loss on 32 to 320 labelled rows of
-two data sets, but for one (32 rows of ChnSentiCorp).
+The penalty is fixed too: of five C, 0.003 had the least cross-validated log loss with 32 to 320 labelled rows
+of two data sets, but for one case (32 rows of ChnSentiCorp).
 """
 
 import warnings
