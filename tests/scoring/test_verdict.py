@@ -8,7 +8,7 @@ import pytest
 from workflows.core.costs import cost_of_the_cheapest
 from workflows.core.texts import texts
 from workflows.scoring.uncertainty import compare_errors, compare_systems, two_digits_up
-from workflows.scoring.verdict import CHEAP_FIRST, cheapest_unbeaten, verdict
+from workflows.scoring.verdict import CHEAP_FIRST, unbeaten, verdict
 
 
 def _right(only_a: int, only_b: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,20 +60,23 @@ def test_the_cheapest_that_nothing_beats_is_named_with_the_rows_that_would_tell(
     pairs = compare_systems(systems)
     between = next(pair for pair in pairs if (pair["a"], pair["b"]) == ("probe", "tuned"))
     assert between["holm_p"] >= 0.05
-    assert cheapest_unbeaten(pairs) == "probe"
+    assert unbeaten(pairs) == ["probe", "tuned"]
     said = verdict(pairs, 400)
     p, needed = between["holm_p"], two_digits_up(between["rows_to_tell"])
     assert f"the frozen probe costs least (p ≥ {p:.3f}); the tuned model is ahead" in said["en"]
     assert f"about {needed:,} would tell" in said["en"]
     assert "冻结探针成本最低" in said["zh"]
-    assert cheapest_unbeaten(compare_systems({**systems, "tuned": _with_right(400, 0.99)[0]})) == "tuned"
+    far_better = compare_systems({**systems, "tuned": _with_right(400, 0.99)[0]})
+    assert unbeaten(far_better) == ["tuned"]
+    assert "The tuned model is the only system that no other beats." in verdict(far_better, 400)["en"]
     best = verdict(compare_systems({**systems, "tuned": _with_right(400, 0.91)[0]}), 400)
     assert "the frozen probe costs least, and none is more accurate" in best["en"]
 
 
 def test_smaller_errors_are_better() -> None:
     draw = np.random.default_rng(0).random(200)
-    assert cheapest_unbeaten(compare_errors({"tfidf": draw + 0.5, "probe": draw, "tuned": draw})) == "probe"
+    pairs = compare_errors({"tfidf": draw + 0.5, "probe": draw, "tuned": draw})
+    assert unbeaten(pairs) == ["probe", "tuned"]
 
 
 def test_what_the_cheapest_took_is_said_where_all_of_it_is_known() -> None:

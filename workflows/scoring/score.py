@@ -21,7 +21,7 @@ from workflows.scoring.labels import averages, f1_interval, measure_sets, per_cl
 from workflows.scoring.probabilities import measure_probabilities
 from workflows.scoring.regression import measure_numbers
 from workflows.scoring.uncertainty import compare_errors, compare_systems
-from workflows.scoring.verdict import cheapest_unbeaten, verdict
+from workflows.scoring.verdict import unbeaten, verdict
 
 UNREADABLE = "(unreadable)"
 
@@ -68,7 +68,7 @@ def score(job: Job) -> dict[str, Any]:
         "systems": systems,
         "comparisons": comparisons,
         "missing": {} if why_no_probe is None else {"probe": why_no_probe},
-        "cheapest": cheapest_unbeaten(comparisons),
+        "cheapest": next(iter(unbeaten(comparisons)), None),
         "verdict": verdict(comparisons, len(test)),
     }
     write_json(run.scores, scores)

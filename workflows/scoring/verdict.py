@@ -41,9 +41,11 @@ def _sentences(comparisons: list[Pair], rows: Text) -> Iterator[Text]:
     for other in [*([best] if untuned else []), "tfidf"]:
         if "tuned" in leads.get(other, {}):
             yield conclude(leads[other]["tuned"][1], names[other], names["tuned"], rows)
-    cheapest = cheapest_unbeaten(comparisons)
-    if cheapest is not None:
-        yield _of_the_cheapest(cheapest, leads[cheapest], names)
+    best_left = unbeaten(comparisons)
+    if len(best_left) == 1:
+        yield text("only_unbeaten", a=names[best_left[0]])
+    elif best_left:
+        yield _of_the_cheapest(best_left[0], leads[best_left[0]], names)
 
 
 def _leads(comparisons: list[Pair]) -> dict[str, dict[str, tuple[float, Pair]]]:
@@ -56,14 +58,15 @@ def _leads(comparisons: list[Pair]) -> dict[str, dict[str, tuple[float, Pair]]]:
     return leads
 
 
-def cheapest_unbeaten(comparisons: list[Pair]) -> str | None:
-    """The cheapest system that none is significantly ahead of, by the corrected tests; None without pairs."""
+def unbeaten(comparisons: list[Pair]) -> list[str]:
+    """The systems that none is significantly ahead of, by the corrected tests, what costs least first."""
     leads = _leads(comparisons)
-    for name in CHEAP_FIRST:
-        beaten = [lead > 0 and pair["holm_p"] < SIGNIFICANCE for lead, pair in leads.get(name, {}).values()]
-        if beaten and not any(beaten):
-            return name
-    return None
+    return [
+        name
+        for name in CHEAP_FIRST
+        if name in leads
+        and not any(lead > 0 and pair["holm_p"] < SIGNIFICANCE for lead, pair in leads[name].values())
+    ]
 
 
 def _of_the_cheapest(name: str, leads: dict[str, tuple[float, Pair]], names: dict[str, Text]) -> Text:
