@@ -24,6 +24,13 @@ from workflows.pipeline.stages import UNTUNED
 
 pytestmark = pytest.mark.slow
 
+# Tests that run in a shell's background would hand down that Ctrl-C is ignored.
+STOPPED_BY_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from run_swift import main
+sys.exit(main(sys.argv[1:]))
+"""
 SHORT = ("--set", "max_steps=4", "--test-samples", "20")
 
 
@@ -103,7 +110,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(command: Command, t
     folder = tmp_path / "run"
     options = ["--train-samples", "640", "--test-samples", "20", "--run-folder", str(folder)]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_swift.py"), "run", *options],
+        [sys.executable, "-c", STOPPED_BY_CTRL_C, "run", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
