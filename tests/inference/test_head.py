@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment
+from workflows.experiment.options import TuningOptions, flags_of
 from workflows.inference.head import head_scores, score_rows
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
@@ -195,6 +197,19 @@ def test_rows_with_a_number(runs: dict[str, RunFolder]) -> None:
     assert {path.name.split(".")[0] for path in number.figures.iterdir()} == {"curves", "lengths"}
     page = number.report_page.read_text(encoding="utf-8")
     assert "The largest errors" in page
+
+
+@pytest.mark.parametrize("name", ["several", "number"])
+def test_a_probe_alone_answers_what_label_words_could_not_say(
+    runs: dict[str, RunFolder], command: Command, tmp_path: Path, name: str
+) -> None:
+    beside = load_experiment(runs[name].experiment).options
+    options = replace(beside, tuning=TuningOptions(method="probe"))
+    done = command("run", *flags_of(options), "--run-folder", tmp_path / "probe")
+    assert done.returncode == 0, done.stderr
+    probe = RunFolder(tmp_path / "probe")
+    assert not probe.training.exists()
+    assert read_jsonl(probe.predictions("probe")) == read_jsonl(runs[name].predictions("probe"))
 
 
 def test_runs_of_the_same_task_are_compared(

@@ -83,8 +83,10 @@ class Experiment:
 
     @property
     def has_head(self) -> bool:
-        """Whether a classification (or regression) head answers, instead of label words being written."""
-        return has_head(self.preset)
+        """Whether a classification (or regression) head answers, instead of label words being written; so it
+        is, too, where a probe answers what label words could not say: several labels, or a number.
+        """
+        return has_head(self.preset) or not (self.tunes or self.dataset.task == "single_label")
 
     @property
     def for_encoders(self) -> bool:
@@ -97,6 +99,8 @@ class Experiment:
         arguments = dict(self.preset)
         if self.tuning.best_by == "macro_f1":
             arguments |= {"metric_for_best_model": "macro_f1", "greater_is_better": True}
+        if self.has_head:
+            arguments["task_type"] = "seq_cls"
         if self.has_head and self.dataset.task == "regression":
             arguments |= {"num_labels": 1, "problem_type": "regression"}
         elif self.has_head:

@@ -43,7 +43,8 @@ def resolve(options: RunOptions) -> Experiment:
         if name not in names_of(MODELS) and Path(name).expanduser().is_dir():
             tuning = replace(tuning, model=absolute(name))
         chat_or_base = "zh-continue" if model.is_base else "zh-question"
-        prompt = load_prompt(tuning.prompt or ("review-only" if has_head(preset) else chat_or_base))
+        in_words = not has_head(preset) and dataset.task == "single_label"
+        prompt = load_prompt(tuning.prompt or (chat_or_base if in_words else "review-only"))
         tuning = replace(tuning, prompt=prompt.file or tuning.prompt)
     check_environment(model, tuning.engine)
     mixed = parse_mixes(data.mix, dataset)

@@ -30,7 +30,7 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
     `folder`: a run folder whose data are used where they are those of this experiment. Everything is written
     to a temporary folder, which is gone afterwards. Raises UserError as a run would.
     """
-    if experiment.has_head or experiment.derives_rows:
+    if experiment.has_head or experiment.derives_rows or not experiment.tunes:
         raise UserError(
             f"plan: does not cover method {experiment.tuning.method}; it does those that write answers and "
             "train on the data as they are, such as lora."
