@@ -302,13 +302,14 @@ def test_a_probe_run_tunes_nothing_and_compares_with_one_that_did(
     done = command("run", "--method", "probe", "--probe-rows", "200", "--run-folder", run.path)
     assert done.returncode == 0, done.stderr
     assert "fitted to 200 of 2,691 labelled rows; more with --probe-rows" in done.stdout
+    assert "Probe and threshold are fitted to 200 of 2,691 labelled rows" in done.stdout
     assert not any(run.sft.glob("checkpoint-*"))
     scores = read_json(run.scores)
     assert list(scores["systems"]) == ["majority", "tfidf", *UNTUNED, "probe"]
     right = [row["prediction"] == row["gold"] for row in read_jsonl(run.predictions("probe"))]
     assert scores["systems"]["probe"]["accuracy"] == sum(right) / len(right)
     assert scores["systems"]["zero_shot_labels"]["strict_accuracy"] is None  # it writes nothing
-    assert "冻结探针" in run.report_markdown.read_text(encoding="utf-8")
+    assert "2,691 行标注数据中的 200 行" in run.report_markdown.read_text(encoding="utf-8")
     compared = command("compare", demo_run[0].path, run.path, "--output", tmp_path / "compared")
     assert compared.returncode == 0, compared.stderr
     ends = read_json(tmp_path / "compared" / "comparison.json")["compared"]

@@ -21,6 +21,13 @@ def costs_of(run: RunFolder) -> Costs:
     return {system: costs[system] for system in texts("systems") if system in known}
 
 
+def rows_left_out(fitted_to: dict[str, int] | None) -> list[Text]:
+    """That what is fitted without tuning saw some labelled rows only, where that is so."""
+    if fitted_to is None or fitted_to["used"] == fitted_to["labelled"]:
+        return []
+    return [text("fitted_to_some_rows", used=fitted_to["used"], known=fitted_to["labelled"])]
+
+
 def cost_cells(cost: dict[str, Any]) -> list[str]:
     """A system's seconds, part by part, for a table; a dash where it has no such part."""
     at_least = "≥ " if cost["resumed"] else ""

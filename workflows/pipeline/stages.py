@@ -153,10 +153,10 @@ def _baseline_files(run: RunFolder, experiment: Experiment) -> list[Path]:
 
 
 def _scores(run: RunFolder, experiment: Experiment) -> Settings:
-    why_no_probe = read_json(run.probe)["missing"] if run.probe.exists() else None
+    probe = read_json(run.probe) if run.probe.exists() else {}
     return {
         "label words": _labels(experiment),
-        "the probe": why_no_probe,
+        "the probe": [probe.get("missing"), probe.get("rows")],
         "the files' format": SCORES_FORMAT,
     }
 

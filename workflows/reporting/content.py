@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflows.core.costs import cost_of_the_cheapest
+from workflows.core.costs import cost_of_the_cheapest, rows_left_out
 from workflows.core.texts import Text, label_text, number, one_after_another, text, texts
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report, Section
@@ -34,7 +34,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
     result: list[Block] = [*summary, systems_grid(scores["systems"], systems, missing)]
     for system, why in missing.items():
         result.append(Paragraph(text("why_a_row_is_empty", system=systems[system], why=Text(**why))))
-    result.append(Paragraph(note))
+    result += [Paragraph(note), *map(Paragraph, rows_left_out(scores["fitted_to"]))]
     if files.costs:
         result += [Paragraph(text("seconds_of_each_system")), costs_grid(files.costs, systems)]
     again: list[Block] = [Command(command), Paragraph(text("repeat_from_the_folder")), Command(reproduce)]

@@ -49,7 +49,7 @@ def score(job: Job) -> dict[str, Any]:
     if not systems:
         raise UserError(f"{run.path}: no predictions to score; run `infer` first.")
     comparisons = compare_answers(answers, task)
-    why_no_probe = read_json(run.probe)["missing"] if run.probe.exists() else None
+    probe = read_json(run.probe) if run.probe.exists() else {"missing": None, "rows": None}
     scores = {
         "experiment": {
             "dataset": experiment.dataset.name,
@@ -67,7 +67,8 @@ def score(job: Job) -> dict[str, Any]:
         "test_sha256": sha256(run.split("test")),
         "systems": systems,
         "comparisons": comparisons,
-        "missing": {} if why_no_probe is None else {"probe": why_no_probe},
+        "missing": {} if probe["missing"] is None else {"probe": probe["missing"]},
+        "fitted_to": probe["rows"],  # what is fitted without tuning
         "cheapest": next(iter(unbeaten(comparisons)), None),
         "verdict": verdict(comparisons, len(test)),
     }

@@ -1,11 +1,12 @@
 """The scores as tables for the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from workflows.core.costs import Costs, cost_cells, cost_of_the_cheapest
+from workflows.core.costs import Costs, cost_cells, cost_of_the_cheapest, rows_left_out
 from workflows.core.screen import as_text
 from workflows.core.texts import Text, in_both_languages, number, one_after_another, text, texts
 from workflows.experiment.cards import Task
@@ -26,7 +27,8 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     """
     rows, systems = scores["test_rows"], scores["systems"]
     titles = {system: in_both_languages(said) for system, said in texts("systems").items()}
-    tables = [_overview(f"{scores['experiment']['dataset']}: {rows:,} test rows", systems, titles, rows)]
+    title, empty = f"{scores['experiment']['dataset']}: {rows:,} test rows", scores["missing"]
+    tables = [_overview(title, systems, titles, rows, list(empty))]
     if costs:
         headings: list[Text | str] = [text("system"), *texts("cost_parts").values()]
         lines = [[titles[system], *cost_cells(cost)] for system, cost in costs.items()]
@@ -34,7 +36,8 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     last = list(systems)[-1]
     if "per_class" in systems[last]:
         tables.append(_per_label(titles[last], systems[last]))
-    notes = [f"{titles[system]}: {why['en']}  {why['zh']}" for system, why in scores["missing"].items()]
+    notes = [f"{titles[system]}: {why['en']}  {why['zh']}" for system, why in empty.items()]
+    notes += [f"{said.en}  {said.zh}" for said in rows_left_out(scores["fitted_to"])]
     said = [Text(**scores["verdict"]), *cost_of_the_cheapest(scores["cheapest"], costs)]
     notes += [each for each in vars(one_after_another(said)).values() if each]
     notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")
@@ -80,8 +83,10 @@ def _table(title: str | None, headings: list[Text | str], rows: list[list[str]])
     return table
 
 
-def _overview(title: str, systems: dict[str, Any], titles: dict[str, str], rows: int) -> Table:
-    """Each figure that the systems have, beside its interval."""
+def _overview(
+    title: str, systems: dict[str, Any], titles: dict[str, str], rows: int, empty: Sequence[str] = ()
+) -> Table:
+    """Each figure that the systems have, beside its interval; those in `empty` have none."""
     first = next(iter(systems.values()))
     metrics = {name: said for name, said in texts("metrics").items() if f"{name}_interval" in first}
     headings: list[Text | str] = [text("system")]
@@ -99,6 +104,7 @@ def _overview(title: str, systems: dict[str, Any], titles: dict[str, str], rows:
             strict, unread = figures["strict_accuracy"], figures["unparsed"]
             line += [number(strict), "–" if strict is None else f"{unread} ({unread / rows:.1%})"]
         lines.append(line)
+    lines += [[titles[system], *["–"] * (len(headings) - 1)] for system in empty]
     return _table(title, headings, lines)
 
 
