@@ -236,6 +236,9 @@ def study(
     scale: Annotated[
         Literal["full", "smoke"], Parameter(help="smoke: small, with the embedded model")
     ] = "full",
+    draws: Annotated[
+        Count | None, Parameter(help="training draws of each size (default: as it says)")
+    ] = None,
     plan: Annotated[Flag, Parameter(help="only say what it would take")] = False,
     options: RunOptions = DEFAULTS,
     output: Annotated[Path | None, Parameter(help="where to write (default: outputs/studies/NAME)")] = None,
@@ -249,7 +252,7 @@ def study(
         use_one_gpu()
     from workflows.studies.study import work_on_study
 
-    work_on_study(name, scale, plan, options, output, Screen(verbose))
+    work_on_study(name, scale, draws, plan, options, output, Screen(verbose))
 
 
 @app.command

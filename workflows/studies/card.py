@@ -79,9 +79,9 @@ class Cell:
     varies: bool  # whether another draw is another run
 
 
-def load_study(name: str, flags: RunOptions, smoke: bool) -> Study:
+def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> Study:
     """The study of a card, by name or YAML file; `flags` go before its options and its grid, `smoke` makes it
-    small.  Raises UserError for what does not fit together.
+    small, `draws` is the number of draws of all arms.  Raises UserError for what does not fit together.
     """
     own = name not in names_of(STUDIES) and Path(name).expanduser().is_file()
     path = Path(name).expanduser() if own else card_path(STUDIES, name, "study")
@@ -104,6 +104,10 @@ def load_study(name: str, flags: RunOptions, smoke: bool) -> Study:
             )
     if smoke:
         study = _smoke(study)
+    if draws is not None:
+        study = replace(
+            study, draws=draws, arms={n: replace(arm, draws=None) for n, arm in study.arms.items()}
+        )
     grid = {option: values for option, values in study.grid.items() if option not in given}
     return replace(study, options=_joined(study.options, given), grid=grid)
 

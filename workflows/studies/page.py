@@ -67,18 +67,17 @@ def _accuracy(point: dict[str, Any] | None) -> str:
 def _differences(titles: Mapping[str, Text], pairs: list[dict[str, Any]]) -> Grid:
     rows: list[list[Text | str]] = []
     for pair in pairs:
+        ahead: dict[int | None, Text | str] = {None: "?", 0: "–"}
+        ahead |= {1: titles[pair["a"]], -1: titles[pair["b"]]}
         for point in pair["points"]:
             interval = "({:+.3f} … {:+.3f})".format(*point["holm_interval"])
-            winner: Text | str = {None: "?", 0: "–", 1: titles[pair["a"]], -1: titles[pair["b"]]}[
-                point["ahead"]
-            ]
             rows.append(
                 [
                     text("b_minus_a", b=titles[pair["a"]], a=titles[pair["b"]]),
                     f"{point['labels']:,}",
                     f"{point['difference']:+.3f} {interval}",
                     f"{point['draws']}",
-                    winner,
+                    ahead[point["ahead"]],
                 ]
             )
     headings = ("pair", "labels_of_training_and_validation", "difference_in_accuracy", "draws", "ahead")

@@ -24,19 +24,26 @@ from workflows.studies.runs import Run, find_runs
 
 
 def work_on_study(
-    name: str, scale: str, plan: bool, flags: RunOptions, output: Path | None, screen: Screen
+    name: str,
+    scale: str,
+    draws: int | None,
+    plan: bool,
+    flags: RunOptions,
+    output: Path | None,
+    screen: Screen,
 ) -> None:
     """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
 
     `flags`: options for all its runs, before its own.  Raises UserError as `run_study` does.
     """
-    study = load_study(name, flags, scale == "smoke")
+    study = load_study(name, flags, scale == "smoke", draws)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
     if plan:
         screen.say(render_plan([*{run.name: run for _, run in find_runs(study, folder)}.values()]))
         return
     command = [*COMMAND.split(), "study", name, *flags_of(flags)]
     command += [] if scale == "full" else ["--scale", scale]
+    command += [] if draws is None else ["--draws", str(draws)]
     command += [] if output is None else ["--output", str(output)]
     found = run_study(study, folder, shlex.join(command), flags.lang, screen)
     for said in found["answer"]:
