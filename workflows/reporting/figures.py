@@ -222,7 +222,7 @@ def draw_lengths(say: Say, characters: dict[str, list[int]], tokens: dict[str, A
 
 
 def draw_learning_curves(
-    say: Say, titles: dict[str, Text], arms: dict[str, list[dict[str, Any]]], note: Text
+    say: Say, titles: dict[str, Text | str], arms: dict[str, list[dict[str, Any]]], note: Text
 ) -> Figure:
     """Accuracy against the number of labels, on a log axis: a line, a band and the single draws of each arm.
 

@@ -153,31 +153,34 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     yield from said
 
 
-def conclude_points(a: Text, b: Text, points: list[Point]) -> Iterator[Text]:
+def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterator[Text]:
     """Where `a` is ahead of `b` or `b` of `a`, and where neither is, from few labels to many.
 
     Someone is ahead where the corrected interval leaves out 0; nothing is said of sizes with too few draws.
     """
-    told = [point for point in points if point["enough_draws"]]
-    for ahead, group in groupby(told, key=lambda point: point["ahead"]):
+    for ahead, group in groupby(points, key=lambda point: point["ahead"]):
+        if ahead is None:
+            continue
         run = list(group)
         by = sorted((point["difference"] for point in run), key=abs)
         first, last = run[0], run[-1]
         values: dict[str, Any] = {
             "labels": _range(first["labels"], last["labels"], ",d"),
             "figures": _range(by[0] * (ahead or 1), by[-1] * (ahead or 1), "+.3f"),
+            "most": last["labels"],
             "winner": a if ahead >= 0 else b,
             "loser": b if ahead >= 0 else a,
         }
         if ahead == 0:
             key = "neither_is_ahead"
-        elif len(points) == 1 or (first is not points[0] and last is not points[-1]):
-            key = "beats_with"
-        elif len(run) == len(points):
+        elif len(run) == len(points) > 1:
             key = "beats_throughout"
+        elif first is points[0] and len(points) > 1:
+            key, values["labels"] = "beats_up_to", f"{last['labels']:,}"
+        elif last is points[-1] and len(run) > 1:
+            key, values["labels"] = "beats_from", f"{first['labels']:,}"
         else:
-            key = "beats_up_to" if first is points[0] else "beats_from"
-            values["labels"] = f"{(last if key == 'beats_up_to' else first)['labels']:,}"
+            key = "beats_with"
         yield text(key, **values)
 
 

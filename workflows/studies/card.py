@@ -27,6 +27,13 @@ GROUPS = {
     for name in [each.name for each in fields(kind)]
 }
 OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
+# The systems that may be looked at, and the stages that make their answers.
+SYSTEMS = {
+    **dict.fromkeys(("majority", "tfidf"), ("baselines",)),
+    **dict.fromkeys(("zero_shot", "zero_shot_labels", "zero_shot_threshold"), ("zero_shot",)),
+    "probe": ("probe",),
+    "tuned": ("tokens", "derive", "train", "tuned"),
+}
 SMOKE: Options = {"dataset": "demo", "model": "tiny", "test_samples": 100}
 SMOKE_SIZES: tuple[Size, ...] = (32, 64)
 SMOKE_DRAWS = 2
@@ -63,9 +70,10 @@ class Study:
         """The system that answers for an arm."""
         return self.arms[arm].system or (arm if arm in texts("systems") else "tuned")
 
-    def title(self, arm: str) -> Text:
+    def title(self, arm: str) -> Text | str:
         """What an arm is called in tables and sentences."""
-        return self.arms[arm].title or texts("systems_in_a_sentence").get(arm, Text(arm, arm))
+        systems: dict[str, Text | str] = {**texts("systems_in_a_sentence")}
+        return self.arms[arm].title or systems.get(arm, arm)
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,11 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
         if option not in GROUPS or option in OF_A_STUDY:
             why = "is set by sizes and draws" if option in OF_A_STUDY else "is no option of `run`"
             raise UserError(f"{path}: {option} {why}.")
+    for arm in study.arms:
+        if study.system(arm) not in SYSTEMS:
+            raise UserError(
+                f"{path}: arm {arm}: there is no system {study.system(arm)} among {', '.join(SYSTEMS)}."
+            )
     for arm in (each for pair in study.compare for each in pair):
         if arm not in study.arms:
             raise UserError(f"{path}: compare: {arm} is none of the arms {', '.join(study.arms)}.")

@@ -47,7 +47,7 @@ def build_page(study: Study, found: dict[str, Any], figures: Path) -> Report:
     )
 
 
-def _accuracies(titles: Mapping[str, Text], panel: dict[str, Any]) -> Grid:
+def _accuracies(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Grid:
     """A line for each number of labels, a column for each arm."""
     by_size = {arm: {point["size"]: point for point in points} for arm, points in panel["arms"].items()}
     rows: list[list[Text | str]] = []
@@ -64,7 +64,7 @@ def _accuracy(point: dict[str, Any] | None) -> str:
     return f"{point['accuracy']:.3f}{spread} ({len(point['accuracies'])})"
 
 
-def _differences(titles: Mapping[str, Text], pairs: list[dict[str, Any]]) -> Grid:
+def _differences(titles: Mapping[str, Text | str], pairs: list[dict[str, Any]]) -> Grid:
     rows: list[list[Text | str]] = []
     for pair in pairs:
         ahead: dict[int | None, Text | str] = {None: "?", 0: "–"}

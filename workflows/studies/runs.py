@@ -12,16 +12,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, are_done
-from workflows.studies.card import Cell, Size, Study, cells_of
-
-# The stages that make a system's answers; prepare comes before, score and report after them.
-MAKES = {
-    **dict.fromkeys(("majority", "tfidf"), ("baselines",)),
-    **dict.fromkeys(("zero_shot", "zero_shot_labels", "zero_shot_threshold"), ("zero_shot",)),
-    "probe": ("probe",),
-    "tuned": ("tokens", "derive", "train", "tuned"),
-}
-
+from workflows.studies.card import SYSTEMS, Cell, Size, Study, cells_of
 
 Kind = tuple[str, ...]  # what a run's time depends on beside its rows
 
@@ -68,7 +59,7 @@ def find_runs(study: Study, folder: Path) -> Taken:
             if experiment.data.train_samples is not None:
                 size = experiment.data.train_samples
             runs[name] = Run(name, RunFolder(folder / "runs" / name), experiment, size)
-        runs[name].makes.update(MAKES[study.system(cell.arm)])
+        runs[name].makes.update(SYSTEMS[study.system(cell.arm)])
         taken.append((cell, runs[name]))
     for run in runs.values():
         if not run.folder.experiment.exists():
