@@ -164,24 +164,20 @@ def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterat
         run = list(group)
         by = sorted((point["difference"] for point in run), key=abs)
         first, last = run[0], run[-1]
-        values: dict[str, Any] = {
-            "labels": _range(first["labels"], last["labels"], ",d"),
-            "figures": _range(by[0] * (ahead or 1), by[-1] * (ahead or 1), "+.3f"),
-            "most": last["labels"],
-            "winner": a if ahead >= 0 else b,
-            "loser": b if ahead >= 0 else a,
-        }
+        winner, loser = (a, b) if ahead >= 0 else (b, a)
+        labels = _range(first["labels"], last["labels"], ",d")
+        figures = _range(by[0] * (ahead or 1), by[-1] * (ahead or 1), "+.3f")
+        said: dict[str, Any] = {"winner": winner, "loser": loser, "figures": figures}
         if ahead == 0:
-            key = "neither_is_ahead"
+            yield text("neither_is_ahead", labels=labels, **said)
         elif len(run) == len(points) > 1:
-            key = "beats_throughout"
+            yield text("beats_throughout", labels=labels, **said)
         elif first is points[0] and len(points) > 1:
-            key, values["labels"] = "beats_up_to", f"{last['labels']:,}"
+            yield text("beats_up_to", most=last["labels"], **said)
         elif last is points[-1] and len(run) > 1:
-            key, values["labels"] = "beats_from", f"{first['labels']:,}"
+            yield text("beats_from", least=first["labels"], most=last["labels"], **said)
         else:
-            key = "beats_with"
-        yield text(key, **values)
+            yield text("beats_with", labels=labels, **said)
 
 
 def _range(low: float, high: float, form: str) -> str:

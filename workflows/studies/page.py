@@ -80,5 +80,11 @@ def _differences(titles: Mapping[str, Text | str], pairs: list[dict[str, Any]]) 
                     ahead[point["ahead"]],
                 ]
             )
-    headings = ("pair", "labels_of_training_and_validation", "difference_in_accuracy", "draws", "ahead")
-    return Grid([text(each) for each in headings], rows, texts=(0, 4))
+    headings = [
+        text("pair"),
+        text("labels_of_training_and_validation"),
+        text("difference_in_accuracy"),
+        text("draws"),
+        text("ahead"),
+    ]
+    return Grid(headings, rows, texts=(0, 4))
