@@ -1,12 +1,13 @@
 """A study's card: which runs it asks for, and what it refuses."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Command, read_options
 from workflows.core.errors import UserError
-from workflows.experiment.cards import STUDIES, names_of
+from workflows.experiment.cards import ROOT, STUDIES, names_of
 from workflows.experiment.options import DEFAULTS
 from workflows.studies.card import Study, cells_of, load_study
 from workflows.studies.runs import find_runs
@@ -111,3 +112,12 @@ def test_an_unknown_study_is_told_the_known_ones(command: Command) -> None:
     assert "Did you mean learning-curve?" in done.stderr
     listed = command("list", "studies").stdout
     assert all(name in listed for name in names_of(STUDIES))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_card_of_the_documentation_is_one(tmp_path: Path, language: str) -> None:
+    page = (ROOT / "docs" / language / "studies.md").read_text(encoding="utf-8")
+    (card,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    study = _load(_write(tmp_path, card))
+    assert {cell.panel for cell, _ in cells_of(study)} == {("zh-question",), ("zh-system",)}
+    assert all(f"| `{name}` |" in page for name in names_of(STUDIES))
