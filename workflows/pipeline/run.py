@@ -97,14 +97,20 @@ def open_finished(folder: Path) -> RunFolder:
     return run
 
 
-def do_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
+def do_stages(
+    run: RunFolder,
+    experiment: Experiment,
+    names: tuple[str, ...],
+    screen: Screen,
+    features: Path | None = None,
+) -> None:
     """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
 
-    Raises UserError as the stages do.
+    `features`: where runs share what they read of a frozen model.  Raises UserError as the stages do.
     """
     with locked(run):
         try:
-            run_stages(run, experiment, names, screen)
+            run_stages(run, experiment, names, screen, features)
         except UserError:
             discard_if_unstarted(run)
             raise
@@ -124,7 +130,13 @@ def _is_done(stage: Stage, run: RunFolder, experiment: Experiment, inputs: dict[
     return there and finished_stages(run).get(stage.name, {}).get("inputs") == inputs
 
 
-def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
+def run_stages(
+    run: RunFolder,
+    experiment: Experiment,
+    names: tuple[str, ...],
+    screen: Screen,
+    features: Path | None = None,
+) -> None:
     """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
     record each in stages.json.
 
@@ -137,7 +149,7 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             f"{experiment.dataset.task} data."
         )
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
-    shared = Job(run, experiment, screen, LoadedModel())
+    shared = Job(run, experiment, screen, LoadedModel(), features=features)
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         inputs = _inputs(stage, run, experiment)

@@ -63,7 +63,7 @@ def run_study(study: Study, folder: Path, command: str, lang: str, screen: Scree
     """
     taken = find_runs(study, folder)
     with locked(RunFolder(folder)):
-        _do_missing(study, [*{run.name: run for _, run in taken}.values()], screen)
+        _do_missing(study, [*{run.name: run for _, run in taken}.values()], folder, screen)
         found = answer(study, taken, folder) | {"command": command}
         write_json(folder / "study.json", found)
         page = build_page(study, found, folder / "figures")
@@ -74,7 +74,7 @@ def run_study(study: Study, folder: Path, command: str, lang: str, screen: Scree
     return found
 
 
-def _do_missing(study: Study, runs: list[Run], screen: Screen) -> None:
+def _do_missing(study: Study, runs: list[Run], folder: Path, screen: Screen) -> None:
     missing = [run for run in runs if not run.is_done]
     screen.say(f"study {study.name}: {len(runs)} runs, {len(runs) - len(missing)} of them finished")
     start = time.monotonic()
@@ -87,7 +87,7 @@ def _do_missing(study: Study, runs: list[Run], screen: Screen) -> None:
         what = f"{run.experiment.name}, {run.size} training rows{so_far}{left}"
         screen.say(f"\nrun {number + 1} of {len(missing)}: {what}")
         started = start_run(run.experiment, run.folder.path, screen)
-        do_stages(started, run.experiment, run.stages, screen)
+        do_stages(started, run.experiment, run.stages, screen, folder / "features")
 
 
 def _spoken(seconds: float) -> str:
