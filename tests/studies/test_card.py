@@ -100,6 +100,14 @@ def test_a_bad_card_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_study(tmp_path: Path) -> None:
+    own = "data_file: own.csv, text_column: t, label_column: l, labels: '差,好', test_samples"
+    name = _write(tmp_path, SMALL.replace("test_samples", own))
+    (data,) = {each.data.data_file for _, each in cells_of(_load(name))}
+    assert data == str(Path.cwd() / "own.csv")
+    assert {each.data.data_file for _, each in cells_of(_load(name, smoke=True))} == {None}
+
+
 def test_numbers_are_not_right_or_wrong(tmp_path: Path) -> None:
     arms, head = SMALL[SMALL.index("arms:") :], "arms: {head: {options: {method: head}}}"
     name = _write(tmp_path, SMALL.replace("test_samples: 50", "dataset: dianping-stars").replace(arms, head))

@@ -16,7 +16,15 @@ from workflows.core.errors import UserError
 from workflows.core.texts import Text, texts
 from workflows.experiment.cards import STUDIES, card_path, from_mapping, names_of, read_yaml
 from workflows.experiment.experiment import Experiment
-from workflows.experiment.options import DataOptions, RunOptions, TuningOptions, asked
+from workflows.experiment.options import (
+    DataOptions,
+    File,
+    RunOptions,
+    SourceOptions,
+    TuningOptions,
+    absolute,
+    asked,
+)
 from workflows.experiment.resolve import resolve
 
 Options = dict[str, Any]
@@ -25,6 +33,10 @@ GROUPS = {
     name: group
     for group, kind in (("data", DataOptions), ("tuning", TuningOptions))
     for name in [each.name for each in fields(kind)]
+}
+SOURCE = {each.name for each in fields(SourceOptions)}
+PATHS = {
+    each.name for kind in (DataOptions, TuningOptions) for each in fields(kind) if each.type == File | None
 }
 OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
 # The systems that may be looked at, and the stages that make their answers.
@@ -127,22 +139,18 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
 
 def _smoke(study: Study) -> Study:
     """The study with the embedded model and data, few sizes and draws."""
+
+    def kept(options: Options) -> Options:
+        return {option: value for option, value in options.items() if option not in {*SOURCE, *SMOKE}}
+
     arms = {
-        name: replace(
-            arm,
-            options={option: value for option, value in arm.options.items() if option not in SMOKE},
-            sizes=None,
-            draws=None,
-        )
+        name: replace(arm, options=kept(arm.options), sizes=None, draws=None)
         for name, arm in study.arms.items()
         if arm.smoke
     }
     pairs = tuple(pair for pair in study.compare if arms.keys() >= set(pair))
-    grid = {option: values for option, values in study.grid.items() if option not in SMOKE}
-    options = study.options | SMOKE
-    return replace(
-        study, arms=arms, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS, compare=pairs, options=options, grid=grid
-    )
+    small = replace(study, arms=arms, compare=pairs, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
+    return replace(small, options=kept(study.options) | SMOKE, grid=kept(study.grid))
 
 
 def cells_of(study: Study) -> Iterator[tuple[Cell, Experiment]]:
@@ -184,7 +192,7 @@ def _resolve(study: Study, panel: tuple[Any, ...], arm: str) -> Experiment:
     options = _joined(study.options, cheap, dict(zip(study.grid, panel, strict=True)), own)
     grouped: dict[str, Options] = {"data": {}, "tuning": {}}
     for option, value in options.items():
-        grouped[GROUPS[option]][option] = value
+        grouped[GROUPS[option]][option] = absolute(value) if option in PATHS else value
     experiment = resolve(from_mapping(RunOptions, grouped, f"study {study.name}, {arm}"))
     if experiment.dataset.task == "regression":
         raise UserError(f"study {study.name}: is about accuracy; {experiment.dataset.name} has numbers.")
