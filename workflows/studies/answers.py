@@ -68,19 +68,12 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, folder: Path) ->
                     )
                 hits.append([row["prediction"] == row["gold"] for row in rows])
             right[arm, size] = np.array(hits)
-            points.append(
-                {
-                    "size": size,
-                    **_spread(right[arm, size]),
-                    "varies": here[0][0].varies,
-                    "runs": [os.path.relpath(run.folder.path, folder) for _, run in here],
-                }
-            )
+            runs = [os.path.relpath(run.folder.path, folder) for _, run in here]
+            point = {"size": size, "labels": sum(labels[size].values()), "varies": here[0][0].varies}
+            points.append(point | _spread(right[arm, size]) | {"runs": runs})
     for arm, points in arms.items():
         if not points:
             raise UserError(f"study {study.name}: no run has answers of {study.system(arm)}, for arm {arm}.")
-        for point in points:
-            point["labels"] = sum(labels[point["size"]].values())
     pairs = [{"a": a, "b": b, "points": _compare(a, b, arms, right)} for a, b in study.compare]
     named = dict(zip(study.grid, values, strict=True))
     return {"grid": named, "test_rows": len(tested), "labels": labels, "arms": arms, "pairs": pairs}
@@ -113,20 +106,11 @@ def _compare(
         difference = right[a, size][:draws].astype(int) - right[b, size][:draws]
         differences.append(crossed_bootstrap(difference))
         enough = draws >= FEWEST_DRAWS or not varying
-        points.append(
-            {
-                "size": size,
-                "labels": point["labels"],
-                "difference": float(difference.mean()),
-                "draws": draws,
-                "enough_draws": enough,
-            }
-        )
+        found = {"difference": float(difference.mean()), "draws": draws, "enough_draws": enough}
+        points.append({"size": size, "labels": point["labels"], **found})
     for each, interval in zip(points, holm_intervals(differences), strict=True):
-        each |= {
-            "holm_interval": interval,
-            "ahead": excludes_zero(interval) if each["enough_draws"] else None,
-        }
+        ahead = excludes_zero(interval) if each["enough_draws"] else None
+        each |= {"holm_interval": interval, "ahead": ahead}
     return points
 
 
@@ -148,9 +132,7 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     few = [each["draws"] for pair in panel["pairs"] for each in pair["points"] if not each["enough_draws"]]
     if few:
         said.append(text("too_few_draws", draws=max(few), fewest=FEWEST_DRAWS))
-    if said and where:
-        said[0] = text("of_panel", panel=where, said=said[0])
-    yield from said
+    yield from (text("of_panel", panel=where, said=each) if where else each for each in said)
 
 
 def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterator[Text]:
