@@ -83,6 +83,25 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     assert all((tmp_path / run).is_dir() for run in first["runs"])
 
 
+def test_a_sentence_of_a_grid_says_of_what(tmp_path: Path) -> None:
+    found = _answer(
+        tmp_path, lambda arm, size, draw: 30, card=CARD + "grid: {prompt: [zh-question, zh-system]}\n"
+    )
+    starts = {each["zh"].partition("：")[0] for each in found["answer"]}
+    assert starts == {"zh-question", "zh-system"}
+    assert [panel["grid"] for panel in found["panels"]] == [
+        {"prompt": "zh-question"},
+        {"prompt": "zh-system"},
+    ]
+
+
+def test_without_pairs_a_study_says_how_much_is_luck(tmp_path: Path) -> None:
+    card = CARD[: CARD.index("compare")]
+    found = _answer(tmp_path, lambda arm, size, draw: 48 + 2 * draw if arm == "lora" else 30, card=card)
+    said = [each["en"] for each in found["answer"]]
+    assert "lora with 36 labels: the accuracy of 6 draws is 0.833 – 1.000, standard deviation 0.062." in said
+
+
 def test_five_draws_say_nothing_however_clear_they_are(tmp_path: Path) -> None:
     card = CARD.replace("draws: 6", "draws: 5")
     found = _answer(tmp_path, lambda arm, size, draw: 60 if arm == "lora" else 6, card=card)
