@@ -72,6 +72,13 @@ def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(
     prompts = {cell.arm: each.prompt.name for cell, each in cells}
     assert prompts == {"tfidf": "zh-descriptions", "zero_shot": "zh-descriptions", "lora": "zh-system"}
     assert {each.tuning.set for cell, each in cells if cell.arm == "lora"} == {("lora_rank=4", "max_steps=1")}
+    ranks = _write(tmp_path, SMALL + "grid: {set: [[lora_rank=4], [lora_rank=8]]}\n")
+    asked = {
+        each.tuning.set
+        for cell, each in cells_of(_load(ranks, "--set", "lora_alpha=8"))
+        if cell.arm == "lora"
+    }
+    assert asked == {("lora_alpha=8", f"lora_rank={rank}", "max_steps=1") for rank in (4, 8)}
     with pytest.raises(UserError, match="--seed: is set by the study's sizes and draws"):
         _load(name, "--seed", 1)
 
@@ -85,9 +92,9 @@ def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(
         ("once: true", "twice: true", "arms.zero_shot.twice"),
         ("test_samples: 50", "tests: 50", "tests is no option of `run`"),
         ("test_samples: 50", "seed: 50", "seed is set by sizes and draws"),
-        ("[[lora, tfidf]]", "[[lora, tf-idf]]", "compare: tf-idf is none of the arms"),
+        ("[[lora, tfidf]]", "[[lora, tf-idf]]", "compare: tf-idf is none of tfidf, zero_shot, lora"),
         ("test_samples: 50", "test_samples: many", "data.test_samples"),
-        ("tfidf: {}", "tfidf: {system: tf-idf}", "system tf-idf"),
+        ("tfidf: {}", "tfidf: {system: tf-idf}", "tf-idf is no system; known: majority"),
     ],
 )
 def test_a_bad_card_is_refused_in_one_line(

@@ -12,6 +12,9 @@ from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
+from workflows.experiment.options import DEFAULTS
+from workflows.studies.card import load_study
+from workflows.studies.runs import find_runs
 
 CARD = """
 question: {en: "Which is better on few rows?", zh: 行数很少时哪个更好？}
@@ -24,8 +27,10 @@ compare: [[probe, tfidf]]
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_goes_on(command: Command, tmp_path: Path) -> None:
-    card, out = tmp_path / "few.yaml", tmp_path / "out"
+def test_a_study_that_is_killed_goes_on(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, out = tmp_path / "few.yaml", tmp_path / "outputs" / "studies" / "few"
     card.write_text(CARD, encoding="utf-8")
     study = ["study", str(card), "--output", str(out)]
     planned = command(*study, "--plan").stdout
@@ -73,3 +78,8 @@ def test_a_study_that_is_killed_goes_on(command: Command, tmp_path: Path) -> Non
         assert f'href="runs/{run.path.name}/report.html"' in page
     assert f"python run_swift.py {' '.join(study)}" in page
     assert "4 runs, 4 of them finished" in command(*study).stdout
+    # Another study finds them, once they are where runs are.
+    other = load_study(str(card), DEFAULTS, False, None)
+    assert not any(run.is_done for _, run in find_runs(other, tmp_path / "other"))
+    monkeypatch.setattr("workflows.studies.runs.OUTPUTS", tmp_path / "outputs")
+    assert all(run.is_done for _, run in find_runs(other, tmp_path / "other"))

@@ -75,7 +75,8 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, folder: Path) ->
         if not points:
             raise UserError(f"study {study.name}: no run has answers of {study.system(arm)}, for arm {arm}.")
     pairs = [{"a": a, "b": b, "points": _compare(a, b, arms, right)} for a, b in study.compare]
-    named = dict(zip(study.grid, values, strict=True))
+    shown = (" ".join(each) if isinstance(each, tuple) else each for each in values)
+    named = dict(zip(study.grid, shown, strict=True))
     return {"grid": named, "test_rows": len(tested), "labels": labels, "arms": arms, "pairs": pairs}
 
 

@@ -38,6 +38,7 @@ SOURCE = {each.name for each in fields(SourceOptions)}
 PATHS = {
     each.name for kind in (DataOptions, TuningOptions) for each in fields(kind) if each.type == File | None
 }
+REPEATED = ("set", "mix")  # options whose values add up
 OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
 # The systems that may be looked at, and the stages that make their answers.
 SYSTEMS = {
@@ -106,34 +107,34 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
     own = name not in names_of(STUDIES) and Path(name).expanduser().is_file()
     path = Path(name).expanduser() if own else card_path(STUDIES, name, "study")
     study = from_mapping(Study, {"name": path.stem, **read_yaml(path)}, path)
-    names = {*study.options, *study.grid, *(each for arm in study.arms.values() for each in arm.options)}
-    for option in names:
-        if option not in GROUPS or option in OF_A_STUDY:
-            why = "is set by sizes and draws" if option in OF_A_STUDY else "is no option of `run`"
-            raise UserError(f"{path}: {option} {why}.")
-    for arm in study.arms:
-        if study.system(arm) not in SYSTEMS:
-            raise UserError(
-                f"{path}: arm {arm}: there is no system {study.system(arm)} among {', '.join(SYSTEMS)}."
-            )
-    for arm in (each for pair in study.compare for each in pair):
-        if arm not in study.arms:
-            raise UserError(f"{path}: compare: {arm} is none of the arms {', '.join(study.arms)}.")
-    given: Options = {}
-    for group in asked(replace(flags, lang="zh")).values():
-        given |= group
-    for option in OF_A_STUDY:
-        if option in given:
-            raise UserError(
-                f"--{option.replace('_', '-')}: is set by the study's sizes and draws; leave it out."
-            )
+    names = [*study.options, *study.grid, *(each for arm in study.arms.values() for each in arm.options)]
+    systems, compared = map(study.system, study.arms), (each for pair in study.compare for each in pair)
+    wrong = [
+        *(f"{each} is set by sizes and draws" for each in names if each in OF_A_STUDY),
+        *(f"{each} is no option of `run`" for each in names if each not in GROUPS),
+        *(f"{each} is no system; known: {', '.join(SYSTEMS)}" for each in systems if each not in SYSTEMS),
+        *(
+            f"compare: {each} is none of {', '.join(study.arms)}"
+            for each in compared
+            if each not in study.arms
+        ),
+    ]
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]}.")
+    groups = asked(flags)
+    given: Options = {**groups.get("data", {}), **groups.get("tuning", {})}
+    for flag in (f"--{each.replace('_', '-')}" for each in OF_A_STUDY if each in given):
+        raise UserError(f"{flag}: is set by the study's sizes and draws; leave it out.")
     if smoke:
         study = _smoke(study)
     if draws is not None:
-        study = replace(
-            study, draws=draws, arms={n: replace(arm, draws=None) for n, arm in study.arms.items()}
-        )
-    grid = {option: values for option, values in study.grid.items() if option not in given}
+        arms = {arm: replace(each, draws=None) for arm, each in study.arms.items()}
+        study = replace(study, draws=draws, arms=arms)
+    grid = {
+        option: tuple(tuple(each) if isinstance(each, list) else each for each in values)
+        for option, values in study.grid.items()
+        if option not in given or option in REPEATED
+    }
     return replace(study, options=_joined(study.options, given), grid=grid)
 
 
@@ -204,6 +205,6 @@ def _joined(*parts: Options) -> Options:
     joined: Options = {}
     for part in parts:
         for option, value in part.items():
-            both = option in ("set", "mix") and option in joined
+            both = option in REPEATED and option in joined
             joined[option] = [*joined[option], *value] if both else value
     return joined
