@@ -229,6 +229,33 @@ def benchmark(
 
 
 @app.command
+def study(
+    name: Annotated[str, Parameter(help="a study by name, or a YAML file")],
+    /,
+    *,
+    scale: Annotated[
+        Literal["full", "smoke"], Parameter(help="smoke: small, with the embedded model")
+    ] = "full",
+    draws: Annotated[
+        Count | None, Parameter(help="training draws of each size (default: as it says)")
+    ] = None,
+    plan: Annotated[Flag, Parameter(help="only say what it would take")] = False,
+    options: RunOptions = DEFAULTS,
+    output: Annotated[Path | None, Parameter(help="where to write (default: outputs/studies/NAME)")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Many runs that answer one question, on one page; goes on at the first unfinished run.
+
+    Options of a run go before the study's own, in all its runs.
+    """
+    if not plan:
+        use_one_gpu()
+    from workflows.studies.study import work_on_study
+
+    work_on_study(name, scale, draws, plan, options, output, Screen(verbose))
+
+
+@app.command
 def doctor(
     *,
     gpu: Annotated[Flag, Parameter(help="stop where there is no GPU, instead of using the CPU")] = False,
@@ -255,12 +282,12 @@ def doctor(
 
 @app.command(name="list")
 def list_names(
-    kind: Literal["datasets", "models", "methods", "prompts"],
+    kind: Literal["datasets", "models", "methods", "prompts", "studies"],
     /,
     *,
     data_dir: Annotated[File | None, Parameter(help="a folder with data sets' files")] = None,
 ) -> None:
-    """What can be named: data sets, models, methods, prompts."""
+    """What can be named: data sets, models, methods, prompts, studies."""
     from workflows.commands.listing import render_list
 
     Screen().say(render_list(kind, data_dir))

@@ -32,7 +32,9 @@ runpy.run_path('run_swift.py', run_name='__main__')
     [
         ["--help"],
         ["run", "--help"],
-        *(["list", kind] for kind in ("datasets", "models", "methods", "prompts")),
+        *(["list", kind] for kind in ("datasets", "models", "methods", "prompts", "studies")),
+        ["study", "--help"],
+        ["study", "learning-curve", "--plan"],
         ["prepare", "--run-folder", "{new}"],
         ["prepare", "--run-folder", "{new}", "--method", "qlora"],
         ["prepare", "--run-folder", "{new}", "--set", "learning_rate=1e-3"],

@@ -139,3 +139,40 @@ def test_a_split_that_leaves_one_label_to_learn_says_so(command: Command, tmp_pa
     expected = "error: --split course: leaves one label alone in the 6 training rows; give more rows"
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith(expected)
+
+
+@pytest.mark.parametrize("counts", [(1800, 4200), (61, 120, 700, 33, 86)])
+@pytest.mark.parametrize("balance", [False, True])
+def test_draws_with_a_sample_seed_are_nested_and_leave_the_test_rows_alone(
+    counts: tuple[int, ...], balance: bool
+) -> None:
+    labels = np.random.default_rng(0).permutation(_labels(*counts))
+    splits, most = _split(labels), 0.7 * len(counts) * min(counts)
+    sizes = [size for size in (5, 16, 17, 32, 64, 128, 320, 640, 1280) if size < most]
+    for seed in (1, 2):
+        asked = [
+            DataOptions(train_samples=n, sample_seed=seed, balance=balance, test_samples=50) for n in sizes
+        ]
+        draws = [sample_splits(splits, labels, options) for options in asked]
+        for size, smaller, larger in zip(sizes, draws, draws[1:], strict=False):
+            assert len(smaller["train"]) == size
+            assert set(smaller["train"]) < set(larger["train"])
+            assert set(smaller["val"]) <= set(larger["val"])
+        assert all(len(set(labels[draw["train"]])) == len(counts) for draw in draws)
+        assert {tuple(draw["test"]) for draw in draws} == {
+            tuple(sample_splits(splits, labels, DataOptions(test_samples=50))["test"])
+        }
+    first, second = (
+        sample_splits(splits, labels, DataOptions(train_samples=64, sample_seed=seed)) for seed in (1, 2)
+    )
+    assert set(first["train"]) != set(second["train"])
+    assert set(first["val"]) != set(second["val"])
+    shares = {label: count / len(labels) for label, count in enumerate(counts)}
+    own = _counts(labels, first["train"])
+    assert all(abs(own[label] - 64 * share) <= 1.5 for label, share in shares.items())
+
+
+def test_a_sample_seed_without_a_sample_is_refused(command: Command) -> None:
+    done = command("prepare", "--sample-seed", 1)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nothing is drawn without --train-samples" in done.stderr

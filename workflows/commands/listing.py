@@ -1,20 +1,29 @@
-"""What can be named: data sets, models, methods, prompts, with a line on each."""
+"""What can be named: data sets, models, methods, prompts, studies, with a line on each."""
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from workflows.core.screen import as_text
 from workflows.data.sources import at_hand
-from workflows.experiment.cards import DATASETS, METHODS, MODELS, PROMPTS, load_dataset_card, names_of
+from workflows.experiment.cards import (
+    DATASETS,
+    METHODS,
+    MODELS,
+    PROMPTS,
+    STUDIES,
+    load_dataset_card,
+    names_of,
+)
 
 
 def render_list(kind: str, data_dir: str | None) -> str:
-    """The table of one kind (datasets, models, methods or prompts), as text."""
+    """The table of one kind (datasets, models, methods, prompts or studies), as text."""
     if kind == "datasets":
         headings = ["name", "title", "labels", "sources", "at hand"]
         rows = [[name, *_describe_dataset(name, data_dir)] for name in names_of(DATASETS)]
     else:
-        folder = {"models": MODELS, "methods": METHODS, "prompts": PROMPTS}[kind]
+        folders = {"models": MODELS, "methods": METHODS, "prompts": PROMPTS, "studies": STUDIES}
+        folder = folders[kind]
         headings, rows = ["name", "what it is"], []
         for name in names_of(folder):
             with open(folder / f"{name}.yaml", encoding="utf-8") as file:

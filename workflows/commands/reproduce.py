@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from workflows.commands.run import do_stages
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.texts import number
-from workflows.pipeline.run import open_run, start_run
+from workflows.pipeline.run import do_stages, open_run, start_run
 from workflows.pipeline.stages import STAGES, UNTUNED
 
 # What the two environments may differ in without anything that is computed being other.

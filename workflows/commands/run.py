@@ -6,12 +6,10 @@ from pathlib import Path
 from workflows.core.costs import costs_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
-from workflows.core.run_folder import RunFolder, discard_if_unstarted, locked
 from workflows.core.screen import Screen, shown
-from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import Language, NewRun, flags_of
 from workflows.experiment.resolve import resolve
-from workflows.pipeline.run import open_run, run_stages, start_run
+from workflows.pipeline.run import do_stages, open_run, start_run
 from workflows.pipeline.stages import STAGES
 from workflows.scoring.table import render_scores
 
@@ -50,16 +48,3 @@ def work_on_run(
     if "score" in names:
         screen.say("\n" + render_scores(read_json(run.scores), costs_of(run)))
     screen.say(f"run folder: {shown(run.path)}")
-
-
-def do_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
-    """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
-
-    Raises UserError as the stages do.
-    """
-    with locked(run):
-        try:
-            run_stages(run, experiment, names, screen)
-        except UserError:
-            discard_if_unstarted(run)
-            raise

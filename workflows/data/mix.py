@@ -35,6 +35,7 @@ def mixed_experiment(experiment: Experiment, mix: Mix, rows: int | None) -> Expe
     data = DataOptions(
         data_dir=options.data_dir,
         data_seed=options.data_seed,
+        sample_seed=options.sample_seed,
         format=options.format,
         train_samples=rows,
         balance=options.balance,

@@ -55,7 +55,8 @@ def sample_splits(splits: Splits, labels: np.ndarray, options: DataOptions) -> S
     """The splits with --train-samples, --balance and --test-samples applied.
 
     Training rows are a stratified sample, or, with `balance`, equally many of each label; validation rows
-    shrink by the same factor, so that evaluating keeps its share of the time.
+    shrink by the same factor, so that evaluating keeps its share of the time.  With --sample-seed a
+    larger sample contains the smaller one of the same seed, in training and in validation.
     """
     train, val, test = splits["train"], splits["val"], splits["test"]
     for flag, wanted, rows in (
@@ -64,10 +65,12 @@ def sample_splits(splits: Splits, labels: np.ndarray, options: DataOptions) -> S
     ):
         if wanted is not None and wanted > len(rows):
             raise UserError(f"{flag} {wanted}: there are only {len(rows)} such rows.")
-    sampled = _sample(train, labels, options.train_samples, options.data_seed, options.balance)
+    nested = options.sample_seed is not None
+    seed = options.data_seed if options.sample_seed is None else options.sample_seed
+    sampled = _sample(train, labels, options.train_samples, seed, options.balance, nested)
     if len(sampled) < len(train):
         size = max(len(np.unique(labels[val])), math.ceil(len(val) * len(sampled) / len(train)))
-        val = _sample(val, labels, size, options.data_seed)
+        val = _sample(val, labels, size, seed, nested=nested)
     return {
         "train": sampled,
         "val": val,
@@ -103,9 +106,17 @@ def _cut(
 
 
 def _sample(
-    rows: np.ndarray, labels: np.ndarray, size: int | None, seed: int, balanced: bool = False
+    rows: np.ndarray,
+    labels: np.ndarray,
+    size: int | None,
+    seed: int,
+    balanced: bool = False,
+    nested: bool = False,
 ) -> np.ndarray:
-    """`size` rows in file order, with the labels' shares kept or equal; None takes all that can be taken."""
+    """`size` rows in file order, with the labels' shares kept or equal; None takes all that can be taken.
+
+    `nested`: a larger sample of the same rows and seed contains this one.
+    """
     own = labels[rows]
     found, first = np.unique(own, return_index=True)
     by_label = {label: rows[own == label] for label in found[np.argsort(first)].tolist()}
@@ -117,13 +128,7 @@ def _sample(
     if size < len(by_label):
         raise UserError(f"a sample of {size} row(s) cannot hold {len(by_label)} labels.")
     shares = {label: 1 / len(by_label) if balanced else len(at) / len(rows) for label, at in by_label.items()}
-    quotas = {label: max(1, math.floor(size * share)) for label, share in shares.items()}
-    # The rows that rounding down left over go to the labels that lost most by it.
-    losers = sorted(shares, key=lambda label: (quotas[label] - size * shares[label], label))
-    for label in losers[: max(0, size - sum(quotas.values()))]:
-        quotas[label] += 1
-    while sum(quotas.values()) > size:  # one row at least of each label was more than the sample holds
-        quotas[max(quotas, key=lambda label: quotas[label])] -= 1
+    quotas = _growing_quotas(shares, size) if nested else _nearest_quotas(shares, size)
     chosen: list[np.ndarray] = []
     rng = random.Random(seed)
     for label, at in sorted(by_label.items()):
@@ -132,5 +137,28 @@ def _sample(
                 f"--balance: {quotas[label]} rows of each label are wanted, label {label} has {len(at)}; "
                 f"ask for at most {rarest * len(by_label)} with --train-samples."
             )
-        chosen.append(at[rng.sample(range(len(at)), quotas[label])])
+        drawn = rng.sample(range(len(at)), len(at) if nested else quotas[label])
+        chosen.append(at[drawn[: quotas[label]]])
     return np.sort(np.concatenate(chosen))
+
+
+def _nearest_quotas(shares: dict[int, float], size: int) -> dict[int, int]:
+    """How many of `size` rows each label has: nearest to its share, one at least."""
+    quotas = {label: max(1, math.floor(size * share)) for label, share in shares.items()}
+    # The rows that rounding down left over go to the labels that lost most by it.
+    losers = sorted(shares, key=lambda label: (quotas[label] - size * shares[label], label))
+    for label in losers[: max(0, size - sum(quotas.values()))]:
+        quotas[label] += 1
+    while sum(quotas.values()) > size:  # one row at least of each label was more than the sample holds
+        quotas[max(quotas, key=lambda label: quotas[label])] -= 1
+    return quotas
+
+
+def _growing_quotas(shares: dict[int, float], size: int) -> dict[int, int]:
+    """The same, but no label has fewer where `size` is larger, which nearest shares do not promise of three
+    labels and more: row after row goes to the label that is furthest behind (Webster's method).
+    """
+    quotas = dict.fromkeys(shares, 1)
+    for _ in range(size - len(shares)):
+        quotas[max(shares, key=lambda label: shares[label] / (quotas[label] + 0.5))] += 1
+    return quotas

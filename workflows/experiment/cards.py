@@ -21,6 +21,7 @@ DATASETS = _CARDS / "datasets"
 METHODS = _CARDS / "sft_args"
 MODELS = METHODS / "models"
 PROMPTS = ROOT / "workflows" / "data" / "prompts"
+STUDIES = ROOT / "workflows" / "studies"
 COMMAND = "run-swift" if INSTALLED else "python run_swift.py"  # as a person types it
 
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them

@@ -63,6 +63,8 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
                 f"{', '.join(unknown)}; take another with --prompt ({COMMAND} list prompts)."
             )
     check_method(experiment)
+    if data.sample_seed is not None and data.train_samples is None and not data.balance:
+        raise UserError("--sample-seed: nothing is drawn without --train-samples or --balance; add one.")
     of_one_label = {"--balance": data.balance, "--apply": data.apply, "--mix": data.mix}
     if dataset.task == "regression":
         of_one_label["--best-by macro_f1"] = experiment.tuning.best_by == "macro_f1"

@@ -1,6 +1,7 @@
 """What every stage is given."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from workflows.core.run_folder import RunFolder
@@ -17,3 +18,4 @@ class Job:
     screen: Screen = field(default_factory=Screen)
     base: Any = None  # the model kept from stage to stage (model/loaded.py), for stages that need one
     inputs: str = ""  # fingerprint of what goes in: what an interrupted stage left is of the same or useless
+    features: Path | None = None  # where runs share what a frozen model knows of prompts (recall.py)

@@ -73,6 +73,8 @@ class DataOptions(SourceOptions):
 
     train_samples: Count | None = None
     """train on a stratified sample of so many rows"""
+    sample_seed: int | None = None
+    """draw the sample by this seed, a larger one around a smaller one, whatever the data seed"""
     mix: Pairs = ()
     """NAME=RATIO: add training rows of another data set, RATIO for each row of this one; may be repeated"""
     balance: Flag = False

@@ -17,9 +17,10 @@ from workflows.core.rows import Rows
 from workflows.core.texts import Text, text
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
-from workflows.inference.features import Frame, probed_layers, read_features
+from workflows.inference.features import Frame, probed_layers
 from workflows.inference.infer import has_own_cache, labelled_rows, work_of
 from workflows.inference.predictions import join_scores
+from workflows.inference.recall import recall_features
 from workflows.inference.regressions import STRENGTH, fit, out_of_fold, outputs_of, save_weights
 from workflows.inference.scorer import Tokens, prompt_tokens
 from workflows.inference.swift_engine import read_whole_lines
@@ -141,7 +142,7 @@ def _read(job: Job, model: Any, rows: Rows, prompts: list[Tokens], frame: Frame,
         file.seek(len(done) * record.itemsize)
         file.truncate()
         bar.initial = bar.n = sum(work[index] for index in done["row"])
-        for batch in read_features(model, [prompts[index] for index in left], frame):
+        for batch in recall_features(job, model, [prompts[index] for index in left], frame):
             rows_read = [left[index] for index, _ in batch]
             read = np.array([(row, each) for row, (_, each) in zip(rows_read, batch, strict=True)], record)
             found[read["row"]] = read["features"]
@@ -164,7 +165,7 @@ def _answer(
         open(answered, "a", encoding="utf-8") as file,
     ):
         bar.initial = bar.n = sum(work[id] for id in done)
-        for batch in read_features(model, [prompt_tokens(template, row) for row in left], frame):
+        for batch in recall_features(job, model, [prompt_tokens(template, row) for row in left], frame):
             outputs = outputs_of(weights, np.array([features for _, features in batch])).tolist()
             ids = [left[index]["id"] for index, _ in batch]
             file.writelines(

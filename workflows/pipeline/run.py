@@ -11,7 +11,14 @@ from pathlib import Path
 
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, open_whole, sha256
-from workflows.core.run_folder import RunFolder, finished_stages, is_locked, mark_finished
+from workflows.core.run_folder import (
+    RunFolder,
+    discard_if_unstarted,
+    finished_stages,
+    is_locked,
+    locked,
+    mark_finished,
+)
 from workflows.core.screen import Screen, shown
 from workflows.experiment.cards import COMMAND, INSTALLED, ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
@@ -90,7 +97,46 @@ def open_finished(folder: Path) -> RunFolder:
     return run
 
 
-def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], screen: Screen) -> None:
+def do_stages(
+    run: RunFolder,
+    experiment: Experiment,
+    names: tuple[str, ...],
+    screen: Screen,
+    features: Path | None = None,
+) -> None:
+    """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
+
+    `features`: where runs share what they read of a frozen model.  Raises UserError as the stages do.
+    """
+    with locked(run):
+        try:
+            run_stages(run, experiment, names, screen, features)
+        except UserError:
+            discard_if_unstarted(run)
+            raise
+
+
+def are_done(run: RunFolder, experiment: Experiment, names: tuple[str, ...]) -> bool:
+    """Whether none of the stages `names` of a run would be done again."""
+    stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
+    try:
+        return all(_is_done(stage, run, experiment, _inputs(stage, run, experiment)) for stage in stages)
+    except UserError:  # a file is missing
+        return False
+
+
+def _is_done(stage: Stage, run: RunFolder, experiment: Experiment, inputs: dict[str, str]) -> bool:
+    there = all(path.exists() for path in stage.writes(run, experiment))
+    return there and finished_stages(run).get(stage.name, {}).get("inputs") == inputs
+
+
+def run_stages(
+    run: RunFolder,
+    experiment: Experiment,
+    names: tuple[str, ...],
+    screen: Screen,
+    features: Path | None = None,
+) -> None:
     """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
     record each in stages.json.
 
@@ -103,16 +149,14 @@ def run_stages(run: RunFolder, experiment: Experiment, names: tuple[str, ...], s
             f"{experiment.dataset.task} data."
         )
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
-    shared = Job(run, experiment, screen, LoadedModel())
+    shared = Job(run, experiment, screen, LoadedModel(), features=features)
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         inputs = _inputs(stage, run, experiment)
-        done = finished_stages(run).get(stage.name, {}).get("inputs")
-        there = all(path.exists() for path in stage.writes(run, experiment))
-        if done == inputs and there:
+        if _is_done(stage, run, experiment, inputs):
             screen.say(f"{title}: done before")
             continue
-        screen.say(title + _why_again(done, inputs))
+        screen.say(title + _why_again(finished_stages(run).get(stage.name, {}).get("inputs"), inputs))
         start = time.monotonic()
         reset_peak_memory()
         try:

@@ -42,7 +42,14 @@ class Command:
     text: str
 
 
-Block = Paragraph | Grid | Picture | Command
+@dataclass(frozen=True)
+class Links:
+    """A list of files beside the page: what each is called, and its path from there."""
+
+    items: Sequence[tuple[Text | str, str]]
+
+
+Block = Paragraph | Grid | Picture | Command | Links
 
 
 @dataclass(frozen=True)

@@ -219,3 +219,39 @@ def draw_lengths(say: Say, characters: dict[str, list[int]], tokens: dict[str, A
         right.legend(frameon=False)
     right.set_xlabel(say(text("tokens_of_prompt_and_answer")))
     return figure
+
+
+def draw_learning_curves(
+    say: Say, titles: dict[str, Text | str], arms: dict[str, list[dict[str, Any]]], note: Text
+) -> Figure:
+    """Accuracy against the number of labels, on a log axis: a line, a band and the single draws of each arm.
+
+    `arms`: points as in study.json; `note` stands below, so that it is there where the figure is pasted.
+    """
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    marks = "os^Dv<>Pp*"
+    for at, (arm, points) in enumerate(arms.items()):
+        colour, mark = COLOURS[at % len(COLOURS)], marks[at % len(marks)]
+        labels = [point["labels"] for point in points]
+        low, high = zip(*(point["accuracy_interval"] for point in points), strict=True)
+        accuracies = [point["accuracy"] for point in points]
+        axes.plot(labels, accuracies, f"{mark}-", color=colour, markersize=4, label=say(titles[arm]))
+        axes.fill_between(labels, low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(points) == 1:
+            axes.vlines(labels, low, high, color=colour, alpha=0.4)
+        single = [
+            (point["labels"], each) for point in points if point["varies"] for each in point["accuracies"]
+        ]
+        if single:
+            axes.plot(*zip(*single, strict=True), ".", color=colour, markersize=3, alpha=0.4)
+    ticks = sorted({point["labels"] for points in arms.values() for point in points})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(say(text("labels_on_the_axis")))
+    axes.set_ylabel(say(texts("metrics")["accuracy"]))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    figure.supxlabel(say(note), fontsize=8, color=GREY)
+    return figure

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from workflows.core.texts import LANGUAGES, Text, in_language
-from workflows.reporting.blocks import Command, Paragraph, Picture, Report
+from workflows.reporting.blocks import Command, Links, Paragraph, Picture, Report
 
 MARKS = re.compile(r"([\\`*_{}\[\]#|~$])")
 LONGEST_CELL = 300  # characters of a review in a Markdown table
@@ -18,7 +18,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=select_autoescape(["html.jinja"]), undefined=StrictUndefined
     )
-    for kind in (Paragraph, Command, Picture):
+    for kind in (Paragraph, Command, Picture, Links):
         environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
     return environment
 

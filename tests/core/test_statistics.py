@@ -1,0 +1,49 @@
+"""Intervals over draws and test rows crossed, against hand computations."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from workflows.core.statistics import crossed_bootstrap, excludes_zero, holm_intervals, percentile_interval
+
+
+def test_the_crossed_bootstrap_draws_both_ways_anew() -> None:
+    values = np.array([[1, 0, 1], [0, 0, 1]])
+    means = [
+        values[list(draws)][:, list(rows)].mean()
+        for draws in itertools.product(range(2), repeat=2)
+        for rows in itertools.product(range(3), repeat=3)
+    ]  # all resamples there are, each as likely
+    drawn = crossed_bootstrap(values, 40_000)
+    assert drawn.shape == (40_000,)
+    for value in sorted(set(np.round(means, 6))):
+        assert np.isclose(drawn, value, atol=1e-5).mean() == pytest.approx(
+            np.isclose(means, value).mean(), abs=0.01
+        )
+    assert (drawn == crossed_bootstrap(values, 40_000)).all()
+
+
+def test_each_source_of_variance_alone_is_as_wide_as_its_binomial() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.tile(rng.random(400) < 0.8, (8, 1))  # all draws answer alike: the rows alone are uncertain
+    share = rows[0].mean()
+    assert crossed_bootstrap(rows).std() == pytest.approx((share * (1 - share) / 400) ** 0.5, rel=0.05)
+    draws = np.repeat(rng.random(50) < 0.5, 30).reshape(50, 30)  # all rows alike: the draws alone are
+    share = draws[:, 0].mean()
+    assert crossed_bootstrap(draws).std() == pytest.approx((share * (1 - share) / 50) ** 0.5, rel=0.05)
+
+
+def test_holm_gives_the_clearest_difference_the_strictest_interval() -> None:
+    clear, doubtful, none = (
+        np.random.default_rng(at).normal(mean, 1, 10_000) for at, mean in enumerate((9, 2.1, 0))
+    )
+    found = holm_intervals([none, clear, doubtful])
+    assert found[1] == percentile_interval(clear, 0.05 / 3)
+    # 2.1 standard errors are enough alone (1.96), not as the second of three (2.24): it stops there.
+    assert found[2] == percentile_interval(doubtful, 0.05 / 2)
+    assert found[0] == percentile_interval(none, 0.05 / 2)
+    assert [excludes_zero(each) for each in found] == [0, 1, 0]
+    assert excludes_zero(percentile_interval(doubtful)) == 1
+    assert excludes_zero(percentile_interval(-clear)) == -1
+    assert excludes_zero([0.0, 0.5]) == 0

@@ -1,0 +1,186 @@
+"""What a study says of its runs' raw predictions: figures by hand, and no sentence that they do not bear."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workflows.core.errors import UserError
+from workflows.core.files import write_json, write_jsonl
+from workflows.core.texts import Text
+from workflows.experiment.options import DEFAULTS
+from workflows.studies.answers import answer, conclude_points
+from workflows.studies.card import Size, load_study
+from workflows.studies.page import build_page
+from workflows.studies.runs import find_runs
+
+ROWS = 60
+CARD = """
+question: {en: "Which?", zh: 哪个？}
+sizes: [32, 64, all]
+draws: 7
+arms:
+  tfidf: {}
+  zero_shot: {once: true}
+  lora: {draws: 6}
+compare: [[lora, tfidf], [tfidf, zero_shot]]
+"""
+A, B = Text("A", "甲"), Text("B", "乙")
+
+
+def _answer(
+    folder: Path,
+    share: Callable[[str, Size, int], int | None],
+    card: str = CARD,
+    rows_of: Callable[[int], int] = lambda draw: ROWS,
+) -> dict[str, Any]:
+    """The answer of runs whose arm gets the first `share(arm, size, draw)` rows right; None: no answers."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "card.yaml"
+    path.write_text(card, encoding="utf-8")
+    study = load_study(str(path), DEFAULTS, False, None)
+    taken = find_runs(study, folder)
+    for cell, run in taken:
+        train = 800 if run.size == "all" else run.size
+        splits = {"train": {"rows": train}, "val": {"rows": train // 8}}
+        write_json(run.folder.manifest, {"splits": splits})
+        right = share(cell.arm, cell.size, cell.draw)
+        if right is None or (cell.draw > 1 and not cell.varies):
+            continue
+        rows = [
+            {"text": f"r{at}", "gold": "positive", "prediction": "positive" if at < right else "negative"}
+            for at in range(rows_of(cell.draw))
+        ]
+        write_jsonl(run.folder.predictions(study.system(cell.arm)), rows)
+    found = answer(study, taken, folder) | {"command": "python run_swift.py study card"}
+    build_page(study, found, folder / "figures")
+    return found
+
+
+def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
+    right = {"tfidf": 30, "zero_shot": 18, "lora": 48}
+    found = _answer(tmp_path, lambda arm, size, draw: right[arm] + draw * (arm == "lora"))
+    (panel,) = found["panels"]
+    assert panel["test_rows"] == ROWS
+    assert [point["labels"] for point in panel["arms"]["lora"]] == [36, 72, 900]
+    first = panel["arms"]["lora"][0]
+    assert first["accuracies"] == [(48 + draw) / ROWS for draw in range(1, 7)]
+    assert first["sd"] == pytest.approx(np.std(np.arange(1, 7) / ROWS, ddof=1))
+    assert first["accuracy_interval"][0] < first["accuracy"] == pytest.approx(51.5 / ROWS)
+    # Of all rows there is one run of TF-IDF, and of the untuned model one at all.
+    assert [len(point["runs"]) for point in panel["arms"]["tfidf"]] == [7, 7, 1]
+    assert [len(point["accuracies"]) for point in panel["arms"]["zero_shot"]] == [1, 1, 1]
+    ahead = panel["pairs"][0]["points"]
+    assert [point["difference"] for point in ahead] == pytest.approx([21.5 / ROWS] * 3)
+    assert [point["draws"] for point in ahead] == [6, 6, 6]
+    assert found["answer"][0]["en"].startswith(
+        "lora beats TF-IDF at every number of labels, 36 … 900 (+0.358"
+    )
+    assert (tmp_path / "figures" / "accuracy-1.en.png").exists()
+    assert "60 test rows" in (tmp_path / "figures" / "accuracy-1.en.svg").read_text(encoding="utf-8")
+    assert all((tmp_path / run).is_dir() for run in first["runs"])
+
+
+def test_a_sentence_of_a_grid_says_of_what(tmp_path: Path) -> None:
+    found = _answer(
+        tmp_path, lambda arm, size, draw: 30, card=CARD + "grid: {prompt: [zh-question, zh-system]}\n"
+    )
+    starts = {each["zh"].partition("：")[0] for each in found["answer"]}
+    assert starts == {"zh-question", "zh-system"}
+    assert [panel["grid"] for panel in found["panels"]] == [
+        {"prompt": "zh-question"},
+        {"prompt": "zh-system"},
+    ]
+
+
+def test_without_pairs_a_study_says_how_much_is_luck(tmp_path: Path) -> None:
+    card = CARD[: CARD.index("compare")]
+    found = _answer(tmp_path, lambda arm, size, draw: 48 + 2 * draw if arm == "lora" else 30, card=card)
+    said = [each["en"] for each in found["answer"]]
+    assert "lora with 36 labels: the accuracy of 6 draws is 0.833 – 1.000, standard deviation 0.062." in said
+
+
+def test_five_draws_say_nothing_however_clear_they_are(tmp_path: Path) -> None:
+    card = CARD.replace("draws: 6", "draws: 5")
+    found = _answer(tmp_path, lambda arm, size, draw: 60 if arm == "lora" else 6, card=card)
+    lora, cheap = found["panels"][0]["pairs"]
+    assert [point["ahead"] for point in lora["points"]] == [None] * 3
+    assert all(point["holm_interval"][0] > 0.5 for point in lora["points"])
+    said = " ".join(each["en"] for each in found["answer"])
+    assert "5 draws are too few to ever tell" in said
+    assert "lora beats" not in said
+    assert [point["ahead"] for point in cheap["points"]] == [0, 0, 0]
+
+
+def test_a_size_at_which_an_arm_has_no_answers_has_no_point(tmp_path: Path) -> None:
+    """As the probe of very few rows."""
+    found = _answer(tmp_path, lambda arm, size, draw: None if (arm, size) == ("lora", 32) else 30)
+    assert [point["size"] for point in found["panels"][0]["arms"]["lora"]] == [64, "all"]
+    assert [point["size"] for point in found["panels"][0]["pairs"][0]["points"]] == [64, "all"]
+    with pytest.raises(UserError, match="no run has answers of tuned, for arm lora"):
+        _answer(tmp_path / "none", lambda arm, size, draw: None if arm == "lora" else 30)
+
+
+def test_runs_with_other_test_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has other test rows than the runs before it"):
+        _answer(tmp_path, lambda arm, size, draw: 30, rows_of=lambda draw: ROWS + (draw == 7))
+
+
+def _points(*ahead: int | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "labels": 36 * 2**at,
+            "difference": 0.1 * (each or 0.0),
+            "ahead": each,
+            "enough_draws": each is not None,
+        }
+        for at, each in enumerate(ahead)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        ((1, 1, 1), ["A beats B at every number of labels, 36 … 144 (+0.100)."]),
+        (
+            (1, 1, 0, -1),
+            [
+                "A beats B up to 72 labels (+0.100).",
+                "With 144 labels no difference between A and B can be told (+0.000).",
+                "B beats A with 288 labels (+0.100).",
+            ],
+        ),
+        (
+            (0, 1, 0),
+            [
+                "With 36 labels no difference between A and B can be told (+0.000).",
+                "A beats B with 72 labels (+0.100).",
+                "With 144 labels no difference between A and B can be told (+0.000).",
+            ],
+        ),
+        ((-1,), ["B beats A with 36 labels (+0.100)."]),
+        ((None, 1), ["A beats B with 72 labels (+0.100)."]),
+        (
+            (1, None, 1),
+            [
+                "A beats B up to 36 labels (+0.100).",
+                "A beats B with 144 labels (+0.100).",
+            ],
+        ),
+        (
+            (0, 1, 1),
+            [
+                "With 36 labels no difference between A and B can be told (+0.000).",
+                "A beats B from 72 labels on, up to the 144 that were tried (+0.100).",
+            ],
+        ),
+        ((None, None), []),
+    ],
+    ids=str,
+)
+def test_sentences(ahead: tuple[int | None, ...], said: list[str]) -> None:
+    found = list(conclude_points(A, B, _points(*ahead)))
+    assert [each.en for each in found] == said
+    assert all(each.zh.endswith("。") for each in found)

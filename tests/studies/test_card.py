@@ -1,0 +1,138 @@
+"""A study's card: which runs it asks for, and what it refuses."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command, read_options
+from workflows.core.errors import UserError
+from workflows.experiment.cards import ROOT, STUDIES, names_of
+from workflows.experiment.options import DEFAULTS
+from workflows.studies.card import Study, cells_of, load_study
+from workflows.studies.runs import find_runs
+
+SMALL = """
+question: {en: "Which is better?", zh: 哪个更好？}
+options: {test_samples: 50}
+sizes: [32, all]
+draws: 3
+arms:
+  tfidf: {}
+  zero_shot: {once: true}
+  lora: {options: {set: [max_steps=1]}, sizes: [32], draws: 2}
+compare: [[lora, tfidf]]
+"""
+
+
+def _write(folder: Path, text: str = SMALL) -> str:
+    path = folder / "small.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def _load(name: str, *flags: object, smoke: bool = False, draws: int | None = None) -> Study:
+    return load_study(name, read_options(*flags) if flags else DEFAULTS, smoke, draws)
+
+
+@pytest.mark.parametrize("smoke", [True, False])
+@pytest.mark.parametrize("name", names_of(STUDIES))
+def test_every_card_asks_for_runs_that_there_can_be(name: str, smoke: bool) -> None:
+    study = _load(name, smoke=smoke, draws=1)
+    cells = list(cells_of(study))
+    assert {cell.arm for cell, _ in cells} == set(study.arms)
+    assert study.question.zh != study.question.en
+    if smoke:
+        assert {(each.dataset.name, each.model.name) for _, each in cells} == {("demo", "tiny")}
+
+
+def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path: Path) -> None:
+    cells = list(cells_of(_load(_write(tmp_path))))
+    lora = [(each.data.sample_seed, each.tuning.seed) for cell, each in cells if cell.arm == "lora"]
+    assert lora == [(1, 1), (2, 2)]
+    tfidf = {(each.data.train_samples, each.data.sample_seed) for cell, each in cells if cell.arm == "tfidf"}
+    assert tfidf == {(32, 1), (32, 2), (32, 3), (None, None)}
+    assert {(each.data.data_seed, each.data.test_samples) for _, each in cells} == {(42, 50)}
+    assert {each.tuning.method for cell, each in cells if cell.arm != "lora"} == {"probe"}
+    # TF-IDF on three draws of 32 and on all, LoRA on two; the untuned model answers in one of them.
+    taken = find_runs(_load(_write(tmp_path)), tmp_path / "out")
+    assert len({run.name for _, run in taken}) == 6
+    assert len({run.name for cell, run in taken if cell.arm == "zero_shot"}) == 1
+    first = next(run for cell, run in taken if cell.arm == "tfidf" and cell.draw == 1)
+    assert set(first.stages) == {"prepare", "baselines", "zero_shot", "score", "report"}
+
+
+def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(tmp_path: Path) -> None:
+    grid = SMALL + "grid: {dataset: [chnsenticorp, waimai]}\n"
+    name = _write(tmp_path, grid.replace("lora: {options: {", "lora: {options: {prompt: zh-system, "))
+    assert {each.dataset.name for _, each in cells_of(_load(name))} == {"chnsenticorp", "waimai"}
+    flags = ("--dataset", "demo", "--prompt", "zh-descriptions", "--set", "lora_rank=4", "--test-samples", 60)
+    cells = list(cells_of(_load(name, *flags, draws=1)))
+    assert {(each.dataset.name, each.data.test_samples) for _, each in cells} == {("demo", 60)}
+    prompts = {cell.arm: each.prompt.name for cell, each in cells}
+    assert prompts == {"tfidf": "zh-descriptions", "zero_shot": "zh-descriptions", "lora": "zh-system"}
+    assert {each.tuning.set for cell, each in cells if cell.arm == "lora"} == {("lora_rank=4", "max_steps=1")}
+    ranks = _write(tmp_path, SMALL + "grid: {set: [[lora_rank=4], [lora_rank=8]]}\n")
+    asked = {
+        each.tuning.set
+        for cell, each in cells_of(_load(ranks, "--set", "lora_alpha=8"))
+        if cell.arm == "lora"
+    }
+    assert asked == {("lora_alpha=8", f"lora_rank={rank}", "max_steps=1") for rank in (4, 8)}
+    with pytest.raises(UserError, match="--seed: is set by the study's sizes and draws"):
+        _load(name, "--seed", 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("draws: 3", "drawz: 3", "draws: Field required"),
+        ("draws: 3", "draws: 3\ndrawz: 3", "drawz: "),
+        ("sizes: [32, all]", "sizes: [32, most]", "sizes.1"),
+        ("once: true", "twice: true", "arms.zero_shot.twice"),
+        ("test_samples: 50", "tests: 50", "tests is no option of `run`"),
+        ("test_samples: 50", "seed: 50", "seed is set by sizes and draws"),
+        ("[[lora, tfidf]]", "[[lora, tf-idf]]", "compare: tf-idf is none of tfidf, zero_shot, lora"),
+        ("test_samples: 50", "test_samples: many", "data.test_samples"),
+        ("tfidf: {}", "tfidf: {system: tf-idf}", "tf-idf is no system; known: majority"),
+    ],
+)
+def test_a_bad_card_is_refused_in_one_line(
+    command: Command, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in SMALL
+    done = command("study", _write(tmp_path, SMALL.replace(old, new)), "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_study(tmp_path: Path) -> None:
+    own = "data_file: own.csv, text_column: t, label_column: l, labels: '差,好', test_samples"
+    name = _write(tmp_path, SMALL.replace("test_samples", own))
+    (data,) = {each.data.data_file for _, each in cells_of(_load(name))}
+    assert data == str(Path.cwd() / "own.csv")
+    assert {each.data.data_file for _, each in cells_of(_load(name, smoke=True))} == {None}
+
+
+def test_numbers_are_not_right_or_wrong(tmp_path: Path) -> None:
+    arms, head = SMALL[SMALL.index("arms:") :], "arms: {head: {options: {method: head}}}"
+    name = _write(tmp_path, SMALL.replace("test_samples: 50", "dataset: dianping-stars").replace(arms, head))
+    with pytest.raises(UserError, match="dianping-stars has numbers"):
+        list(cells_of(_load(name)))
+
+
+def test_an_unknown_study_is_told_the_known_ones(command: Command) -> None:
+    done = command("study", "learning-curv")
+    assert "Did you mean learning-curve?" in done.stderr
+    listed = command("list", "studies").stdout
+    assert all(name in listed for name in names_of(STUDIES))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_card_of_the_documentation_is_one(tmp_path: Path, language: str) -> None:
+    page = (ROOT / "docs" / language / "studies.md").read_text(encoding="utf-8")
+    (card,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    study = _load(_write(tmp_path, card))
+    assert {cell.panel for cell, _ in cells_of(study)} == {("zh-question",), ("zh-system",)}
+    assert all(f"| `{name}` |" in page for name in names_of(STUDIES))

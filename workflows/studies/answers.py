@@ -1,0 +1,167 @@
+"""What the runs of a study say: accuracies, differences with intervals, and the sentences that they allow."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, read_jsonl
+from workflows.core.statistics import crossed_bootstrap, excludes_zero, holm_intervals, percentile_interval
+from workflows.core.texts import Text, text
+from workflows.studies.card import Size, Study
+from workflows.studies.runs import Taken
+
+FEWEST_DRAWS = 6  # by a sign test, 6 draws that all agree are the first to tell: 2 x 0.5^6 = 0.031 < 0.05
+Point = dict[str, Any]  # what an arm, or a pair of arms, came to at one size
+
+
+def answer(study: Study, taken: Taken, folder: Path) -> dict[str, Any]:
+    """What study.json holds of finished runs; paths of runs are relative to `folder`.
+
+    Raises UserError where the runs of a panel were tested on different rows, or an arm has no answers.
+    """
+    panels = [
+        _panel(study, values, [each for each in taken if each[0].panel == values], folder)
+        for values in dict.fromkeys(cell.panel for cell, _ in taken)
+    ]
+    said = [each for panel in panels for each in sentences(study, panel)]
+    return {
+        "study": study.name,
+        "question": asdict(study.question),
+        "answer": [asdict(each) for each in said],
+        "stands_in": any(run.experiment.model.name == "tiny" for _, run in taken),
+        "panels": panels,
+    }
+
+
+def _panel(study: Study, values: tuple[Any, ...], taken: Taken, folder: Path) -> dict[str, Any]:
+    right: dict[tuple[str, Size], np.ndarray] = {}  # (draws, rows): whether a test row was got right
+    arms: dict[str, list[Point]] = {arm: [] for arm in study.arms}
+    labels: dict[Size, dict[str, int]] = {}
+    tested: list[Any] = []
+    for size in dict.fromkeys(cell.size for cell, _ in taken):
+        reading = [run for cell, run in taken if cell.size == size and not study.arms[cell.arm].once]
+        if not reading:  # nothing has labels of this number
+            continue
+        splits = read_json(reading[0].folder.manifest)["splits"]
+        labels[size] = {split: splits[split]["rows"] for split in ("train", "val")}
+        for arm, points in arms.items():
+            here = [each for each in taken if (each[0].arm, each[0].size) == (arm, size)]
+            here = here if here and here[0][0].varies else here[:1]  # else another draw is the same run
+            paths = [run.folder.predictions(study.system(arm)) for _, run in here]
+            if not paths or not all(path.exists() for path in paths):  # of so few rows there is no probe
+                continue
+            hits = []
+            for path in paths:
+                rows = read_jsonl(path)
+                keys = [(row["text"], row["gold"]) for row in rows]
+                if keys != (tested := tested or keys):
+                    raise UserError(
+                        f"study {study.name}: {path} has other test rows than the runs before it, so a data "
+                        "file has changed in between; start anew with --output."
+                    )
+                hits.append([row["prediction"] == row["gold"] for row in rows])
+            right[arm, size] = np.array(hits)
+            runs = [os.path.relpath(run.folder.path, folder) for _, run in here]
+            point = {"size": size, "labels": sum(labels[size].values()), "varies": here[0][0].varies}
+            points.append(point | _spread(right[arm, size]) | {"runs": runs})
+    for arm, points in arms.items():
+        if not points:
+            raise UserError(f"study {study.name}: no run has answers of {study.system(arm)}, for arm {arm}.")
+    pairs = [{"a": a, "b": b, "points": _compare(a, b, arms, right)} for a, b in study.compare]
+    shown = (" ".join(each) if isinstance(each, tuple) else each for each in values)
+    named = dict(zip(study.grid, shown, strict=True))
+    return {"grid": named, "test_rows": len(tested), "labels": labels, "arms": arms, "pairs": pairs}
+
+
+def _spread(right: np.ndarray) -> Point:
+    """Accuracy of each draw, their mean with its interval, and their standard deviation."""
+    each = right.mean(1).tolist()
+    return {
+        "accuracies": each,
+        "accuracy": mean(each),
+        "accuracy_interval": percentile_interval(crossed_bootstrap(right)),
+        "sd": stdev(each) if len(each) > 1 else None,
+    }
+
+
+def _compare(
+    a: str, b: str, arms: dict[str, list[Point]], right: dict[tuple[str, Size], np.ndarray]
+) -> list[Point]:
+    """By how much `a` is ahead of `b`, on the draws that both have, at each size that both have."""
+    points: list[Point] = []
+    differences: list[np.ndarray] = []
+    of_b = {point["size"]: point for point in arms[b]}
+    for point in arms[a]:
+        size = point["size"]
+        if size not in of_b:
+            continue
+        varying = [len(right[arm, size]) for arm, of in ((a, point), (b, of_b[size])) if of["varies"]]
+        draws = min(varying, default=1)
+        difference = right[a, size][:draws].astype(int) - right[b, size][:draws]
+        differences.append(crossed_bootstrap(difference))
+        enough = draws >= FEWEST_DRAWS or not varying
+        found = {"difference": float(difference.mean()), "draws": draws, "enough_draws": enough}
+        points.append({"size": size, "labels": point["labels"], **found})
+    for each, interval in zip(points, holm_intervals(differences), strict=True):
+        ahead = excludes_zero(interval) if each["enough_draws"] else None
+        each |= {"holm_interval": interval, "ahead": ahead}
+    return points
+
+
+def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
+    """What may be said of a panel: of each pair of arms where one is ahead, or, where nothing is compared,
+    how much the accuracy of each arm depends on the draw.
+    """
+    where = ", ".join(map(str, panel["grid"].values()))
+    said: list[Text] = []
+    for pair in panel["pairs"]:
+        said += conclude_points(study.title(pair["a"]), study.title(pair["b"]), pair["points"])
+    for arm, points in {} if panel["pairs"] else panel["arms"].items():
+        for point in points:
+            if point["sd"] is not None:
+                each = sorted(point["accuracies"])
+                ends = f"{each[0]:.3f} – {each[-1]:.3f}"
+                figures = {"labels": point["labels"], "draws": len(each), "ends": ends, "sd": point["sd"]}
+                said.append(text("accuracy_by_draw", arm=study.title(arm), **figures))
+    few = [each["draws"] for pair in panel["pairs"] for each in pair["points"] if not each["enough_draws"]]
+    if few:
+        said.append(text("too_few_draws", draws=max(few), fewest=FEWEST_DRAWS))
+    yield from (text("of_panel", panel=where, said=each) if where else each for each in said)
+
+
+def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterator[Text]:
+    """Where `a` is ahead of `b` or `b` of `a`, and where neither is, from few labels to many.
+
+    Someone is ahead where the corrected interval leaves out 0; nothing is said of sizes with too few draws.
+    """
+    for ahead, group in groupby(points, key=lambda point: point["ahead"]):
+        if ahead is None:
+            continue
+        run = list(group)
+        by = sorted((point["difference"] for point in run), key=abs)
+        first, last = run[0], run[-1]
+        winner, loser = (a, b) if ahead >= 0 else (b, a)
+        labels = _range(first["labels"], last["labels"], ",d")
+        figures = _range(by[0] * (ahead or 1), by[-1] * (ahead or 1), "+.3f")
+        said: dict[str, Any] = {"winner": winner, "loser": loser, "figures": figures}
+        if ahead == 0:
+            yield text("neither_is_ahead", labels=labels, **said)
+        elif len(run) == len(points) > 1:
+            yield text("beats_throughout", labels=labels, **said)
+        elif first is points[0] and len(points) > 1:
+            yield text("beats_up_to", most=last["labels"], **said)
+        elif last is points[-1] and len(run) > 1:
+            yield text("beats_from", least=first["labels"], most=last["labels"], **said)
+        else:
+            yield text("beats_with", labels=labels, **said)
+
+
+def _range(low: float, high: float, form: str) -> str:
+    return format(low, form) if low == high else f"{low:{form}} … {high:{form}}"

@@ -1,0 +1,210 @@
+"""A study: a question, and the runs that answer it; one YAML card in this folder, or a file of one's own.
+
+A card holds options of `run` under their names in experiment/options.py; docs/en/studies.md explains it.
+Every combination of its `grid` is a panel of the page, in which the arms are compared, size by size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from workflows.core.errors import UserError
+from workflows.core.texts import Text, texts
+from workflows.experiment.cards import STUDIES, card_path, from_mapping, names_of, read_yaml
+from workflows.experiment.experiment import Experiment
+from workflows.experiment.options import (
+    DataOptions,
+    File,
+    RunOptions,
+    SourceOptions,
+    TuningOptions,
+    absolute,
+    asked,
+)
+from workflows.experiment.resolve import resolve
+
+Options = dict[str, Any]
+Size = Annotated[int, Field(ge=1)] | Literal["all"]  # training rows
+GROUPS = {
+    name: group
+    for group, kind in (("data", DataOptions), ("tuning", TuningOptions))
+    for name in [each.name for each in fields(kind)]
+}
+SOURCE = {each.name for each in fields(SourceOptions)}
+PATHS = {
+    each.name for kind in (DataOptions, TuningOptions) for each in fields(kind) if each.type == File | None
+}
+REPEATED = ("set", "mix")  # options whose values add up
+OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
+# The systems that may be looked at, and the stages that make their answers.
+SYSTEMS = {
+    **dict.fromkeys(("majority", "tfidf"), ("baselines",)),
+    **dict.fromkeys(("zero_shot", "zero_shot_labels", "zero_shot_threshold"), ("zero_shot",)),
+    "probe": ("probe",),
+    "tuned": ("tokens", "derive", "train", "tuned"),
+}
+SMOKE: Options = {"dataset": "demo", "model": "tiny", "test_samples": 100}
+SMOKE_SIZES: tuple[Size, ...] = (32, 64)
+SMOKE_DRAWS = 2
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared: what its runs are asked, and which of their systems answers."""
+
+    options: Options = field(default_factory=dict)
+    system: str | None = None  # default: the arm's name where it is that of one, else tuned
+    title: Text | None = None  # default: the system's, or the arm's name
+    sizes: tuple[Size, ...] | None = None  # default: the study's
+    draws: int | None = None  # default: the study's
+    vary: tuple[Literal["sample_seed", "seed"], ...] = ("sample_seed", "seed")  # what a draw's number sets
+    once: bool = False  # it reads no labels: one run, of the smallest size, stands for all
+    smoke: bool = True  # whether it is there at --scale smoke
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a card holds."""
+
+    name: str
+    question: Text
+    arms: dict[str, Arm]
+    sizes: tuple[Size, ...]
+    draws: Annotated[int, Field(ge=1)]
+    compare: tuple[tuple[str, str], ...] = ()  # pairs of arms
+    options: Options = field(default_factory=dict)  # of all runs
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # option: its values
+
+    def system(self, arm: str) -> str:
+        """The system that answers for an arm."""
+        return self.arms[arm].system or (arm if arm in texts("systems") else "tuned")
+
+    def title(self, arm: str) -> Text | str:
+        """What an arm is called in tables and sentences."""
+        systems: dict[str, Text | str] = {**texts("systems_in_a_sentence")}
+        return self.arms[arm].title or systems.get(arm, arm)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One set of answers to the test rows: of an arm, trained on a draw of so many rows."""
+
+    panel: tuple[Any, ...]  # the grid's values
+    arm: str
+    size: Size
+    draw: int
+    varies: bool  # whether another draw is another run
+
+
+def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> Study:
+    """The study of a card, by name or YAML file; `flags` go before its options and its grid, `smoke` makes it
+    small, `draws` is the number of draws of all arms.  Raises UserError for what does not fit together.
+    """
+    own = name not in names_of(STUDIES) and Path(name).expanduser().is_file()
+    path = Path(name).expanduser() if own else card_path(STUDIES, name, "study")
+    study = from_mapping(Study, {"name": path.stem, **read_yaml(path)}, path)
+    names = [*study.options, *study.grid, *(each for arm in study.arms.values() for each in arm.options)]
+    systems, compared = map(study.system, study.arms), (each for pair in study.compare for each in pair)
+    wrong = [
+        *(f"{each} is set by sizes and draws" for each in names if each in OF_A_STUDY),
+        *(f"{each} is no option of `run`" for each in names if each not in GROUPS),
+        *(f"{each} is no system; known: {', '.join(SYSTEMS)}" for each in systems if each not in SYSTEMS),
+        *(
+            f"compare: {each} is none of {', '.join(study.arms)}"
+            for each in compared
+            if each not in study.arms
+        ),
+    ]
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]}.")
+    groups = asked(flags)
+    given: Options = {**groups.get("data", {}), **groups.get("tuning", {})}
+    for flag in (f"--{each.replace('_', '-')}" for each in OF_A_STUDY if each in given):
+        raise UserError(f"{flag}: is set by the study's sizes and draws; leave it out.")
+    if smoke:
+        study = _smoke(study)
+    if draws is not None:
+        arms = {arm: replace(each, draws=None) for arm, each in study.arms.items()}
+        study = replace(study, draws=draws, arms=arms)
+    grid = {
+        option: tuple(tuple(each) if isinstance(each, list) else each for each in values)
+        for option, values in study.grid.items()
+        if option not in given or option in REPEATED
+    }
+    return replace(study, options=_joined(study.options, given), grid=grid)
+
+
+def _smoke(study: Study) -> Study:
+    """The study with the embedded model and data, few sizes and draws."""
+
+    def kept(options: Options) -> Options:
+        return {option: value for option, value in options.items() if option not in {*SOURCE, *SMOKE}}
+
+    arms = {
+        name: replace(arm, options=kept(arm.options), sizes=None, draws=None)
+        for name, arm in study.arms.items()
+        if arm.smoke
+    }
+    pairs = tuple(pair for pair in study.compare if arms.keys() >= set(pair))
+    small = replace(study, arms=arms, compare=pairs, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
+    return replace(small, options=kept(study.options) | SMOKE, grid=kept(study.grid))
+
+
+def cells_of(study: Study) -> Iterator[tuple[Cell, Experiment]]:
+    """All cells and what their runs are asked, whole draws first, so that a study that was stopped has all
+    sizes of some draws.
+
+    Raises UserError where options do not go together.
+    """
+    panels = list(product(*study.grid.values()))
+    asked_of = {(panel, arm): _resolve(study, panel, arm) for panel in panels for arm in study.arms}
+    draws = max(arm.draws or study.draws for arm in study.arms.values())
+    for draw, panel, size in product(range(1, draws + 1), panels, sizes_of(study)):
+        for name, arm in study.arms.items():
+            if size not in (arm.sizes or study.sizes) or draw > (arm.draws or study.draws):
+                continue
+            experiment, rows = asked_of[panel, name], sizes_of(study)[0] if arm.once else size
+            data, tuning = experiment.data, experiment.tuning
+            # A tuned model depends on its seed; what is fitted to a frozen one does not.
+            reseeded = "seed" in arm.vary and study.system(name) == "tuned" and not arm.once
+            redrawn = "sample_seed" in arm.vary and rows != "all" and not arm.once
+            if rows != "all":
+                data = replace(data, train_samples=rows, sample_seed=draw if redrawn else 1)
+            if reseeded:
+                tuning = replace(tuning, seed=draw)
+            cell = Cell(panel, name, size, draw, reseeded or redrawn)
+            yield cell, replace(experiment, data=data, tuning=tuning)
+
+
+def sizes_of(study: Study) -> list[Size]:
+    """The sizes of all arms, from small to large."""
+    found = dict.fromkeys(size for arm in study.arms.values() for size in (arm.sizes or study.sizes))
+    return sorted(found, key=lambda size: float("inf") if size == "all" else size)
+
+
+def _resolve(study: Study, panel: tuple[Any, ...], arm: str) -> Experiment:
+    """What an arm's runs are asked, but for rows and seeds."""
+    cheap = {} if study.system(arm) == "tuned" else {"method": "probe"}  # which tunes nothing
+    own = study.arms[arm].options
+    options = _joined(study.options, cheap, dict(zip(study.grid, panel, strict=True)), own)
+    grouped: dict[str, Options] = {"data": {}, "tuning": {}}
+    for option, value in options.items():
+        grouped[GROUPS[option]][option] = absolute(value) if option in PATHS else value
+    experiment = resolve(from_mapping(RunOptions, grouped, f"study {study.name}, {arm}"))
+    if experiment.dataset.task == "regression":
+        raise UserError(f"study {study.name}: is about accuracy; {experiment.dataset.name} has numbers.")
+    return experiment
+
+
+def _joined(*parts: Options) -> Options:
+    """Options of which later ones go before earlier ones; those that may be repeated add up."""
+    joined: Options = {}
+    for part in parts:
+        for option, value in part.items():
+            both = option in REPEATED and option in joined
+            joined[option] = [*joined[option], *value] if both else value
+    return joined

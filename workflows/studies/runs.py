@@ -1,0 +1,78 @@
+"""The runs of a study: ordinary ones, in runs/ under their name and a hash of their experiment.yaml.
+
+They do the stages that make the answers that are looked at; `run FOLDER` does the others.  A run that is
+finished already, in this study, another or alone, is taken as it is.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workflows.core.files import fingerprint
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.experiment import Experiment, save_experiment
+from workflows.model.swift_names import check_overrides
+from workflows.pipeline.run import OUTPUTS, are_done
+from workflows.studies.card import SYSTEMS, Cell, Size, Study, cells_of
+
+Kind = tuple[str, ...]  # what a run's time depends on beside its rows
+
+
+@dataclass
+class Run:
+    """A run, which one or more cells take."""
+
+    name: str
+    folder: RunFolder
+    experiment: Experiment
+    size: Size
+    makes: set[str] = field(default_factory=set)  # the stages that make the answers
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that it does."""
+        return ("prepare", *self.makes, "score", "report")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all its stages are done, on what they would read now."""
+        return are_done(self.folder, self.experiment, self.stages)
+
+    @property
+    def kind(self) -> Kind:
+        """Its name and the stages that it has beside those that all have."""
+        return (self.experiment.name, *sorted(self.makes))
+
+
+Taken = list[tuple[Cell, Run]]
+
+
+def find_runs(study: Study, folder: Path) -> Taken:
+    """Each cell with its run, which is there or not; a UserError where options do not go together."""
+    runs: dict[str, Run] = {}
+    taken: Taken = []
+    for cell, experiment in cells_of(study):
+        text = save_experiment(experiment)
+        name = f"{experiment.name}-{fingerprint(text)}"
+        if name not in runs:
+            check_overrides(experiment.overrides, experiment.recipe)
+            size: Size = "all"
+            if experiment.data.train_samples is not None:
+                size = experiment.data.train_samples
+            runs[name] = Run(name, RunFolder(folder / "runs" / name), experiment, size)
+        runs[name].makes.update(SYSTEMS[study.system(cell.arm)])
+        taken.append((cell, runs[name]))
+    for run in runs.values():
+        if not run.folder.experiment.exists():
+            run.folder = _finished_elsewhere(run) or run.folder
+    return taken
+
+
+def _finished_elsewhere(run: Run) -> RunFolder | None:
+    """A finished run of the same experiment, of another study or alone."""
+    text = save_experiment(run.experiment)
+    for pattern in (f"studies/*/runs/{run.name}", f"{run.experiment.name}-*"):
+        for there in map(RunFolder, sorted(OUTPUTS.glob(pattern))):
+            same = there.experiment.exists() and there.experiment.read_text(encoding="utf-8") == text
+            if same and are_done(there, run.experiment, run.stages):
+                return there
+    return None

@@ -1,0 +1,94 @@
+"""The door of studies: runs what is missing of a study, and writes study.json and its page.
+
+python run_swift.py study learning-curve --scale smoke
+"""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from workflows.core.files import open_whole, write_json
+from workflows.core.run_folder import RunFolder, locked
+from workflows.core.screen import Screen, shown
+from workflows.core.texts import text
+from workflows.experiment.cards import COMMAND
+from workflows.experiment.options import RunOptions, flags_of
+from workflows.pipeline.run import OUTPUTS, do_stages, start_run
+from workflows.reporting.render import render_markdown, render_page
+from workflows.studies.answers import answer
+from workflows.studies.card import Study, load_study
+from workflows.studies.page import build_page
+from workflows.studies.plan import expected_seconds, render_plan
+from workflows.studies.runs import Run, find_runs
+
+
+def work_on_study(
+    name: str,
+    scale: str,
+    draws: int | None,
+    plan: bool,
+    flags: RunOptions,
+    output: Path | None,
+    screen: Screen,
+) -> None:
+    """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
+
+    `flags`: options for all its runs, before its own.  Raises UserError as `run_study` does.
+    """
+    study = load_study(name, flags, scale == "smoke", draws)
+    folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
+    if plan:
+        screen.say(render_plan([*{run.name: run for _, run in find_runs(study, folder)}.values()]))
+        return
+    command = [*COMMAND.split(), "study", name, *flags_of(flags)]
+    command += [] if scale == "full" else ["--scale", scale]
+    command += [] if draws is None else ["--draws", str(draws)]
+    command += [] if output is None else ["--output", str(output)]
+    found = run_study(study, folder, shlex.join(command), flags.lang, screen)
+    for said in found["answer"]:
+        screen.say(f"\n{said['en']}\n{said['zh']}")
+    if found["stands_in"]:
+        stand_in = text("answers_nothing_of_a_real_qwen")
+        screen.say(f"\n{stand_in.en}\n{stand_in.zh}")
+    screen.say(f"\nreport: {shown(folder / 'report.html')}")
+
+
+def run_study(study: Study, folder: Path, command: str, lang: str, screen: Screen) -> dict[str, Any]:
+    """Do the runs of a study that are missing; write study.json, report.html, report.md and figures/ into
+    `folder`; return what study.json holds.
+
+    `command`: the one that repeats it.  Raises UserError as the runs do, where another command works on the
+    study, or where the answers of its runs do not go together.
+    """
+    taken = find_runs(study, folder)
+    with locked(RunFolder(folder)):
+        _do_missing(study, [*{run.name: run for _, run in taken}.values()], folder, screen)
+        found = answer(study, taken, folder) | {"command": command}
+        write_json(folder / "study.json", found)
+        page = build_page(study, found, folder / "figures")
+        with open_whole(folder / "report.html") as file:
+            file.write(render_page(page, folder / "figures", lang))
+        with open_whole(folder / "report.md") as file:
+            file.write(render_markdown(page, folder / "figures", lang))
+    return found
+
+
+def _do_missing(study: Study, runs: list[Run], folder: Path, screen: Screen) -> None:
+    missing = [run for run in runs if not run.is_done]
+    screen.say(f"study {study.name}: {len(runs)} runs, {len(runs) - len(missing)} of them finished")
+    start = time.monotonic()
+    for number, run in enumerate(missing):
+        expected = expected_seconds(runs)
+        times = [expected.get((each.kind, each.size)) for each in missing[number:]]
+        known = sum(seconds for seconds in times if seconds is not None)
+        left = "" if None in times else f", about {_spoken(known)} left"
+        so_far = "" if number == 0 else f", {(time.monotonic() - start) / number:.0f} s a run so far"
+        what = f"{run.experiment.name}, {run.size} training rows{so_far}{left}"
+        screen.say(f"\nrun {number + 1} of {len(missing)}: {what}")
+        started = start_run(run.experiment, run.folder.path, screen)
+        do_stages(started, run.experiment, run.stages, screen, folder / "features")
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
