@@ -11,6 +11,7 @@ from workflows.core.files import fingerprint
 from workflows.experiment.job import Job
 from workflows.inference.features import Frame, probed_layers, read_features
 from workflows.inference.scorer import Tokens
+from workflows.model.loaded import body_of
 
 AT_ONCE = 256  # rows, which is 13 MB of a Qwen of 0.5 B
 
@@ -26,7 +27,7 @@ def recall_features(
     if job.features is None:
         yield from read_features(model, prompts, frame)
         return
-    shape = (len(probed_layers(model)), 2 * model.config.hidden_size)
+    shape = (len(probed_layers(model)), 2 * body_of(model).config.hidden_size)
     record = np.dtype([("prompt", "V32"), ("features", "<f4", shape)])
     kept = job.features / f"{_weights(model)}.bin"
     kept.parent.mkdir(parents=True, exist_ok=True)
