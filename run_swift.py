@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from workflows.core.errors import UserError
-from workflows.core.screen import Screen, shown
+from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import (
     DEFAULTS,
     NEW_RUN,
@@ -138,7 +138,7 @@ def compare(
 
     screen, output = Screen(), output or timed_folder("compare")
     screen.say(render_comparison(comparing.compare(folders, common, output, lang)))
-    screen.say(f"report: {shown(output / 'report.html')}")
+    screen.say(f"report: {as_typed(output / 'report.html')}")
 
 
 @app.command
@@ -161,7 +161,7 @@ def select_model(
     screen = Screen(verbose)
     folder, selection = selecting.select_model(models, asked, cases, output, screen)
     screen.say(render_selection(selection))
-    screen.say(f"selection: {shown(folder / 'selection.json')}")
+    screen.say(f"selection: {as_typed(folder / 'selection.json')}")
 
 
 @app.command
@@ -186,7 +186,7 @@ def export(
         from workflows.commands.export import export as exporting
 
         model = exporting.export(found, output, screen)
-    screen.say(f"model: {shown(model)}")
+    screen.say(f"model: {as_typed(model)}")
     if push is not None:
         screen.say(f"pushed: {pushing.push(model, push)}")
 
@@ -199,7 +199,7 @@ def reproduce(folder: FinishedRun, /, *, verbose: Verbose = False) -> int:
 
     screen = Screen(verbose)
     repeated, result = repeating.reproduce(folder, screen)
-    screen.say(f"\n{shown(repeated.path)} against {shown(folder)}:")
+    screen.say(f"\n{as_typed(repeated.path)} against {as_typed(folder)}:")
     for stage, differences in result["stages"].items():
         screen.say(f"  {stage:10} {'; '.join(differences) or 'equal'}")
     for line in result["environment"]:
@@ -276,7 +276,7 @@ def doctor(
     examined = examine(folder, screen)
     unwell = ", ".join(outcome["shows"] for outcome in examined["commands"] if outcome["problems"])
     screen.say(f"not well: {unwell}" if unwell else "all is well")
-    screen.say(f"doctor: {shown(folder / 'doctor.json')}")
+    screen.say(f"doctor: {as_typed(folder / 'doctor.json')}")
     return 3 if unwell else 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from workflows.core.costs import costs_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
-from workflows.core.screen import Screen, shown
+from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import Language, NewRun, flags_of
 from workflows.experiment.resolve import resolve
 from workflows.pipeline.run import do_stages, open_run, start_run
@@ -47,4 +47,4 @@ def work_on_run(
     do_stages(run, experiment, names, screen)
     if "score" in names:
         screen.say("\n" + render_scores(read_json(run.scores), costs_of(run)))
-    screen.say(f"run folder: {shown(run.path)}")
+    screen.say(f"run folder: {as_typed(run.path)}")

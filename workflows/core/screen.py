@@ -94,7 +94,7 @@ def as_text(*tables: Table) -> str:
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
 
-def shown(path: Path) -> str:
+def as_typed(path: Path) -> str:
     """A path as a person would type it here."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))

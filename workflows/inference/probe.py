@@ -90,7 +90,7 @@ def _fit_and_answer(job: Job, model: Any, template: Any, labelled: Rows, whole: 
     run, experiment = job.run, job.experiment
     task, labels = experiment.dataset.task, experiment.labels
     kept, answered = (run.probe.parent / f".{name}-{job.inputs}" for name in ("features", "answers"))
-    resumed = kept.exists()
+    resumed = kept.exists() or job.features is not None  # what another run has read is not paid for again
     prompts = [prompt_tokens(template, row) for row in labelled]
     frame = Frame.of(prompts)
     clock = [time.monotonic()]

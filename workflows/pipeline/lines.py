@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import shown
+from workflows.core.screen import as_typed
 
 Summary = dict[str, Any]
 
@@ -68,7 +68,7 @@ def _audit(summary: Summary, run: RunFolder) -> Iterator[str]:
         yield "not judged: that takes five rows of each label"
     else:
         wrong, rows = summary["likely_wrong"], summary["rows"]
-        yield f"{wrong:,} of {rows:,} labels are likely wrong: {shown(run.audit)}"
+        yield f"{wrong:,} of {rows:,} labels are likely wrong: {as_typed(run.audit)}"
 
 
 def _derive(summary: Summary, run: RunFolder) -> Iterator[str]:
@@ -88,7 +88,7 @@ def _train(summary: Summary, run: RunFolder) -> Iterator[str]:
 
 
 def _report(summary: Any, run: RunFolder) -> Iterator[str]:
-    yield shown(run.report_page)
+    yield as_typed(run.report_page)
 
 
 LINES: dict[str, Callable[[Any, RunFolder], Iterator[str]]] = {

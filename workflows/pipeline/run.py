@@ -19,7 +19,7 @@ from workflows.core.run_folder import (
     locked,
     mark_finished,
 )
-from workflows.core.screen import Screen, shown
+from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import COMMAND, INSTALLED, ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.experiment.job import Job
@@ -52,11 +52,11 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     else:
         run = _unfinished(experiment, text) or RunFolder(timed_folder(experiment.name))
     if run.experiment.exists():
-        screen.say(f"going on with {shown(run.path)}")
+        screen.say(f"going on with {as_typed(run.path)}")
         return run
     with open_whole(run.experiment) as file:
         file.write(text)
-    screen.say(f"new run {shown(run.path)}")
+    screen.say(f"new run {as_typed(run.path)}")
     return run
 
 
@@ -165,7 +165,7 @@ def run_stages(
         except UserError:
             raise
         except Exception:
-            screen.say(f"  failed; what SWIFT printed is in {shown(run.log(stage.name))}")
+            screen.say(f"  failed; what SWIFT printed is in {as_typed(run.log(stage.name))}")
             raise
         for line in lines_of(stage.name, summary, run):
             screen.say(f"  {line}")

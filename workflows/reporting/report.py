@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workflows.core.files import open_whole, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.core.screen import shown
+from workflows.core.screen import as_typed
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.job import Job
 from workflows.experiment.options import flags_of
@@ -32,7 +32,7 @@ def report(job: Job) -> None:
     """
     run, experiment = job.run, job.experiment
     command = shlex.join([*COMMAND.split(), "run", *flags_of(experiment.options)])
-    reproduce = shlex.join([*COMMAND.split(), "reproduce", shown(run.path)])
+    reproduce = shlex.join([*COMMAND.split(), "reproduce", as_typed(run.path)])
     files = read_files(run)
     drawing = run.figures.with_name(".figures.part")
     shutil.rmtree(drawing, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from workflows.core.files import open_whole, write_json
 from workflows.core.run_folder import RunFolder, locked
-from workflows.core.screen import Screen, shown
+from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import text
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.options import RunOptions, flags_of
@@ -51,7 +51,7 @@ def work_on_study(
     if found["stands_in"]:
         stand_in = text("answers_nothing_of_a_real_qwen")
         screen.say(f"\n{stand_in.en}\n{stand_in.zh}")
-    screen.say(f"\nreport: {shown(folder / 'report.html')}")
+    screen.say(f"\nreport: {as_typed(folder / 'report.html')}")
 
 
 def run_study(study: Study, folder: Path, command: str, lang: str, screen: Screen) -> dict[str, Any]:

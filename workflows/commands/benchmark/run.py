@@ -10,7 +10,7 @@ from workflows.commands.benchmark.without_model import benchmark_data, benchmark
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, write_json
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import Screen, shown
+from workflows.core.screen import Screen, as_typed
 from workflows.pipeline.run import open_finished, timed_folder
 
 
@@ -49,7 +49,7 @@ def benchmark(
         screen.say(f"  {name:14} {median(each):8.2f} s (median of {len(each)})")
     for name, value in ratios.items():
         screen.say(f"  {name}: {value}")
-    screen.say(f"benchmark: {shown(written / 'benchmark.json')}")
+    screen.say(f"benchmark: {as_typed(written / 'benchmark.json')}")
 
 
 def _measure(

@@ -23,7 +23,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Row, Rows, question
 from workflows.core.run_folder import RunFolder, checkpoint_of
-from workflows.core.screen import Screen, shown
+from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import COMMAND, MAX_NEW_TOKENS
 from workflows.experiment.experiment import load_experiment
 from workflows.inference.infer import answer_batches, has_own_cache, join_answers, merge_adapter
@@ -64,7 +64,7 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
         known = read_json(folder / CHECK) if (folder / CHECK).exists() else {}
         if not made_of.items() <= known.items():
             raise UserError(f"{folder}: is there already; name another with --output, or remove it.")
-        screen.say(f"exported before: {shown(folder)}")
+        screen.say(f"exported before: {as_typed(folder)}")
         return folder
     machine = replace(find_machine(), torch_dtype=read_json(run.environment)["machine"]["torch_dtype"])
     part = folder.with_name(f".{folder.name}.part")
