@@ -302,7 +302,7 @@ def test_a_probe_run_tunes_nothing_and_compares_with_one_that_did(
     done = command("run", "--method", "probe", "--probe-rows", "200", "--run-folder", run.path)
     assert done.returncode == 0, done.stderr
     assert "fitted to 200 of 2,691 labelled rows; more with --probe-rows" in done.stdout
-    assert "Probe and threshold are fitted to 200 of 2,691 labelled rows" in done.stdout
+    assert "fitted threshold, frozen probe: fitted to 200 of 2,691 labelled rows" in done.stdout
     assert not any(run.sft.glob("checkpoint-*"))
     scores = read_json(run.scores)
     assert list(scores["systems"]) == ["majority", "tfidf", *UNTUNED, "probe"]

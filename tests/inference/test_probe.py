@@ -79,6 +79,23 @@ def test_features_are_those_of_a_direct_forward_pass_over_each_prompt(
             np.testing.assert_allclose(found[row][index], expected, atol=2e-4)
 
 
+def test_features_do_not_depend_on_the_other_rows_of_a_call(
+    loaded: tuple[Any, Any], prompts: list[Tokens]
+) -> None:
+    model, frame = loaded[0], Frame.of(prompts)
+    together = dict(pair for batch in read_features(model, prompts, frame) for pair in batch)
+    for row, prompt in enumerate(prompts):
+        [[(_, alone)]] = read_features(model, [prompt], frame)
+        np.testing.assert_allclose(alone, together[row], atol=2e-4)
+    twice = [pair for batch in read_features(model, [prompts[3], prompts[3]], frame) for pair in batch]
+    assert all(np.isfinite(features).all() for _, features in twice)
+
+
+def test_one_prompt_that_begins_otherwise_leaves_the_frame_as_it_is(prompts: list[Tokens]) -> None:
+    other = prompts[0][:5] + [7, 7, 7] + prompts[0][5:]  # a training row that is itself an example, say
+    assert Frame.of([*prompts, other]) == Frame.of(prompts)
+
+
 def test_layers_above_the_probed_ones_are_not_run_and_stay(
     loaded: tuple[Any, Any], prompts: list[Tokens]
 ) -> None:

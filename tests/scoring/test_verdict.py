@@ -52,6 +52,9 @@ def test_the_gain_is_over_the_best_that_the_untuned_model_does() -> None:
     assert "The tuned model beat the untuned model with a fitted threshold (+0.100" in said["en"]
     assert "+0.620" not in said["en"]
     assert "微调后的模型优于微调前的模型（拟合阈值）" in said["zh"]
+    (probe,) = _with_right(400, 0.91)
+    beside = verdict(compare_systems({**systems, "probe": probe, "tuned": tuned}), 400)
+    assert "400 test rows cannot tell the tuned model from the frozen probe (+0.010" in beside["en"]
 
 
 def test_the_cheapest_that_nothing_beats_is_named_with_the_rows_that_would_tell() -> None:
@@ -86,6 +89,8 @@ def test_what_the_cheapest_took_is_said_where_all_of_it_is_known() -> None:
     }
     (said,) = cost_of_the_cheapest("probe", costs)
     assert said.en == "It took 16.0 s, and the tuned model 160.0 s, 10 times as long."
+    (said,) = cost_of_the_cheapest("probe", {**costs, "probe": {**costs["probe"], "features": 90.0}})
+    assert "1.7 times as long" in said.en
     assert cost_of_the_cheapest("tuned", costs) == cost_of_the_cheapest(None, costs) == []
     costs["tuned"]["resumed"] = True  # then 160 s are only its last session
     assert cost_of_the_cheapest("probe", costs) == []

@@ -71,6 +71,11 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
     for flag, given in of_one_label.items():
         if given and dataset.task != "single_label":
             raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
+    if dataset.task == "single_label" and experiment.tuning.probe_rows < len(experiment.labels):
+        raise UserError(
+            f"--probe-rows {experiment.tuning.probe_rows}: takes a row of each of the "
+            f"{len(experiment.labels)} labels at least."
+        )
     for label, other in itertools.permutations(experiment.labels, 2):
         if other.words.startswith(label.words) and not experiment.ends_after_label:
             raise UserError(

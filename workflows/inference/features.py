@@ -6,6 +6,7 @@ length share a batch, and the tokens that all begin with are read once, as the s
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,35 +18,51 @@ import torch
 
 from workflows.inference.scorer import (
     Tokens,
-    groups_of,
     padded_behind,
     padding_within_rows,
     read_prefix,
-    shared_beginnings,
 )
 from workflows.model.batches import in_batches, most_rows
-from workflows.model.loaded import body_of
+from workflows.model.loaded import body_of, carries_state
+
+MOST = 0.9  # of the prompts
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The tokens before and after the review, which prompts have in common."""
+    """The tokens before and after the review, which most prompts have in common.
+
+    Examples are part of it where all prompts show the same; where each shows its own, they count as the
+    review's.
+    """
 
     beginning: Tokens
     ending: Tokens
 
     @classmethod
     def of(cls, prompts: list[Tokens]) -> "Frame":
-        """Of two different prompts or more, those with the same first tokens."""
-        beginning, rows = shared_beginnings(prompts)[0]
-        backwards = [prompts[row][len(beginning) :][::-1] for row in rows]
-        return cls(beginning, _common(backwards)[::-1])
+        """Of two different prompts or more; a training row that is itself an example shows others."""
+        beginning = _common_to_most(prompts)
+        return cls(beginning, _common_to_most([prompt[::-1] for prompt in prompts])[::-1])
 
     def own(self, prompt: Tokens) -> slice:
         """Where a prompt's own tokens stand; its last token, where it has none."""
         start = len(_common([prompt, self.beginning]))
         end = len(prompt) - len(_common([prompt[start:][::-1], self.ending[::-1]]))
         return slice(start, end) if start < end else slice(len(prompt) - 1, len(prompt))
+
+
+def _common_to_most(rows: list[Tokens]) -> Tokens:
+    """The longest beginning that nine in ten rows share."""
+    common: Tokens = []
+    left = [row for row in rows if row]
+    while left:
+        token, count = Counter(row[len(common)] for row in left).most_common(1)[0]
+        if count < MOST * len(rows):
+            break
+        left = [row for row in left if row[len(common)] == token and len(row) > len(common) + 1]
+        common.append(token)
+    return common
 
 
 def _common(rows: list[Tokens]) -> Tokens:
@@ -78,7 +95,16 @@ def read_features(model: Any, prompts: list[Tokens], frame: Frame) -> Iterator[l
     body, device = body_of(model), next(model.parameters()).device
     layers = probed_layers(model)
     with padding_within_rows(model), ending_at(body, layers[-1]), _kept(body, layers) as outputs:
-        for beginning, rows in groups_of(model, prompts):
+        # What is read once is the frame's beginning, however few prompts there are: in batches of other rows
+        # a row's features stay the same.
+        shared = [] if carries_state(body.config) else frame.beginning
+        behind = [
+            row for row, prompt in enumerate(prompts) if prompt[: len(shared)] == shared and prompt != shared
+        ]
+        alone = sorted({*range(len(prompts))} - {*behind})
+        for beginning, rows in ((shared, behind), (Tokens(), alone)):
+            if not rows:
+                continue
             prefix = read_prefix(body, beginning, device) if beginning else None
             work = partial(
                 _features, body, outputs, prompts=prompts, beginning=beginning, prefix=prefix, frame=frame

@@ -53,22 +53,25 @@ def answer_untuned(job: Job) -> dict[str, Any]:
     Returns the seconds of each; raises as `infer` does.
     """
     run, experiment, machine = job.run, job.experiment, machine_of(job)
-    asked = infer(job, machine, "zero_shot", None)
-    written = read_jsonl(run.predictions("zero_shot"))
-    write_jsonl(run.predictions("zero_shot_labels"), map(likelier_label, written))
-    labelled, known = labelled_rows(run, experiment)
-    kept = run.path / "predictions" / f".labelled-{job.inputs}.jsonl"
+    answered, kept = (
+        run.path / "predictions" / f".{each}-{job.inputs}.jsonl" for each in ("zero_shot", "labelled")
+    )
+    resumed, start = answered.exists(), time.monotonic()
+    written = answer_rows(job, machine, "zero_shot", read_jsonl(run.split("test")), None, answered)
     clock = [time.monotonic()]
-    resumed = kept.exists()
+    asked = {"answering": round(clock[0] - start, 2), "resumed": resumed}
+    labelled, known = labelled_rows(run, experiment)
     read = answer_rows(job, machine, "labelled rows", labelled, None, kept)
     clock.append(time.monotonic())
     threshold = fit_threshold(read)
+    write_jsonl(run.predictions("zero_shot"), written)
+    write_jsonl(run.predictions("zero_shot_labels"), map(likelier_label, written))
     write_jsonl(run.predictions("zero_shot_threshold"), (shifted(row, threshold) for row in written))
     clock.append(time.monotonic())
     write_json(run.threshold, {"rows": {"labelled": known, "used": len(labelled)}, **threshold})
-    kept.unlink()
-    fitted = dict(zip(("features", "fitting"), np.diff(clock).round(2).tolist(), strict=True))
-    fitted = {**fitted, **asked, "resumed": resumed or asked["resumed"]}
+    for path in (answered, kept):  # only now: until then an interrupted call has both to go on from
+        path.unlink()
+    fitted = {**dict(zip(("features", "fitting"), np.diff(clock).round(2).tolist(), strict=True)), **asked}
     return {"seconds": {"zero_shot": asked, "zero_shot_labels": asked, "zero_shot_threshold": fitted}}
 
 

@@ -72,7 +72,8 @@ def why_not(labelled: Rows, experiment: Experiment) -> Text | None:
     for index, label in enumerate(experiment.labels):
         with_it = sum(index in _as_list(row["label"]) for row in labelled)
         if min(with_it, len(labelled) - with_it) < LEAST:
-            return text("probe_needs_labels", label=label.name, rows=with_it, least=LEAST)
+            used = len(labelled)
+            return text("probe_needs_labels", label=label.name, rows=with_it, used=used, least=LEAST)
     return None
 
 
@@ -91,9 +92,9 @@ def _fit_and_answer(job: Job, model: Any, template: Any, labelled: Rows, whole: 
     task, labels = experiment.dataset.task, experiment.labels
     kept, answered = (run.probe.parent / f".{name}-{job.inputs}" for name in ("features", "answers"))
     resumed = kept.exists() or job.features is not None  # what another run has read is not paid for again
+    clock = [time.monotonic()]
     prompts = [prompt_tokens(template, row) for row in labelled]
     frame = Frame.of(prompts)
-    clock = [time.monotonic()]
     features = _read(job, model, labelled, prompts, frame, kept)
     clock.append(time.monotonic())
     gold = [row["label"] for row in labelled]

@@ -8,6 +8,7 @@ from.
 """
 
 import random
+import time
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,13 +35,15 @@ from workflows.pipeline.reasonings import choose_rows, questions, with_reasoning
 
 def derive_rows(job: Job) -> dict[str, Any]:
     """Read train.jsonl and val.jsonl; write derived.jsonl, derived_rejected.jsonl, derived.json (for DPO
-    derived_val.jsonl too) into data/; return the content of derived.json.
+    derived_val.jsonl too) into data/; return the content of derived.json,
+    and the seconds.
 
     Raises UserError where the run that the method starts from has seen this run's validation or test rows.
     """
-    run, experiment, machine = job.run, job.experiment, machine_of(job)
+    start, run, experiment, machine = time.monotonic(), job.run, job.experiment, machine_of(job)
     recipe, labels, seed = experiment.recipe, experiment.labels, experiment.data.data_seed
     train, val = (list(map(as_messages, read_jsonl(run.split(name)))) for name in ("train", "val"))
+    resumed = any(run.derived.parent.glob(f".*-{job.inputs}.jsonl"))
     rejected: Rows = []
     counts: dict[str, int] = {}
     if experiment.tuning.from_run is not None:
@@ -82,7 +85,8 @@ def derive_rows(job: Job) -> dict[str, Any]:
     write_json(run.derived_summary, summary)
     for path in run.derived.parent.glob(f".*-{job.inputs}.jsonl"):
         path.unlink()  # what a stop would have left for the same command to take up
-    return summary
+    seconds = {"tuning": round(time.monotonic() - start, 2), "resumed": resumed}
+    return summary | {"seconds": {"tuned": seconds}}
 
 
 def _kept(job: Job, name: str) -> Path:

@@ -152,6 +152,12 @@ def _baseline_files(run: RunFolder, experiment: Experiment) -> list[Path]:
     return [run.predictions(constant), run.predictions("tfidf")]
 
 
+def _probe_files(run: RunFolder, experiment: Experiment) -> list[Path]:
+    if run.probe.exists() and read_json(run.probe)["missing"] is not None:
+        return [run.probe]
+    return [run.probe, run.probe_weights, run.predictions("probe")]
+
+
 def _scores(run: RunFolder, experiment: Experiment) -> Settings:
     probe = read_json(run.probe) if run.probe.exists() else {}
     return {
@@ -197,7 +203,7 @@ STAGES = (
         "inference.probe:probe",
         needs=_splits,
         depends=_untuned,
-        writes=lambda run, experiment: [run.probe],
+        writes=_probe_files,
         is_part_of=lambda experiment: not experiment.for_encoders,  # which have another kind of layer
         made_by="infer",
     ),

@@ -34,7 +34,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
     result: list[Block] = [*summary, systems_grid(scores["systems"], systems, missing)]
     for system, why in missing.items():
         result.append(Paragraph(text("why_a_row_is_empty", system=systems[system], why=Text(**why))))
-    result += [Paragraph(note), *map(Paragraph, rows_left_out(scores["fitted_to"]))]
+    result += [Paragraph(note), *map(Paragraph, rows_left_out(scores))]
     if files.costs:
         result += [Paragraph(text("seconds_of_each_system")), costs_grid(files.costs, systems)]
     again: list[Block] = [Command(command), Paragraph(text("repeat_from_the_folder")), Command(reproduce)]

@@ -126,7 +126,7 @@ def describe_labels(files: Files) -> list[Section]:
             "labels_judged",
             wrong=audit["likely_wrong"],
             rows=audit["rows"],
-            judge=texts("systems_in_a_sentence")[audit["judged_by"]],
+            judge=texts("systems_in_a_sentence")[audit.get("judged_by", "tfidf")],
         )
     )
     return [Section(title, [note, Grid(headings, rows)] if rows else [note], folded=True)]

@@ -37,7 +37,7 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     if "per_class" in systems[last]:
         tables.append(_per_label(titles[last], systems[last]))
     notes = [f"{titles[system]}: {why['en']}  {why['zh']}" for system, why in empty.items()]
-    notes += [f"{said.en}  {said.zh}" for said in rows_left_out(scores["fitted_to"])]
+    notes += [f"{said.en}  {said.zh}" for said in rows_left_out(scores)]
     said = [Text(**scores["verdict"]), *cost_of_the_cheapest(scores["cheapest"], costs)]
     notes += [each for each in vars(one_after_another(said)).values() if each]
     notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")

@@ -19,7 +19,7 @@ CHEAP_FIRST = (
     "zero_shot_threshold",
     "tuned",
 )
-UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")
+UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold", "probe")
 
 Pair = dict[str, Any]
 

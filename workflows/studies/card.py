@@ -44,7 +44,7 @@ OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
 SYSTEMS = {
     **dict.fromkeys(("majority", "tfidf"), ("baselines",)),
     **dict.fromkeys(("zero_shot", "zero_shot_labels", "zero_shot_threshold"), ("zero_shot",)),
-    "probe": ("probe",),
+    "probe": ("baselines", "probe"),  # of few rows there is no probe, and something must be scored
     "tuned": ("tokens", "derive", "train", "tuned"),
 }
 SMOKE: Options = {"dataset": "demo", "model": "tiny", "test_samples": 100}
