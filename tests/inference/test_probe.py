@@ -92,7 +92,7 @@ def test_features_do_not_depend_on_the_other_rows_of_a_call(
 
 
 def test_one_prompt_that_begins_otherwise_leaves_the_frame_as_it_is(prompts: list[Tokens]) -> None:
-    other = prompts[0][:5] + [7, 7, 7] + prompts[0][5:]  # a training row that is itself an example, say
+    other = [*prompts[0][:5], 7, 7, 7, *prompts[0][5:]]  # a training row that is itself an example, say
     assert Frame.of([*prompts, other]) == Frame.of(prompts)
 
 
