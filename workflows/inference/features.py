@@ -24,6 +24,7 @@ from workflows.inference.scorer import (
 )
 from workflows.model.batches import in_batches, most_rows
 from workflows.model.loaded import body_of, carries_state
+from workflows.model.tokens import common_beginning
 
 MOST = 0.9  # of the prompts
 
@@ -47,8 +48,8 @@ class Frame:
 
     def own(self, prompt: Tokens) -> slice:
         """Where a prompt's own tokens stand; its last token, where it has none."""
-        start = len(_common([prompt, self.beginning]))
-        end = len(prompt) - len(_common([prompt[start:][::-1], self.ending[::-1]]))
+        start = len(common_beginning([prompt, self.beginning]))
+        end = len(prompt) - len(common_beginning([prompt[start:][::-1], self.ending[::-1]]))
         return slice(start, end) if start < end else slice(len(prompt) - 1, len(prompt))
 
 
@@ -62,16 +63,6 @@ def _common_to_most(rows: list[Tokens]) -> Tokens:
             break
         left = [row for row in left if row[len(common)] == token and len(row) > len(common) + 1]
         common.append(token)
-    return common
-
-
-def _common(rows: list[Tokens]) -> Tokens:
-    """The longest beginning that all rows share."""
-    common = []
-    for column in zip(*rows, strict=False):
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
     return common
 
 

@@ -13,7 +13,6 @@ penalty (`Greedy` says which it refuses).
 """
 
 import copy
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from workflows.core.rows import question
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.model.batches import LOGIT_ROWS, in_batches, most_rows
 from workflows.model.loaded import body_of, carries_state
+from workflows.model.tokens import common_beginning
 
 SHARED_HEAD = 8  # prompts that agree in so many first tokens are taken to have the same beginning
 # What would make greedy decoding choose other tokens than the largest logit, and its neutral values.
@@ -174,12 +174,7 @@ def shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
     same = [row for row, prompt in enumerate(prompts) if tuple(prompt[:SHARED_HEAD]) == common]
     others = [row for row, prompt in enumerate(prompts) if tuple(prompt[:SHARED_HEAD]) != common]
     # One token at least of each prompt is left to be read: its hidden state begins the answer.
-    shared = [
-        column[0]
-        for column in itertools.takewhile(
-            lambda column: len(set(column)) == 1, zip(*(prompts[row][:-1] for row in same), strict=False)
-        )
-    ]
+    shared = common_beginning(prompts[row][:-1] for row in same)
     groups = [(shared, same), ([], others)]
     return [group for group in groups if group[1]]
 

@@ -3,6 +3,8 @@
 SWIFT leaves such training rows out with a log line only, so this says before training which they are.
 """
 
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,12 @@ from workflows.model.machine import Machine, machine_of
 LONGEST = 64  # lengths that are listed: those of the widest batch
 BINS = 30  # of the histograms
 FATE = {"delete": "left out", "left": "cut at the beginning", "right": "cut at the end", "split": "split"}
+
+
+def common_beginning(rows: Iterable[list[int]]) -> list[int]:
+    """The longest beginning that all `rows` of tokens share."""
+    columns = zip(*rows, strict=False)
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def row_lengths(template: Any, rows: list[dict[str, Any]], bar: tqdm) -> list[int]:

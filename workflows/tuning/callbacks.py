@@ -4,9 +4,8 @@ shown.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
 from swift.callbacks import TrainerCallback, callbacks_map
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from workflows.model.loaded import body_of
 from workflows.model.machine import give_back_freed_memory
+from workflows.model.tokens import common_beginning
 from workflows.tuning.step import share_beginning, shares_beginning, train_in_pieces
 
 RUN_WATCH = "run_watch"
@@ -174,13 +174,7 @@ class WatchCallback(TrainerCallback):
 
 def count_beginning(rows: Any) -> int:
     """Tokens that the first rows of an encoded data set all begin with."""
-    return common_beginning(rows[at]["input_ids"] for at in range(min(SAMPLED, len(rows))))
-
-
-def common_beginning(rows: Iterable[list[int]]) -> int:
-    """How many tokens all `rows` begin with."""
-    columns = zip(*rows, strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return len(common_beginning(rows[at]["input_ids"] for at in range(min(SAMPLED, len(rows)))))
 
 
 def _evaluations(args: Any, state: Any) -> int:

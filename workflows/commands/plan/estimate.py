@@ -28,10 +28,10 @@ from workflows.model.folder import fetch_model, with_local_model
 from workflows.model.loaded import carries_state
 from workflows.model.machine import Machine, find_machine, memory_within_reach
 from workflows.model.memory import PROCESS, fit_to_memory, load_of, memory, read_sizes
-from workflows.model.tokens import row_lengths
+from workflows.model.tokens import common_beginning, row_lengths
 from workflows.pipeline.run import run_stages
 from workflows.pipeline.training import SCORE_AND_REPORT
-from workflows.tuning.callbacks import SAMPLED, common_beginning
+from workflows.tuning.callbacks import SAMPLED
 
 SCORER_ROWS = 64  # that share a batch of the scorer, about
 PROBED = 0.75  # of the layers
@@ -162,7 +162,7 @@ def _used_rows(run: RunFolder, arguments: Any, screen: Screen) -> tuple[Rows, li
     begun = common_beginning(
         template.encode({"messages": conversation(row)})["input_ids"] for row, _ in used[:SAMPLED]
     )
-    return [row for row, _ in used], [int(min(length, limit)) for _, length in used], begun
+    return [row for row, _ in used], [int(min(length, limit)) for _, length in used], len(begun)
 
 
 def _batches(own: Any, lengths: list[int], begun: int) -> list[Batch]:
