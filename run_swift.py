@@ -240,6 +240,15 @@ def study(
         Count | None, Parameter(help="training draws of each size (default: as it says)")
     ] = None,
     plan: Annotated[Flag, Parameter(help="only say what it would take")] = False,
+    so_far: Annotated[
+        Flag, Parameter(help="start no run: write the page of those that are finished")
+    ] = False,
+    known_runs: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            negative=(), help="study.json of another machine: do not do its runs again; may be repeated"
+        ),
+    ] = (),
     options: RunOptions = DEFAULTS,
     output: Annotated[Path | None, Parameter(help="where to write (default: outputs/studies/NAME)")] = None,
     verbose: Verbose = False,
@@ -248,11 +257,11 @@ def study(
 
     Options of a run go before the study's own, in all its runs.
     """
-    if not plan:
+    if not (plan or so_far):
         use_one_gpu()
     from workflows.studies.study import work_on_study
 
-    work_on_study(name, scale, draws, plan, options, output, Screen(verbose))
+    work_on_study(name, scale, draws, plan, so_far, known_runs, options, output, Screen(verbose))
 
 
 @app.command

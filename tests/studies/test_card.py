@@ -55,7 +55,7 @@ def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path
     assert {(each.data.data_seed, each.data.test_samples) for _, each in cells} == {(42, 50)}
     assert {each.tuning.method for cell, each in cells if cell.arm != "lora"} == {"probe"}
     # TF-IDF on three draws of 32 and on all, LoRA on two; the untuned model answers in one of them.
-    taken = find_runs(_load(_write(tmp_path)), tmp_path / "out")
+    taken = find_runs(_load(_write(tmp_path)), tmp_path / "out", {})
     assert len({run.name for _, run in taken}) == 6
     assert len({run.name for cell, run in taken if cell.arm == "zero_shot"}) == 1
     first = next(run for cell, run in taken if cell.arm == "tfidf" and cell.draw == 1)

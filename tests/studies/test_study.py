@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
-from workflows.experiment.options import DEFAULTS
+from workflows.experiment.options import DEFAULTS, DataOptions, RunOptions
+from workflows.experiment.resolve import resolve
 from workflows.studies.card import load_study
+from workflows.studies.records import key_of
 from workflows.studies.runs import find_runs
 
 CARD = """
@@ -49,6 +52,11 @@ def test_a_study_that_is_killed_goes_on(
                 started.kill()
     assert started.returncode == -signal.SIGKILL
     assert len(list(out.glob("runs/*/report.html"))) == 2
+    so_far = command(*study, "--so-far")
+    assert "study few: 4 runs, 2 of them finished" in so_far.stdout
+    assert len(list(out.glob("runs/*/report.html"))) == 2
+    left = "Not measured yet, by training rows (draws that are there / wanted): "
+    assert left in (out / "report.html").read_text(encoding="utf-8")
     done = command(*study)
     assert done.returncode == 0, done.stderr
     assert "study few: 4 runs, 2 of them finished" in done.stdout
@@ -59,14 +67,16 @@ def test_a_study_that_is_killed_goes_on(
     assert "answers nothing about a real Qwen" in done.stdout
     found = read_json(out / "study.json")
     (panel,) = found["panels"]
-    assert panel["labels"] == {"16": {"train": 16, "val": 3}, "32": {"train": 32, "val": 5}}
+    assert panel["sizes"] == [{"size": 16, "train": 16, "val": 3}, {"size": 32, "train": 32, "val": 5}]
     for arm, points in panel["arms"].items():
         for point in points:
-            runs = [RunFolder(out / run) for run in point["runs"]]
+            runs = [RunFolder(out / found["folders"][run]) for run in point["runs"]]
             answers = [read_jsonl(run.predictions(arm)) for run in runs]
             right = [sum(row["prediction"] == row["gold"] for row in rows) / 40 for rows in answers]
             assert point["accuracies"] == right
-    small, large = ([RunFolder(out / run) for run in point["runs"]] for point in panel["arms"]["tfidf"])
+    small, large = (
+        [RunFolder(out / found["folders"][run]) for run in point["runs"]] for point in panel["arms"]["tfidf"]
+    )
     assert len({run.split("test").read_bytes() for run in small + large}) == 1
     for split in ("train", "val"):
         ids = [
@@ -77,9 +87,57 @@ def test_a_study_that_is_killed_goes_on(
     for run in small + large:
         assert f'href="runs/{run.path.name}/report.html"' in page
     assert f"python run_swift.py {' '.join(study)}" in page
+    assert left not in page
     assert "4 runs, 4 of them finished" in command(*study).stdout
     # Another study finds them, once they are where runs are.
     other = load_study(str(card), DEFAULTS, False, None)
-    assert not any(run.is_done for _, run in find_runs(other, tmp_path / "other"))
+    assert not any(run.is_done for _, run in find_runs(other, tmp_path / "other", {}))
     monkeypatch.setattr("workflows.studies.runs.OUTPUTS", tmp_path / "outputs")
-    assert all(run.is_done for _, run in find_runs(other, tmp_path / "other"))
+    assert all(run.is_done for _, run in find_runs(other, tmp_path / "other", {}))
+    # On another machine its study.json stands for its runs.
+    elsewhere = tmp_path / "elsewhere"
+    known = command("study", str(card), "--known-runs", str(out / "study.json"), "--output", str(elsewhere))
+    assert "4 runs, 4 of them finished" in known.stdout, known.stderr
+    assert not (elsewhere / "runs").exists()
+    again = read_json(elsewhere / "study.json")
+    assert [again[name] for name in ("panels", "answer", "runs")] == [
+        found[name] for name in ("panels", "answer", "runs")
+    ]
+
+
+def test_a_run_is_known_by_what_is_in_it_not_by_where_it_is(tmp_path: Path) -> None:
+    keys = []
+    for folder in ("here", "there"):
+        data = tmp_path / folder / "reviews.csv"
+        data.parent.mkdir()
+        data.write_text("t,l\n好,1\n差,0\n", encoding="utf-8")
+        options = DataOptions(data_file=str(data), text_column="t", label_column="l", labels="0=差,1=好")
+        keys.append(key_of(resolve(RunOptions(options))))
+        keys.append(key_of(resolve(RunOptions(replace(options, data_seed=1)))))
+    assert keys[:2] == keys[2:]
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "is no study.json (KeyError: 'format')"),
+        ("[", "is no study.json (JSONDecodeError: "),
+        ('{"format": 0, "runs": {}, "environments": {}}', "is of format 0, this version reads 1"),
+    ],
+)
+def test_what_is_no_study_is_not_known_runs(
+    command: Command, tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "study.json"
+    path.write_text(content, encoding="utf-8")
+    done = command("study", "seeds", "--known-runs", str(path), "--plan")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"--known-runs {path}: {message}" in done.stderr
+
+
+def test_nothing_is_said_of_a_study_that_is_not_begun(command: Command, tmp_path: Path) -> None:
+    done = command("study", "seeds", "--scale", "smoke", "--so-far", "--output", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "study seeds --so-far: none of its runs is finished yet" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, read_jsonl
 from workflows.core.statistics import crossed_bootstrap, excludes_zero, holm_intervals, percentile_interval
 from workflows.core.texts import Text, text
 from workflows.studies.card import Size, Study
+from workflows.studies.records import Record, as_stored, right_rows
 from workflows.studies.runs import Taken
 
 FEWEST_DRAWS = 6  # by a sign test, 6 draws that all agree are the first to tell: 2 x 0.5^6 = 0.031 < 0.05
@@ -22,62 +22,85 @@ Point = dict[str, Any]  # what an arm, or a pair of arms, came to at one size
 
 
 def answer(study: Study, taken: Taken, folder: Path) -> dict[str, Any]:
-    """What study.json holds of finished runs; paths of runs are relative to `folder`.
+    """What study.json holds of the runs that are finished; paths of runs are relative to `folder`.
 
-    Raises UserError where the runs of a panel were tested on different rows, or an arm has no answers.
+    Raises UserError where the runs of a panel were tested on different rows.
     """
+    records = {run.key: run.record for run in {run.key: run for _, run in taken}.values() if run.is_done}
     panels = [
-        _panel(study, values, [each for each in taken if each[0].panel == values], folder)
+        _panel(study, values, [each for each in taken if each[0].panel == values], records)
         for values in dict.fromkeys(cell.panel for cell, _ in taken)
     ]
     said = [each for panel in panels for each in sentences(study, panel)]
+    titles = {arm: study.title(arm) for arm in study.arms}
     return {
         "study": study.name,
         "question": asdict(study.question),
         "answer": [asdict(each) for each in said],
         "stands_in": any(run.experiment.model.name == "tiny" for _, run in taken),
+        "titles": {arm: asdict(said) if isinstance(said, Text) else said for arm, said in titles.items()},
         "panels": panels,
+        "folders": {
+            run.key: os.path.relpath(run.folder.path, folder)
+            for _, run in taken
+            if run.folder.scores.exists()
+        },
+        **as_stored(records),
     }
 
 
-def _panel(study: Study, values: tuple[Any, ...], taken: Taken, folder: Path) -> dict[str, Any]:
-    right: dict[tuple[str, Size], np.ndarray] = {}  # (draws, rows): whether a test row was got right
+def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[str, Record]) -> dict[str, Any]:
+    right: dict[tuple[str, Size], dict[int, np.ndarray]] = {}  # by draw: whether each test row was got right
     arms: dict[str, list[Point]] = {arm: [] for arm in study.arms}
-    labels: dict[Size, dict[str, int]] = {}
-    tested: list[Any] = []
+    labels: dict[Size, int] = {}
+    sizes: list[dict[str, Any]] = []
+    unfinished: list[dict[str, Any]] = []
+    tested: Record = {}
     for size in dict.fromkeys(cell.size for cell, _ in taken):
-        reading = [run for cell, run in taken if cell.size == size and not study.arms[cell.arm].once]
-        if not reading:  # nothing has labels of this number
-            continue
-        splits = read_json(reading[0].folder.manifest)["splits"]
-        labels[size] = {split: splits[split]["rows"] for split in ("train", "val")}
+        here = [each for each in taken if each[0].size == size]
+        reading = [run for cell, run in here if run.key in records and not study.arms[cell.arm].once]
+        if reading:
+            rows = records[reading[0].key]["labels"]
+            sizes.append({"size": size, **rows})
+            labels[size] = sum(rows.values())
         for arm, points in arms.items():
-            here = [each for each in taken if (each[0].arm, each[0].size) == (arm, size)]
-            here = here if here and here[0][0].varies else here[:1]  # else another draw is the same run
-            paths = [run.folder.predictions(study.system(arm)) for _, run in here]
-            if not paths or not all(path.exists() for path in paths):  # of so few rows there is no probe
-                continue
-            hits = []
-            for path in paths:
-                rows = read_jsonl(path)
-                keys = [(row["text"], row["gold"]) for row in rows]
-                if keys != (tested := tested or keys):
+            cells = {cell.draw: run for cell, run in here if cell.arm == arm}
+            varies = any(cell.varies for cell, _ in here if cell.arm == arm)
+            runs = cells if varies else {draw: cells[draw] for draw in [*cells][:1]}
+            done = {draw: run for draw, run in runs.items() if run.key in records}
+            if len(done) < len(runs):
+                unfinished.append({"arm": arm, "size": size, "draws": len(done), "of": len(runs)})
+            for run in done.values():
+                record = records[run.key]
+                if record["tested"] != (tested := tested or record)["tested"]:
                     raise UserError(
-                        f"study {study.name}: {path} has other test rows than the runs before it, so a data "
-                        "file has changed in between; start anew with --output."
+                        f"study {study.name}: {run.name} has other test rows than the runs before it, so a "
+                        "data file has changed in between; start anew with --output."
                     )
-                hits.append([row["prediction"] == row["gold"] for row in rows])
-            right[arm, size] = np.array(hits)
-            runs = [os.path.relpath(run.folder.path, folder) for _, run in here]
-            point = {"size": size, "labels": sum(labels[size].values()), "varies": here[0][0].varies}
-            points.append(point | _spread(right[arm, size]) | {"runs": runs})
-    for arm, points in arms.items():
-        if not points:
-            raise UserError(f"study {study.name}: no run has answers of {study.system(arm)}, for arm {arm}.")
-    pairs = [{"a": a, "b": b, "points": _compare(a, b, arms, right)} for a, b in study.compare]
+            hits = {draw: right_rows(records[run.key], study.system(arm)) for draw, run in done.items()}
+            found = {draw: each for draw, each in hits.items() if each is not None}
+            # Of so few rows there is no probe; at sizes that nothing has labels of, nothing is compared.
+            if not found or len(found) < len(done) or size not in labels:
+                continue
+            right[arm, size] = found
+            point = {"size": size, "labels": labels[size], "varies": varies}
+            draws = {"draws": [*found], "runs": [run.key for run in done.values()]}
+            points.append(point | _spread(np.array([*found.values()])) | draws)
+    measured = {arm: points for arm, points in arms.items() if points}
+    pairs = [
+        {"a": a, "b": b, "points": _compare(a, b, arms, right)}
+        for a, b in study.compare
+        if {a, b} <= measured.keys()
+    ]
     shown = (" ".join(each) if isinstance(each, tuple) else each for each in values)
-    named = dict(zip(study.grid, shown, strict=True))
-    return {"grid": named, "test_rows": len(tested), "labels": labels, "arms": arms, "pairs": pairs}
+    return {
+        "grid": dict(zip(study.grid, shown, strict=True)),
+        "test_rows": tested.get("test_rows", 0),
+        "sizes": sizes,
+        "arms": measured,
+        "pairs": pairs,
+        "unfinished": unfinished,
+    }
 
 
 def _spread(right: np.ndarray) -> Point:
@@ -92,7 +115,7 @@ def _spread(right: np.ndarray) -> Point:
 
 
 def _compare(
-    a: str, b: str, arms: dict[str, list[Point]], right: dict[tuple[str, Size], np.ndarray]
+    a: str, b: str, arms: dict[str, list[Point]], right: dict[tuple[str, Size], dict[int, np.ndarray]]
 ) -> list[Point]:
     """By how much `a` is ahead of `b`, on the draws that both have, at each size that both have."""
     points: list[Point] = []
@@ -102,12 +125,18 @@ def _compare(
         size = point["size"]
         if size not in of_b:
             continue
-        varying = [len(right[arm, size]) for arm, of in ((a, point), (b, of_b[size])) if of["varies"]]
-        draws = min(varying, default=1)
-        difference = right[a, size][:draws].astype(int) - right[b, size][:draws]
+        varying = [{*of["draws"]} for of in (point, of_b[size]) if of["varies"]]
+        draws = sorted(set.intersection(*varying)) if varying else [1]
+        if not draws:
+            continue
+        of_each = [
+            np.array([rows[draw if of["varies"] else of["draws"][0]] for draw in draws]).astype(int)
+            for of, rows in ((point, right[a, size]), (of_b[size], right[b, size]))
+        ]
+        difference = of_each[0] - of_each[1]
         differences.append(crossed_bootstrap(difference))
-        enough = draws >= FEWEST_DRAWS or not varying
-        found = {"difference": float(difference.mean()), "draws": draws, "enough_draws": enough}
+        enough = len(draws) >= FEWEST_DRAWS or not varying
+        found = {"difference": float(difference.mean()), "draws": len(draws), "enough_draws": enough}
         points.append({"size": size, "labels": point["labels"], **found})
     for each, interval in zip(points, holm_intervals(differences), strict=True):
         ahead = excludes_zero(interval) if each["enough_draws"] else None

@@ -1,59 +1,87 @@
 """The page of a study: question, answer, and for each panel its figure and tables; then runs and command."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from workflows.core.texts import Text, text
+from workflows.core.texts import Text, one_after_another, text
 from workflows.reporting.blocks import Block, Command, Grid, Links, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_learning_curves, save_figure
-from workflows.studies.card import Study
 
 
-def build_page(study: Study, found: dict[str, Any], figures: Path) -> Report:
-    """The page of what study.json holds; its figures are drawn into `figures`."""
+def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Report:
+    """The page of what study.json holds; its figures are drawn into `figures`.
+
+    `linked`: whether the run folders are there, to be linked.
+    """
     result: list[Block] = [Paragraph(Text(**said), strong=True) for said in found["answer"]]
     if found["stands_in"]:
         result.append(Paragraph(text("answers_nothing_of_a_real_qwen"), strong=True))
     sections = [Section(text("result"), result)]
     runs: dict[str, Text] = {}
-    titles = {arm: study.title(arm) for arm in study.arms}
+    titles = {arm: said if isinstance(said, str) else Text(**said) for arm, said in found["titles"].items()}
     for number, panel in enumerate(found["panels"], start=1):
-        points = [point for each in panel["arms"].values() for point in each]
-        counts = [len(point["accuracies"]) for point in points]
-        draws = f"{min(counts)} – {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
-        note = text("curve_note", draws=draws, rows=panel["test_rows"])
-        name = f"accuracy-{number}"
-        save_figure(figures, name, draw_learning_curves, titles, panel["arms"], note)
-        blocks: list[Block] = [Picture(name, note), _accuracies(titles, panel)]
-        blocks.append(Paragraph(text("how_a_study_is_read")))
-        if panel["pairs"]:
-            blocks += [_differences(titles, panel["pairs"]), Paragraph(text("how_differences_are_read"))]
         where = ", ".join(f"{option} {value}" for option, value in panel["grid"].items())
+        blocks = [*_measured(f"accuracy-{number}", titles, panel, figures), *_unfinished(titles, panel)]
         sections.append(Section(Text(where, where) if where else text("accuracy_by_labels"), blocks))
-        for point in points:
+        for point in (point for each in panel["arms"].values() for point in each):
             for run in point["runs"]:
-                runs.setdefault(
-                    f"{run}/report.html", text("a_run", run=Path(run).name, labels=point["labels"])
-                )
-    return Report(
-        study.name,
-        study.question,
-        [
-            *sections,
-            Section(text("how_to_repeat"), [Command(found["command"])]),
-            Section(text("the_runs"), [Links([(said, path) for path, said in runs.items()])], folded=True),
-        ],
-    )
+                if linked and run in found["folders"]:
+                    path = f"{found['folders'][run]}/report.html"
+                    runs.setdefault(path, text("a_run", run=Path(path).parent.name, labels=point["labels"]))
+    repeat: list[Block] = [Command(found["command"]), *map(Paragraph, _environments(found))]
+    sections.append(Section(text("how_to_repeat"), repeat))
+    if runs:
+        links = Links([(said, path) for path, said in runs.items()])
+        sections.append(Section(text("the_runs"), [links], folded=True))
+    return Report(found["study"], Text(**found["question"]), sections)
+
+
+def _measured(
+    name: str, titles: Mapping[str, Text | str], panel: dict[str, Any], figures: Path
+) -> Iterator[Block]:
+    """The figure and the tables of a panel, where anything of it is measured."""
+    points = [point for each in panel["arms"].values() for point in each]
+    if not points:
+        return
+    counts = [len(point["accuracies"]) for point in points]
+    draws = f"{min(counts)} – {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
+    note = text("curve_note", draws=draws, rows=panel["test_rows"])
+    save_figure(figures, name, draw_learning_curves, titles, panel["arms"], note)
+    yield from (Picture(name, note), _accuracies(titles, panel), Paragraph(text("how_a_study_is_read")))
+    if panel["pairs"]:
+        yield from (_differences(titles, panel["pairs"]), Paragraph(text("how_differences_are_read")))
+
+
+def _unfinished(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Iterator[Block]:
+    """What a panel has not measured yet."""
+    left: list[Text] = []
+    for arm, group in groupby(sorted(panel["unfinished"], key=itemgetter("arm")), key=itemgetter("arm")):
+        each = [f"{at['size']} ({at['draws']}/{at['of']})" for at in group]
+        left.append(text("unfinished_arm", arm=titles[arm], sizes=", ".join(each)))
+    if left:
+        yield Paragraph(text("not_measured_yet", left=one_after_another(left, "; ", "；")))
+
+
+def _environments(found: dict[str, Any]) -> Iterator[Text]:
+    """With what the runs were made: each device and its versions once."""
+    said: dict[str, None] = {}
+    for each in filter(None, found["environments"].values()):
+        versions = ", ".join(f"{name} {version}" for name, version in each["packages"].items())
+        said[f"{each['device']}, {each['torch_dtype']}; Python {each['python']}, {versions}"] = None
+    for each in said:
+        yield text("measured_with", environment=each)
 
 
 def _accuracies(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Grid:
     """A line for each number of labels, a column for each arm."""
     by_size = {arm: {point["size"]: point for point in points} for arm, points in panel["arms"].items()}
     rows: list[list[Text | str]] = []
-    for size, labels in panel["labels"].items():
-        total = f"{sum(labels.values()):,} ({labels['train']:,} + {labels['val']:,})"
-        rows.append([total, *(_accuracy(points.get(size)) for points in by_size.values())])
+    for size in panel["sizes"]:
+        total = f"{size['train'] + size['val']:,} ({size['train']:,} + {size['val']:,})"
+        rows.append([total, *(_accuracy(points.get(size["size"])) for points in by_size.values())])
     return Grid([text("labels_of_training_and_validation"), *(titles[arm] for arm in by_size)], rows)
 
 

@@ -23,9 +23,7 @@ def expected_seconds(runs: Collection[Run]) -> dict[tuple[Kind, Size], float]:
     """
     known: dict[Kind, dict[Size, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        done = finished_stages(run.folder)
-        if "report" in done:
-            took = sum(done[name]["seconds"] for name in run.stages if name in done)
+        if (took := run.seconds) is not None:
             known[run.kind][run.size].append(took)
     expected: dict[tuple[Kind, Size], float] = {}
     for run in runs:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflows.core.files import fingerprint
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, are_done
 from workflows.studies.card import SYSTEMS, Cell, Size, Study, cells_of
+from workflows.studies.records import Record, key_of, record_of
 
 Kind = tuple[str, ...]  # what a run's time depends on beside its rows
 
@@ -22,10 +23,12 @@ class Run:
     """A run, which one or more cells take."""
 
     name: str
+    key: str  # the same on every machine
     folder: RunFolder
     experiment: Experiment
     size: Size
     makes: set[str] = field(default_factory=set)  # the stages that make the answers
+    known: Record | None = None  # what another study.json says of it
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -34,8 +37,22 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Whether all its stages are done, on what they would read now."""
-        return are_done(self.folder, self.experiment, self.stages)
+        """Whether all its stages are done, on what they would read now, or known of another machine."""
+        return self.known is not None or are_done(self.folder, self.experiment, self.stages)
+
+    @property
+    def record(self) -> Record:
+        """What study.json keeps of it; it is done."""
+        return record_of(self.folder, self.stages) if self.known is None else self.known
+
+    @property
+    def seconds(self) -> float | None:
+        """What it took; None where its report is not written."""
+        if self.known is not None:
+            return self.known["seconds"]
+        done = finished_stages(self.folder)
+        took = sum(done[name]["seconds"] for name in self.stages if name in done)
+        return took if "report" in done else None
 
     @property
     def kind(self) -> Kind:
@@ -46,8 +63,11 @@ class Run:
 Taken = list[tuple[Cell, Run]]
 
 
-def find_runs(study: Study, folder: Path) -> Taken:
-    """Each cell with its run, which is there or not; a UserError where options do not go together."""
+def find_runs(study: Study, folder: Path, known: dict[str, Record]) -> Taken:
+    """Each cell with its run, which is there, known by the records `known`, or missing.
+
+    Raises UserError where options do not go together.
+    """
     runs: dict[str, Run] = {}
     taken: Taken = []
     for cell, experiment in cells_of(study):
@@ -58,12 +78,16 @@ def find_runs(study: Study, folder: Path) -> Taken:
             size: Size = "all"
             if experiment.data.train_samples is not None:
                 size = experiment.data.train_samples
-            runs[name] = Run(name, RunFolder(folder / "runs" / name), experiment, size)
+            there = RunFolder(folder / "runs" / name)
+            runs[name] = Run(name, key_of(experiment), there, experiment, size)
         runs[name].makes.update(SYSTEMS[study.system(cell.arm)])
         taken.append((cell, runs[name]))
     for run in runs.values():
         if not run.folder.experiment.exists():
             run.folder = _finished_elsewhere(run) or run.folder
+        record = known.get(run.key)
+        if record is not None and {*run.stages} <= {*record["stages"].split()} and not run.is_done:
+            run.known = record
     return taken
 
 

@@ -5,9 +5,11 @@ python run_swift.py study learning-curve --scale smoke
 
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from workflows.core.errors import UserError
 from workflows.core.files import open_whole, write_json
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen, as_typed
@@ -20,7 +22,8 @@ from workflows.studies.answers import answer
 from workflows.studies.card import Study, load_study
 from workflows.studies.page import build_page
 from workflows.studies.plan import expected_seconds, render_plan
-from workflows.studies.runs import Run, find_runs
+from workflows.studies.records import read_known_runs
+from workflows.studies.runs import Run, Taken, find_runs
 
 
 def work_on_study(
@@ -28,24 +31,28 @@ def work_on_study(
     scale: str,
     draws: int | None,
     plan: bool,
+    so_far: bool,
+    known_runs: tuple[Path, ...],
     flags: RunOptions,
     output: Path | None,
     screen: Screen,
 ) -> None:
     """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
 
-    `flags`: options for all its runs, before its own.  Raises UserError as `run_study` does.
+    `so_far`: start no run.  `known_runs`: study.json files of other machines.  `flags`: options for all its
+    runs, before its own.  Raises UserError as `run_study` does, and where a file of `known_runs` is none.
     """
     study = load_study(name, flags, scale == "smoke", draws)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
+    taken = find_runs(study, folder, read_known_runs(known_runs))
     if plan:
-        screen.say(render_plan([*{run.name: run for _, run in find_runs(study, folder)}.values()]))
+        screen.say(render_plan([*{run.name: run for _, run in taken}.values()]))
         return
     command = [*COMMAND.split(), "study", name, *flags_of(flags)]
     command += [] if scale == "full" else ["--scale", scale]
     command += [] if draws is None else ["--draws", str(draws)]
     command += [] if output is None else ["--output", str(output)]
-    found = run_study(study, folder, shlex.join(command), flags.lang, screen)
+    found = run_study(study, taken, folder, shlex.join(command), so_far, flags.lang, screen)
     for said in found["answer"]:
         screen.say(f"\n{said['en']}\n{said['zh']}")
     if found["stands_in"]:
@@ -54,19 +61,27 @@ def work_on_study(
     screen.say(f"\nreport: {as_typed(folder / 'report.html')}")
 
 
-def run_study(study: Study, folder: Path, command: str, lang: str, screen: Screen) -> dict[str, Any]:
-    """Do the runs of a study that are missing; write study.json, report.html, report.md and figures/ into
-    `folder`; return what study.json holds.
+def run_study(
+    study: Study, taken: Taken, folder: Path, command: str, so_far: bool, lang: str, screen: Screen
+) -> dict[str, Any]:
+    """Do the runs of a study that are missing, unless `so_far`; write study.json, report.html, report.md and
+    figures/ into `folder`; return what study.json holds.
 
     `command`: the one that repeats it.  Raises UserError as the runs do, where another command works on the
-    study, or where the answers of its runs do not go together.
+    study, where the answers of its runs do not go together, or where no run is finished.
     """
-    taken = find_runs(study, folder)
-    with locked(RunFolder(folder)):
-        _do_missing(study, [*{run.name: run for _, run in taken}.values()], folder, screen)
+    with nullcontext() if so_far else locked(RunFolder(folder)):
+        runs = [*{run.name: run for _, run in taken}.values()]
+        screen.say(
+            f"study {study.name}: {len(runs)} runs, {sum(run.is_done for run in runs)} of them finished"
+        )
+        if not so_far:
+            _do_missing(runs, folder, screen)
+        elif not any(run.is_done for run in runs):
+            raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
         found = answer(study, taken, folder) | {"command": command}
         write_json(folder / "study.json", found)
-        page = build_page(study, found, folder / "figures")
+        page = build_page(found, folder / "figures")
         with open_whole(folder / "report.html") as file:
             file.write(render_page(page, folder / "figures", lang))
         with open_whole(folder / "report.md") as file:
@@ -74,9 +89,8 @@ def run_study(study: Study, folder: Path, command: str, lang: str, screen: Scree
     return found
 
 
-def _do_missing(study: Study, runs: list[Run], folder: Path, screen: Screen) -> None:
+def _do_missing(runs: list[Run], folder: Path, screen: Screen) -> None:
     missing = [run for run in runs if not run.is_done]
-    screen.say(f"study {study.name}: {len(runs)} runs, {len(runs) - len(missing)} of them finished")
     start = time.monotonic()
     for number, run in enumerate(missing):
         expected = expected_seconds(runs)

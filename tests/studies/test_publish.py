@@ -1,0 +1,39 @@
+"""What is published: each page and table is that of its JSON, and no measured figure stands anywhere else."""
+
+from pathlib import Path
+
+import pytest
+
+from workflows.core.files import read_json
+from workflows.core.texts import LANGUAGES
+from workflows.experiment.cards import ROOT
+from workflows.studies.publish import RESULTS, TABLE, pages_of, published, readme_table
+
+STUDIES = {found["study"]: found for found in published()}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_pages_are_those_of_their_figures(name: str, tmp_path: Path) -> None:
+    pages = pages_of(STUDIES[name], tmp_path / "figures")
+    assert {path: path.read_text(encoding="utf-8") for path in pages} == pages
+    drawn = {path.name for path in (tmp_path / "figures").glob("*.svg")}
+    assert {path.name for path in (RESULTS / name / "figures").glob("*.svg")} == drawn != set()
+
+
+@pytest.mark.parametrize(("readme", "language"), [("README.md", "en"), ("README_zh.md", "zh")])
+def test_the_table_of_a_readme_is_that_of_the_files(readme: str, language: str) -> None:
+    assert TABLE.findall((ROOT / readme).read_text(encoding="utf-8")) == [readme_table(language)]
+
+
+def test_each_measurement_says_on_what_it_was_made() -> None:
+    for each in read_json(RESULTS / "measurements.json"):
+        assert each["device"] and each["versions"]["torch"], each["what"]["en"]
+        assert all(each[part].keys() == {*LANGUAGES} for part in ("what", "n", "result"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_published_study_names_no_place_of_the_machine_that_made_it(name: str) -> None:
+    found = STUDIES[name]
+    assert found["folders"] == {}
+    assert not any(word.startswith(("/", "~")) for word in found["command"].split())
+    assert all(each is None or each["packages"]["torch"] for each in found["environments"].values())

@@ -1,0 +1,93 @@
+"""Makes the pages of docs/results/ and the tables of figures in both READMEs of the JSON files there.
+
+python -m workflows.studies.publish [STUDY.JSON ...]
+
+A study.json that is named is taken into docs/results/ first.  measurements.json, there, holds what no study
+measured: each entry with its device, versions and command.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from workflows.core.files import open_whole, read_json, write_json
+from workflows.core.texts import LANGUAGES, Text, in_language, text, texts, with_interval
+from workflows.experiment.cards import ROOT
+from workflows.reporting.render import render_markdown
+from workflows.studies.page import build_page
+
+RESULTS = ROOT / "docs" / "results"
+MEASUREMENTS = "measurements"
+READMES = {"en": ROOT / "README.md", "zh": ROOT / "README_zh.md"}
+TABLE = re.compile(r"(?<=<!-- results -->\n)(.*?)(?=<!-- /results -->)", re.DOTALL)
+
+
+def published() -> list[dict[str, Any]]:
+    """The studies of docs/results/, by name."""
+    return [read_json(path) for path in sorted(RESULTS.glob("*.json")) if path.stem != MEASUREMENTS]
+
+
+def pages_of(found: dict[str, Any], figures: Path) -> dict[Path, str]:
+    """The Markdown pages of a published study, and where each stands; its figures are drawn into `figures`,
+    a folder of that name.
+    """
+    page = build_page(found, figures, linked=False)
+    folder = RESULTS / found["study"]
+    return {folder / f"{language}.md": render_markdown(page, figures, language) for language in LANGUAGES}
+
+
+def readme_table(language: str) -> str:
+    """A README's table of figures: of measurements.json, then of the studies."""
+    rows: list[list[Text | str]] = [[*texts("columns_of_a_readme").values()], ["---"] * 3]
+    for each in read_json(RESULTS / f"{MEASUREMENTS}.json"):
+        filled = {name: each["result"][name].format(**each["figures"]) for name in LANGUAGES}
+        rows.append([Text(**each["what"]), Text(**each["n"]), Text(**filled)])
+    for found in published():
+        for panel in found["panels"]:
+            if panel["arms"]:
+                rows.append(_row(found, panel, language))
+    lines = ["| " + " | ".join(in_language(cell, language) for cell in row) + " |" for row in rows]
+    return "\n" + "\n".join(lines) + "\n\n"  # a comment beside a table must stand apart from it
+
+
+def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Text | str]:
+    """A study's panel as a row: accuracy of each arm with the fewest and the most labels, with intervals."""
+    where = ", ".join(str(value) for value in panel["grid"].values())
+    link = f"[{found['study']}](docs/results/{found['study']}/{language}.md)"
+    draws = [len(point["draws"]) for points in panel["arms"].values() for point in points if point["varies"]]
+    results = []
+    for arm, points in panel["arms"].items():
+        ends = points if len(points) == 1 else (points[0], points[-1])
+        title = found["titles"][arm]
+        shown = [f"{with_interval(each['accuracy'], each['accuracy_interval'])}" for each in ends]
+        labels = " / ".join(f"{each['labels']:,}" for each in ends)
+        arm_said = title if isinstance(title, str) else in_language(Text(**title), language)
+        results.append(f"{arm_said} {' / '.join(shown)} [{labels}]")
+    n = text(
+        "n_of_a_study", rows=panel["test_rows"], fewest=min(draws, default=1), most=max(draws, default=1)
+    )
+    return [f"{link} {where}".strip(), n, "; ".join(results)]
+
+
+def publish(studies: list[Path]) -> None:
+    """Take the study.json files `studies` into docs/results/, and make all pages and tables anew."""
+    for path in studies:
+        found = read_json(path)
+        write_json(RESULTS / f"{found['study']}.json", found | {"folders": {}})
+    for found in published():
+        figures = RESULTS / found["study"] / "figures"
+        for path, page in pages_of(found, figures).items():
+            _write(path, page)
+    for language, readme in READMES.items():
+        before, _, after = re.split(TABLE, readme.read_text(encoding="utf-8"))
+        _write(readme, before + readme_table(language) + after)
+
+
+def _write(path: Path, content: str) -> None:
+    with open_whole(path) as file:
+        file.write(content)
+
+
+if __name__ == "__main__":
+    publish([Path(name) for name in sys.argv[1:]])
