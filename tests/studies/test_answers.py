@@ -43,7 +43,7 @@ def _answer(
     path = folder / "card.yaml"
     path.write_text(card, encoding="utf-8")
     study = load_study(str(path), DEFAULTS, False, None)
-    taken = find_runs(study, folder, {})
+    taken = find_runs(study, folder, {}, lambda experiment: {})
     for cell, run in taken:
         train = 800 if run.size == "all" else run.size
         splits = {"train": {"rows": train}, "val": {"rows": train // 8}}
@@ -135,6 +135,7 @@ def test_what_is_not_measured_yet_is_said_and_draws_are_matched_by_number(tmp_pa
 
     found = _answer(tmp_path, share)
     (panel,) = found["panels"]
+    assert panel["beyond"] == []
     assert panel["unfinished"] == [
         {"arm": "lora", "size": 32, "draws": 5, "of": 6},
         {"arm": "lora", "size": 64, "draws": 0, "of": 6},

@@ -8,8 +8,9 @@ import pytest
 from tests.conftest import Command, read_options
 from workflows.core.errors import UserError
 from workflows.experiment.cards import ROOT, STUDIES, names_of
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import DEFAULTS
-from workflows.studies.card import Study, cells_of, load_study
+from workflows.studies.card import Rows, Study, cells_of, load_study
 from workflows.studies.runs import find_runs
 
 SMALL = """
@@ -31,6 +32,11 @@ def _write(folder: Path, text: str = SMALL) -> str:
     return str(path)
 
 
+def _rows(experiment: Experiment) -> Rows:
+    """As many as may be wanted."""
+    return {}
+
+
 def _load(name: str, *flags: object, smoke: bool = False, draws: int | None = None) -> Study:
     return load_study(name, read_options(*flags) if flags else DEFAULTS, smoke, draws)
 
@@ -39,7 +45,7 @@ def _load(name: str, *flags: object, smoke: bool = False, draws: int | None = No
 @pytest.mark.parametrize("name", names_of(STUDIES))
 def test_every_card_asks_for_runs_that_there_can_be(name: str, smoke: bool) -> None:
     study = _load(name, smoke=smoke, draws=1)
-    cells = list(cells_of(study))
+    cells = list(cells_of(study, _rows))
     assert {cell.arm for cell, _ in cells} == set(study.arms)
     assert study.question.zh != study.question.en
     if smoke:
@@ -47,7 +53,7 @@ def test_every_card_asks_for_runs_that_there_can_be(name: str, smoke: bool) -> N
 
 
 def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path: Path) -> None:
-    cells = list(cells_of(_load(_write(tmp_path))))
+    cells = list(cells_of(_load(_write(tmp_path)), _rows))
     lora = [(each.data.sample_seed, each.tuning.seed) for cell, each in cells if cell.arm == "lora"]
     assert lora == [(1, 1), (2, 2)]
     tfidf = {(each.data.train_samples, each.data.sample_seed) for cell, each in cells if cell.arm == "tfidf"}
@@ -55,7 +61,7 @@ def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path
     assert {(each.data.data_seed, each.data.test_samples) for _, each in cells} == {(42, 50)}
     assert {each.tuning.method for cell, each in cells if cell.arm != "lora"} == {"probe"}
     # TF-IDF on three draws of 32 and on all, LoRA on two; the untuned model answers in one of them.
-    taken = find_runs(_load(_write(tmp_path)), tmp_path / "out", {})
+    taken = find_runs(_load(_write(tmp_path)), tmp_path / "out", {}, _rows)
     assert len({run.name for _, run in taken}) == 6
     assert len({run.name for cell, run in taken if cell.arm == "zero_shot"}) == 1
     first = next(run for cell, run in taken if cell.arm == "tfidf" and cell.draw == 1)
@@ -65,9 +71,9 @@ def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path
 def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(tmp_path: Path) -> None:
     grid = SMALL + "grid: {dataset: [chnsenticorp, waimai]}\n"
     name = _write(tmp_path, grid.replace("lora: {options: {", "lora: {options: {prompt: zh-system, "))
-    assert {each.dataset.name for _, each in cells_of(_load(name))} == {"chnsenticorp", "waimai"}
+    assert {each.dataset.name for _, each in cells_of(_load(name), _rows)} == {"chnsenticorp", "waimai"}
     flags = ("--dataset", "demo", "--prompt", "zh-descriptions", "--set", "lora_rank=4", "--test-samples", 60)
-    cells = list(cells_of(_load(name, *flags, draws=1)))
+    cells = list(cells_of(_load(name, *flags, draws=1), _rows))
     assert {(each.dataset.name, each.data.test_samples) for _, each in cells} == {("demo", 60)}
     prompts = {cell.arm: each.prompt.name for cell, each in cells}
     assert prompts == {"tfidf": "zh-descriptions", "zero_shot": "zh-descriptions", "lora": "zh-system"}
@@ -75,7 +81,7 @@ def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(
     ranks = _write(tmp_path, SMALL + "grid: {set: [[lora_rank=4], [lora_rank=8]]}\n")
     asked = {
         each.tuning.set
-        for cell, each in cells_of(_load(ranks, "--set", "lora_alpha=8"))
+        for cell, each in cells_of(_load(ranks, "--set", "lora_alpha=8"), _rows)
         if cell.arm == "lora"
     }
     assert asked == {("lora_alpha=8", f"lora_rank={rank}", "max_steps=1") for rank in (4, 8)}
@@ -110,16 +116,16 @@ def test_a_bad_card_is_refused_in_one_line(
 def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_study(tmp_path: Path) -> None:
     own = "data_file: own.csv, text_column: t, label_column: l, labels: '差,好', test_samples"
     name = _write(tmp_path, SMALL.replace("test_samples", own))
-    (data,) = {each.data.data_file for _, each in cells_of(_load(name))}
+    (data,) = {each.data.data_file for _, each in cells_of(_load(name), _rows)}
     assert data == str(Path.cwd() / "own.csv")
-    assert {each.data.data_file for _, each in cells_of(_load(name, smoke=True))} == {None}
+    assert {each.data.data_file for _, each in cells_of(_load(name, smoke=True), _rows)} == {None}
 
 
 def test_numbers_are_not_right_or_wrong(tmp_path: Path) -> None:
     arms, head = SMALL[SMALL.index("arms:") :], "arms: {head: {options: {method: head}}}"
     name = _write(tmp_path, SMALL.replace("test_samples: 50", "dataset: dianping-stars").replace(arms, head))
     with pytest.raises(UserError, match="dianping-stars has numbers"):
-        list(cells_of(_load(name)))
+        list(cells_of(_load(name), _rows))
 
 
 def test_an_unknown_study_is_told_the_known_ones(command: Command) -> None:
@@ -134,5 +140,20 @@ def test_the_card_of_the_documentation_is_one(tmp_path: Path, language: str) -> 
     page = (ROOT / "docs" / language / "studies.md").read_text(encoding="utf-8")
     (card,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
     study = _load(_write(tmp_path, card))
-    assert {cell.panel for cell, _ in cells_of(study)} == {("zh-question",), ("zh-system",)}
+    assert {cell.panel for cell, _ in cells_of(study, _rows)} == {("zh-question",), ("zh-system",)}
     assert all(f"| `{name}` |" in page for name in names_of(STUDIES))
+
+
+def test_more_rows_than_there_are_are_not_asked_for(tmp_path: Path) -> None:
+    study = _load(_write(tmp_path, SMALL.replace("[32, all]", "[16, 32, 64, all]")))
+    cells = list(cells_of(study, lambda experiment: {"train": 40, "val": 5, "test": 50}))
+    assert {cell.size for cell, _ in cells if cell.arm == "tfidf"} == {16, 32, "all"}
+    assert {each.data.test_samples for _, each in cells} == {None}
+    assert {each.data.test_samples for _, each in cells_of(study, lambda experiment: {"test": 51})} == {50}
+
+
+def test_a_file_of_ones_own_takes_the_place_of_the_data_sets() -> None:
+    flags = "--data-file", "own.csv", "--text-column", "t", "--label-column", "l", "--labels", "差,好"
+    study = _load("learning-curve", *flags)
+    assert {each.dataset.name for _, each in cells_of(study, _rows)} == {"own"}
+    assert study.grid == {}

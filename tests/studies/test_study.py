@@ -91,9 +91,9 @@ def test_a_study_that_is_killed_goes_on(
     assert "4 runs, 4 of them finished" in command(*study).stdout
     # Another study finds them, once they are where runs are.
     other = load_study(str(card), DEFAULTS, False, None)
-    assert not any(run.is_done for _, run in find_runs(other, tmp_path / "other", {}))
+    assert not any(run.is_done for _, run in find_runs(other, tmp_path / "other", {}, lambda experiment: {}))
     monkeypatch.setattr("workflows.studies.runs.OUTPUTS", tmp_path / "outputs")
-    assert all(run.is_done for _, run in find_runs(other, tmp_path / "other", {}))
+    assert all(run.is_done for _, run in find_runs(other, tmp_path / "other", {}, lambda experiment: {}))
     # On another machine its study.json stands for its runs.
     elsewhere = tmp_path / "elsewhere"
     known = command("study", str(card), "--known-runs", str(out / "study.json"), "--output", str(elsewhere))

@@ -13,7 +13,7 @@ import numpy as np
 from workflows.core.errors import UserError
 from workflows.core.statistics import crossed_bootstrap, excludes_zero, holm_intervals, percentile_interval
 from workflows.core.texts import Text, text
-from workflows.studies.card import Size, Study
+from workflows.studies.card import Size, Study, sizes_of
 from workflows.studies.records import Record, as_stored, right_rows
 from workflows.studies.runs import Taken
 
@@ -100,6 +100,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
         "arms": measured,
         "pairs": pairs,
         "unfinished": unfinished,
+        "beyond": [size for size in sizes_of(study) if size not in {cell.size for cell, _ in taken}],
     }
 
 

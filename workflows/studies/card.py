@@ -4,7 +4,8 @@ A card holds options of `run` under their names in experiment/options.py; docs/e
 Every combination of its `grid` is a panel of the page, in which the arms are compared, size by size.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,7 @@ from workflows.experiment.options import (
 from workflows.experiment.resolve import resolve
 
 Options = dict[str, Any]
+Rows = dict[str, int]  # by split; empty where nothing is known
 Size = Annotated[int, Field(ge=1)] | Literal["all"]  # training rows
 GROUPS = {
     name: group
@@ -127,6 +129,8 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
         raise UserError(f"{flag}: is set by the study's sizes and draws; leave it out.")
     if smoke:
         study = _smoke(study)
+    if "data_file" in given and "dataset" not in given:  # it takes the place of the study's own
+        study = _without(study, "dataset")
     if draws is not None:
         arms = {arm: replace(each, draws=None) for arm, each in study.arms.items()}
         study = replace(study, draws=draws, arms=arms)
@@ -141,24 +145,30 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
 def _smoke(study: Study) -> Study:
     """The study with the embedded model and data, few sizes and draws."""
 
-    def kept(options: Options) -> Options:
-        return {option: value for option, value in options.items() if option not in {*SOURCE, *SMOKE}}
-
-    arms = {
-        name: replace(arm, options=kept(arm.options), sizes=None, draws=None)
-        for name, arm in study.arms.items()
-        if arm.smoke
-    }
+    arms = {name: replace(arm, sizes=None, draws=None) for name, arm in study.arms.items() if arm.smoke}
     pairs = tuple(pair for pair in study.compare if arms.keys() >= set(pair))
     small = replace(study, arms=arms, compare=pairs, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
-    return replace(small, options=kept(study.options) | SMOKE, grid=kept(study.grid))
+    small = _without(small, *SOURCE, *SMOKE)
+    return replace(small, options=small.options | SMOKE)
 
 
-def cells_of(study: Study) -> Iterator[tuple[Cell, Experiment]]:
+def _without(study: Study, *names: str) -> Study:
+    """The study without some options, wherever it has them."""
+
+    def kept(options: Options) -> Options:
+        return {option: value for option, value in options.items() if option not in names}
+
+    arms = {name: replace(arm, options=kept(arm.options)) for name, arm in study.arms.items()}
+    return replace(study, arms=arms, options=kept(study.options), grid=kept(study.grid))
+
+
+def cells_of(study: Study, rows_of: Callable[[Experiment], Rows]) -> Iterator[tuple[Cell, Experiment]]:
     """All cells and what their runs are asked, whole draws first, so that a study that was stopped has all
     sizes of some draws.
 
-    Raises UserError where options do not go together.
+    `rows_of`: how many rows each split of an experiment has before any sample is taken; sizes beyond that are
+    left out, and of fewer test rows than are asked all are taken.  Raises UserError where options do not go
+    together.
     """
     panels = list(product(*study.grid.values()))
     asked_of = {(panel, arm): _resolve(study, panel, arm) for panel in panels for arm in study.arms}
@@ -168,7 +178,11 @@ def cells_of(study: Study) -> Iterator[tuple[Cell, Experiment]]:
             if size not in (arm.sizes or study.sizes) or draw > (arm.draws or study.draws):
                 continue
             experiment, rows = asked_of[panel, name], sizes_of(study)[0] if arm.once else size
-            data, tuning = experiment.data, experiment.tuning
+            data, tuning, there = experiment.data, experiment.tuning, rows_of(experiment)
+            if rows != "all" and rows > there.get("train", rows):
+                continue
+            if (data.test_samples or 0) >= there.get("test", math.inf):
+                data = replace(data, test_samples=None)
             # A tuned model depends on its seed; what is fitted to a frozen one does not.
             reseeded = "seed" in arm.vary and study.system(name) == "tuned" and not arm.once
             redrawn = "sample_seed" in arm.vary and rows != "all" and not arm.once

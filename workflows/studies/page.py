@@ -56,13 +56,15 @@ def _measured(
 
 
 def _unfinished(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Iterator[Block]:
-    """What a panel has not measured yet."""
+    """What a panel has not measured yet, or cannot."""
     left: list[Text] = []
     for arm, group in groupby(sorted(panel["unfinished"], key=itemgetter("arm")), key=itemgetter("arm")):
         each = [f"{at['size']} ({at['draws']}/{at['of']})" for at in group]
         left.append(text("unfinished_arm", arm=titles[arm], sizes=", ".join(each)))
     if left:
         yield Paragraph(text("not_measured_yet", left=one_after_another(left, "; ", "；")))
+    if panel["beyond"]:
+        yield Paragraph(text("sizes_beyond", sizes=", ".join(map(str, panel["beyond"]))))
 
 
 def _environments(found: dict[str, Any]) -> Iterator[Text]:

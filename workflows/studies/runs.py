@@ -4,15 +4,17 @@ They do the stages that make the answers that are looked at; `run FOLDER` does t
 finished already, in this study, another or alone, is taken as it is.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from workflows.core.files import fingerprint
+from workflows.core.files import fingerprint, read_json
 from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.model.swift_names import check_overrides
-from workflows.pipeline.run import OUTPUTS, are_done
-from workflows.studies.card import SYSTEMS, Cell, Size, Study, cells_of
+from workflows.pipeline.run import OUTPUTS, are_done, do_stages
+from workflows.studies.card import SYSTEMS, Cell, Rows, Size, Study, cells_of
 from workflows.studies.records import Record, key_of, record_of
 
 Kind = tuple[str, ...]  # what a run's time depends on beside its rows
@@ -63,14 +65,16 @@ class Run:
 Taken = list[tuple[Cell, Run]]
 
 
-def find_runs(study: Study, folder: Path, known: dict[str, Record]) -> Taken:
+def find_runs(
+    study: Study, folder: Path, known: dict[str, Record], rows_of: Callable[[Experiment], Rows]
+) -> Taken:
     """Each cell with its run, which is there, known by the records `known`, or missing.
 
-    Raises UserError where options do not go together.
+    `rows_of`: as of `cells_of`.  Raises UserError where options do not go together.
     """
     runs: dict[str, Run] = {}
     taken: Taken = []
-    for cell, experiment in cells_of(study):
+    for cell, experiment in cells_of(study, rows_of):
         text = save_experiment(experiment)
         name = f"{experiment.name}-{fingerprint(text)}"
         if name not in runs:
@@ -100,3 +104,22 @@ def _finished_elsewhere(run: Run) -> RunFolder | None:
             if same and are_done(there, run.experiment, run.stages):
                 return there
     return None
+
+
+def row_counter(folder: Path, screen: Screen) -> Callable[[Experiment], Rows]:
+    """What counts the rows of an experiment's splits: its data are prepared, whole, in folder/data."""
+    counts: dict[str, Rows] = {}
+
+    def rows_of(experiment: Experiment) -> Rows:
+        data = replace(experiment.data, train_samples=None, sample_seed=None, test_samples=None)
+        name = f"{experiment.dataset.name}-{fingerprint([asdict(data), asdict(experiment.dataset)])}"
+        if name not in counts:
+            run, whole = RunFolder(folder / "data" / name), replace(experiment, data=data, mixed=())
+            if not are_done(run, whole, ("prepare",)):
+                screen.say(f"counting the rows of {experiment.dataset.name}")
+                do_stages(run, whole, ("prepare",), screen)
+            splits = read_json(run.manifest)["splits"]
+            counts[name] = {split: splits[split]["rows"] for split in splits}
+        return counts[name]
+
+    return rows_of

@@ -7,6 +7,7 @@ import shlex
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from workflows.core.errors import UserError
@@ -23,7 +24,7 @@ from workflows.studies.card import Study, load_study
 from workflows.studies.page import build_page
 from workflows.studies.plan import expected_seconds, render_plan
 from workflows.studies.records import read_known_runs
-from workflows.studies.runs import Run, Taken, find_runs
+from workflows.studies.runs import Run, Taken, find_runs, row_counter
 
 
 def work_on_study(
@@ -44,7 +45,9 @@ def work_on_study(
     """
     study = load_study(name, flags, scale == "smoke", draws)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
-    taken = find_runs(study, folder, read_known_runs(known_runs))
+    known = read_known_runs(known_runs)
+    with TemporaryDirectory(prefix="study-") if plan or so_far else nullcontext(folder) as counted:
+        taken = find_runs(study, folder, known, row_counter(Path(counted), screen))
     if plan:
         screen.say(render_plan([*{run.name: run for _, run in taken}.values()]))
         return
