@@ -19,7 +19,10 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from workflows.core.files import read_jsonl, write_jsonl
+from workflows.core.rows import Rows
+from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import Task
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 
 # Characters up to three: Chinese words are mostly two, and no segmenter is needed.
@@ -27,8 +30,10 @@ NGRAMS = (1, 3)
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # inverse regularisation, C
 THRESHOLD = 0.5  # of a label's probability where a row may have several
 
-# By system: for each test row its answer as a data file's `label` has it, and the labels' probabilities.
-Baselines = dict[str, list[tuple[Any, list[float] | None]]]
+# What a baseline says of features: for each row its answer as a data file's `label` has it, and the labels'
+# probabilities.
+Said = list[tuple[Any, list[float] | None]]
+Baselines = dict[str, Callable[[Matrix], Said]]  # by system
 
 
 def run_baselines(job: Job) -> dict[str, Any]:
@@ -37,87 +42,100 @@ def run_baselines(job: Job) -> dict[str, Any]:
     """
     start = time.monotonic()
     run, experiment = job.run, job.experiment
-    train, val, test = (read_jsonl(run.split(name)) for name in ("train", "val", "test"))
+    test, (vectorizer, baselines) = read_jsonl(run.split("test")), fit_baselines(run, experiment)
+    features = vectorizer.transform(row["review"] for row in test)
+    for system, answer in baselines.items():
+        write_jsonl(run.predictions(system), join_said(test, answer(features), experiment))
+    return {"seconds": {"tfidf": {"fitting": round(time.monotonic() - start, 2)}}}
+
+
+def fit_baselines(run: RunFolder, experiment: Experiment) -> tuple[TfidfVectorizer, Baselines]:
+    """The baselines of a run's training and validation rows, and what makes their features of texts."""
+    train, val = (read_jsonl(run.split(name)) for name in ("train", "val"))
     vectorizer = character_ngrams(NGRAMS, len(train))
     features = vectorizer.fit_transform(row["review"] for row in train)
-    others = [vectorizer.transform(row["review"] for row in rows) for rows in (val, test)]
+    of_val = vectorizer.transform(row["review"] for row in val)
     gold = [[row["label"] for row in rows] for rows in (train, val)]
-    names = [label.name for label in experiment.labels]
-    baselines: dict[Task, Callable[..., Baselines]] = {
+    fits: dict[Task, Callable[..., Baselines]] = {
         "single_label": single_label_baselines,
         "multi_label": multi_label_baselines,
         "regression": regression_baselines,
     }
-    found = baselines[experiment.dataset.task](features, *others, *gold, len(names))
-    for system, answers in found.items():
-        rows = [
-            {
-                "id": row["id"],
-                "text": row["review"],
-                "gold": experiment.named(row["label"]),
-                "output": None,
-                "prediction": experiment.named(said),
-                "probabilities": None if shares is None else dict(zip(names, shares, strict=True)),
-                "label_mass": None,
-            }
-            for row, (said, shares) in zip(test, answers, strict=True)
-        ]
-        write_jsonl(run.predictions(system), rows)
-    return {"seconds": {"tfidf": {"fitting": round(time.monotonic() - start, 2)}}}
+    return vectorizer, fits[experiment.dataset.task](features, of_val, *gold, len(experiment.labels))
+
+
+def join_said(rows: Rows, said: Said, experiment: Experiment) -> Rows:
+    """One prediction row a row of a data file, of what a baseline said of it."""
+    names = [label.name for label in experiment.labels]
+    return [
+        {
+            "id": row["id"],
+            "text": row["review"],
+            "gold": experiment.named(row["label"]),
+            "output": None,
+            "prediction": experiment.named(answer),
+            "probabilities": None if shares is None else dict(zip(names, shares, strict=True)),
+            "label_mass": None,
+        }
+        for row, (answer, shares) in zip(rows, said, strict=True)
+    ]
 
 
 def single_label_baselines(
-    train: Matrix, val: Matrix, test: Matrix, gold: list[int], val_gold: list[int], label_count: int
+    train: Matrix, val: Matrix, gold: list[int], val_gold: list[int], label_count: int
 ) -> Baselines:
     """Majority class, and logistic regression; a label that training lacks gets the probability 0."""
     counts = np.bincount(gold, minlength=label_count)
-    probabilities = np.zeros((test.shape[0], label_count))
-    if len(set(gold)) == 1:
-        probabilities[:, gold[0]] = 1.0
-    else:
+    best = None
+    if len(set(gold)) > 1:
         models = _fit(lambda strength: LogisticRegression(C=strength, max_iter=300), train, gold)
         best = max(models, key=lambda model: model.score(val, val_gold))
-        probabilities[:, best.classes_] = best.predict_proba(test)
-    shares = {"majority": np.tile(counts / counts.sum(), (test.shape[0], 1)), "tfidf": probabilities}
-    return {system: [(int(row.argmax()), row.tolist()) for row in each] for system, each in shares.items()}
+
+    def tfidf(features: Matrix) -> Said:
+        probabilities = np.zeros((features.shape[0], label_count))
+        if best is None:
+            probabilities[:, gold[0]] = 1.0
+        else:
+            probabilities[:, best.classes_] = best.predict_proba(features)
+        return [(int(row.argmax()), row.tolist()) for row in probabilities]
+
+    majority = int(counts.argmax()), (counts / counts.sum()).tolist()
+    return {"majority": lambda features: [majority] * features.shape[0], "tfidf": tfidf}
 
 
 def multi_label_baselines(
-    train: Matrix,
-    val: Matrix,
-    test: Matrix,
-    gold: list[list[int]],
-    val_gold: list[list[int]],
-    label_count: int,
+    train: Matrix, val: Matrix, gold: list[list[int]], val_gold: list[list[int]], label_count: int
 ) -> Baselines:
     """The most frequent set of labels, and one logistic regression a label; C by micro F1 on validation."""
     hot, val_hot = (
         np.array([[label in row for label in range(label_count)] for row in rows])
         for rows in (gold, val_gold)
     )
-    most_frequent = list(Counter(map(tuple, gold)).most_common(1)[0][0])
+    most_frequent = list(Counter(map(tuple, gold)).most_common(1)[0][0]), hot.mean(axis=0).tolist()
     models = _fit(
         lambda strength: OneVsRestClassifier(LogisticRegression(C=strength, max_iter=300)), train, hot
     )
     best = max(
         models, key=lambda model: f1_score(val_hot, model.predict(val), average="micro", zero_division=0)
     )
-    shares = best.predict_proba(test)
-    return {
-        "majority": [(most_frequent, hot.mean(axis=0).tolist())] * test.shape[0],
-        "tfidf": [(np.flatnonzero(row >= THRESHOLD).tolist(), row.tolist()) for row in shares],
-    }
+
+    def tfidf(features: Matrix) -> Said:
+        shares = best.predict_proba(features)
+        return [(np.flatnonzero(row >= THRESHOLD).tolist(), row.tolist()) for row in shares]
+
+    return {"majority": lambda features: [most_frequent] * features.shape[0], "tfidf": tfidf}
 
 
 def regression_baselines(
-    train: Matrix, val: Matrix, test: Matrix, gold: list[float], val_gold: list[float], label_count: int
+    train: Matrix, val: Matrix, gold: list[float], val_gold: list[float], label_count: int
 ) -> Baselines:
     """The mean, and ridge regression, its strength by R² on validation."""
     models = _fit(lambda strength: Ridge(alpha=1 / strength), train, gold)
     best = max(models, key=lambda model: model.score(val, val_gold))
+    mean = float(np.mean(gold)), None
     return {
-        "mean": [(float(np.mean(gold)), None)] * test.shape[0],
-        "tfidf": [(value, None) for value in best.predict(test).tolist()],
+        "mean": lambda features: [mean] * features.shape[0],
+        "tfidf": lambda features: [(value, None) for value in best.predict(features).tolist()],
     }
 
 
