@@ -265,6 +265,41 @@ def study(
 
 
 @app.command
+def predict(
+    folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
+    /,
+    *,
+    input: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            allow_leading_hyphen=True,
+            help="a table, or a pattern like 'day-*.csv'; -: lines; may be repeated",
+        ),
+    ] = (),
+    text: Annotated[tuple[str, ...], Parameter(negative=(), help="one review; may be repeated")] = (),
+    text_column: Annotated[str, Parameter(help="the column with the review")] = "review",
+    label_column: Annotated[str | None, Parameter(help="the column with the label, to be scored")] = None,
+    output: Annotated[Path | None, Parameter(help="the table with the answers")] = None,
+    system: Annotated[
+        Literal["tuned", "zero_shot", "probe", "tfidf"], Parameter(help="what answers")
+    ] = "tuned",
+    min_confidence: Annotated[float | None, Parameter(help="give no label below this probability")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Answers to your own reviews: a table with a label and probabilities for each row.
+
+    CSV, TSV, JSONL, Parquet or XLSX; all rows and columns are kept. A command that was stopped goes on.
+    """
+    use_one_gpu()
+    from workflows.serving.predict import Wanted
+    from workflows.serving.predict import predict as answer
+
+    wanted = Wanted(text_column, label_column, min_confidence, name_system=system != "tuned")
+    answer(folder, system, wanted, input, text, output, Screen(verbose))
+
+
+@app.command
 def doctor(
     *,
     gpu: Annotated[Flag, Parameter(help="stop where there is no GPU, instead of using the CPU")] = False,

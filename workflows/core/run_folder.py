@@ -58,6 +58,7 @@ class RunFolder:
     sft = _Inside("sft")  # SWIFT's own output: checkpoints, args.json, logging.jsonl
     training = _Inside("training.json")  # what training gave: checkpoint, rows used, losses
     scores = _Inside("scores.json")  # metrics of every system
+    exported = _Inside("export.json")  # in a folder that `export` wrote: what the export was checked by
     report_page = _Inside("report.html")
     report_markdown = _Inside("report.md")
     figures = _Inside("figures")  # the report's figures, as SVG and PNG

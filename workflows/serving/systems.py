@@ -41,7 +41,6 @@ from workflows.model.loaded import LoadedModel
 from workflows.model.machine import find_machine
 from workflows.model.patches import make_output_layer_input_contiguous, use_plain_attention_for_short_rows
 
-EXPORTED = "export.json"  # what a folder that `export` wrote has beside its weights
 UNKNOWN_GOLD: dict[str, Any] = {"single_label": 0, "multi_label": [], "regression": 0.0}
 
 Answer = Row  # as in predictions/*.jsonl, without `id` and `gold`
@@ -119,7 +118,7 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
     `models`: where several systems share what they load; None: the adapter is merged, which answers fastest.
     Raises UserError where there is no such run or system, or its model cannot be had.
     """
-    run, exported = RunFolder(folder), (folder / EXPORTED).exists()
+    run, exported = RunFolder(folder), RunFolder(folder).exported.exists()
     experiment = load_experiment(run.experiment)
     if exported:
         _check(folder, name == "tuned", f"an exported folder has no {name}, only tuned")

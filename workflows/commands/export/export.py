@@ -20,12 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from workflows.commands.export.model_card import write_model_card
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, read_jsonl, sha256, write_json
+from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Row, Rows, question
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import COMMAND, MAX_NEW_TOKENS
-from workflows.experiment.experiment import load_experiment
+from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
+from workflows.experiment.options import DataOptions
 from workflows.inference.infer import answer_batches, has_own_cache, join_answers, merge_adapter
 from workflows.inference.scorer import Greedy, prompt_tokens
 from workflows.model.arguments import build_infer_arguments
@@ -89,10 +90,21 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
         counts = {"prompts": len(test), "prompts_equal": equal}
         write_json(part / CHECK, {**made_of, **counts, **check})
         write_model_card(part, run, experiment, fetch_model(experiment.arguments), check)
+        with open_whole(RunFolder(part).experiment) as file:
+            file.write(save_experiment(_without_places(experiment)))
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _without_places(experiment: Experiment) -> Experiment:
+    """What `predict` and `serve` must know of the experiment, without the paths of this machine."""
+    card = experiment.model
+    named = {**card.arguments, "model": Path(str(card.arguments["model"])).name}
+    tuning = replace(experiment.tuning, model=None, prompt=None, from_run=None, unlabelled=None)
+    model = replace(card, arguments=named)
+    return replace(experiment, data=DataOptions(), tuning=tuning, model=model, mixed=())
 
 
 def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, int]:

@@ -1,0 +1,198 @@
+"""`predict` on files as people have them: nothing lost, nothing twice, and the run's own answers."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Command
+from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl
+from workflows.core.rows import Rows
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
+from workflows.core.tables import open_table
+from workflows.experiment.cards import ROOT
+from workflows.serving import predict as module
+from workflows.serving.predict import Wanted, predict_table
+from workflows.serving.systems import System, open_system
+
+Demo = tuple[RunFolder, str]
+
+
+@pytest.fixture(scope="module")
+def tfidf(demo_run: Demo) -> System:
+    return open_system(demo_run[0].path, "tfidf")
+
+
+def _table(path: Path, texts: list[str], **columns: list[str]) -> Path:
+    columns = {"编号": [f"{at}" for at in range(len(texts))], **columns, "review": texts}
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_file_gets_the_answers_that_the_run_gave(command: Command, demo_run: Demo, tmp_path: Path) -> None:
+    run, _ = demo_run
+    tuned = read_jsonl(run.predictions("tuned"))
+    texts = [row["text"] for row in tuned]
+    gold = [row["gold"] for row in tuned]
+    data = _table(tmp_path / "mine.csv", ["", *texts, " \u200b"], 标签=["positive", *gold, "?"])
+    out = tmp_path / "sub" / "answers.csv"
+    asked = ["--input", data, "--output", out, "--label-column", "标签", "--min-confidence", "0.9"]
+    done = command("predict", run.path, *asked)
+    assert done.returncode == 0, done.stderr
+    rows = _read(out)
+    assert [row["review"] for row in rows] == ["", *texts, " \u200b"]
+    assert [row["编号"] for row in rows] == [f"{at}" for at in range(len(texts) + 2)]
+    assert [rows[at]["reason"] for at in (0, -1)] == ["empty text"] * 2
+    sure = [max(row["probabilities"].values()) >= 0.9 for row in tuned]
+    for row, said, known in zip(rows[1:-1], tuned, sure, strict=True):
+        assert row["prediction"] == (said["prediction"] if known else "")
+        assert row["reason"] == ("" if known else "below 0.9")
+        assert float(row["probability_positive"]) == pytest.approx(
+            said["probabilities"]["positive"], abs=1e-4
+        )
+    answered = [row for row, known in zip(tuned, sure, strict=True) if known]
+    right = sum(row["prediction"] == row["gold"] for row in answered)
+    assert f"accuracy on {len(answered)} rows: {right / len(answered):.3f} (" in done.stdout
+    assert "1 rows have another value in '标签'" in done.stdout
+    assert "validation rows:" in done.stdout
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_lines_and_single_texts_are_printed(demo_run: Demo) -> None:
+    run, _ = demo_run
+    lines = [row["text"] for row in read_jsonl(run.predictions("tfidf"))[:3]]
+    done = subprocess.run(
+        [sys.executable, "run_swift.py", "predict", str(run.path), "--system", "tfidf", "--input", "-"],
+        input="\n".join([*lines, ""]),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        check=True,
+    )
+    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [row["text"] for row in printed] == lines
+    wanted = [row["prediction"] for row in read_jsonl(run.predictions("tfidf"))[:3]]
+    assert [(row["prediction"], row["system"]) for row in printed] == [(each, "tfidf") for each in wanted]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "xlsx"])
+def test_a_command_that_was_stopped_goes_on(
+    tfidf: System, demo_rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Stopped in the midst of a line, after some blocks: what was answered is not asked again."""
+    monkeypatch.setattr(module, "BLOCK_ROWS", 16)
+    texts = [row["text"] for row in demo_rows[:100]]
+    table, out, wanted = (
+        open_table(_table(tmp_path / "t.csv", texts)),
+        tmp_path / f"a.{kind}",
+        Wanted("review"),
+    )
+    asked: list[int] = []
+
+    def counted(most: int) -> System:
+        def answer(rows: Rows) -> Iterator[Rows]:
+            asked.append(len(rows))
+            if sum(asked) > most:
+                raise KeyboardInterrupt
+            yield from tfidf.answer_rows(rows)
+
+        return replace(tfidf, answer_rows=answer)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_table(counted(50), [table], wanted, out, Screen())
+    assert not out.exists()
+    (kept,) = tmp_path.glob(".a.*.answers")
+    with open(kept, "ab") as file:
+        file.write(b'{"prediction": "pos')
+    asked.clear()
+    counts = predict_table(counted(1000), [table], wanted, out, Screen())
+    assert sum(asked) == 100 - 48
+    assert counts["rows"] == 100
+    whole = tmp_path / f"whole.{kind}"
+    predict_table(tfidf, [table], wanted, whole, Screen())
+    if kind != "xlsx":  # which holds the time of its making
+        assert out.read_bytes() == whole.read_bytes()
+    found = pd.read_excel(out, dtype=str) if kind == "xlsx" else None
+    if found is not None:
+        assert found["prediction"].tolist() == [each["prediction"] for each in tfidf.answer(texts)]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", f".{kind}"}
+
+
+def test_answers_of_other_rows_are_not_taken(tfidf: System, tmp_path: Path) -> None:
+    """The same output, another file: what a stopped command left is of no use."""
+    out, wanted = tmp_path / "a.csv", Wanted("review")
+    for texts in (["房间很干净，下次还来", "太差了"], ["太差了", "房间很干净，下次还来"]):
+        table = open_table(_table(tmp_path / "t.csv", texts))
+        predict_table(tfidf, [table], wanted, out, Screen())
+        assert [row["prediction"] for row in _read(out)] == [
+            each["prediction"] for each in tfidf.answer(texts)
+        ]
+
+
+def test_several_files_follow_one_another(command: Command, demo_run: Demo, tmp_path: Path) -> None:
+    run, _ = demo_run
+    for name in ("day-2", "day-1"):
+        _table(tmp_path / f"{name}.csv", [f"{name} 很好"])
+    out, asked = tmp_path / "out.csv", ["--system", "tfidf", "--input", tmp_path / "day-*.csv"]
+    done = command("predict", run.path, *asked, "--output", out)
+    assert done.returncode == 0, done.stderr
+    assert [(row["review"], row["system"]) for row in _read(out)] == [
+        ("day-1 很好", "tfidf"),
+        ("day-2 很好", "tfidf"),
+    ]
+    _table(tmp_path / "day-3.csv", ["很好"], 星级=["5"])
+    done = command("predict", run.path, *asked, "--output", tmp_path / "more.csv")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "has not the columns of" in done.stderr
+    assert "'星级'" in done.stderr
+    assert not (tmp_path / "more.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --text TEXT, or --input FILE"),
+        (["--input", "IN"], "--input FILE goes with --output FILE"),
+        (
+            ["--input", "IN", "--output", "OUT", "--text-column", "评论"],
+            "has no column '评论'; it has '编号', 'review'",
+        ),
+        (["--input", "IN", "--output", "IN"], "is an input too"),
+        (["--input", "IN", "--output", "a.doc"], "name a file that ends with"),
+        (["--input", "none-*.csv", "--output", "OUT"], "there is no such file"),
+        (["--text", "好", "--label-column", "l"], "--label-column: goes with --input FILE"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    command: Command, demo_run: Demo, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    places = {"IN": str(_table(tmp_path / "in.csv", ["好"])), "OUT": str(tmp_path / "out.csv")}
+    done = command(
+        "predict", demo_run[0].path, "--system", "tfidf", *(places.get(each, each) for each in arguments)
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_a_column_that_is_there_is_not_written_over(tfidf: System, tmp_path: Path) -> None:
+    table = open_table(_table(tmp_path / "t.csv", ["好"], prediction=["mine"]))
+    with pytest.raises(UserError, match="has a column 'prediction' already"):
+        predict_table(tfidf, [table], Wanted("review"), tmp_path / "out.csv", Screen())

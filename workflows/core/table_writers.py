@@ -1,0 +1,120 @@
+"""Writes a table of strings piece by piece: CSV, TSV, JSONL, Parquet or XLSX, by its file's name.
+
+A cell that a spreadsheet would run as a formula gets an apostrophe in front in CSV and TSV (OWASP, CSV
+Injection); in XLSX it is marked as text, and stays as it is.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workflows.core.errors import UserError
+from workflows.core.tables import FORMATS
+
+FORMULA = re.compile(r"[=+\-@\t\r]")  # what a cell begins with that may be run
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?%?")  # which may begin so, too
+XLSX_ROWS, XLSX_CELL = 1_048_576, 32_767  # what Excel takes: rows of a sheet, characters of a cell
+NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+Write = Callable[[pd.DataFrame], None]
+
+
+def harmless(cell: str) -> str:
+    """A cell of a CSV file that no spreadsheet runs."""
+    return f"'{cell}" if FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
+
+
+def check_format(path: Path) -> str:
+    """The format of a table to be written; a UserError where its name says none."""
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"{path}: name a file that ends with one of {', '.join(FORMATS)}.")
+    return kind
+
+
+@contextmanager
+def open_table_writer(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+    """What writes frames with these columns, one after another, into `path`, in the format `kind`.
+
+    Raises UserError where a sheet of XLSX does not take a row.
+    """
+    writers = {"csv": _delimited, "tsv": _delimited, "jsonl": _jsonl, "parquet": _parquet, "xlsx": _xlsx}
+    with contextmanager(writers[kind])(path, columns, kind) as write:
+        yield write
+
+
+def _delimited(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+    # With a mark of UTF-8, by which spreadsheets know it.
+    with open(path, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
+        writer.writerow(map(harmless, columns))
+        yield lambda frame: writer.writerows(map(harmless, row) for row in frame.itertuples(index=False))
+
+
+def _jsonl(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        yield lambda frame: file.writelines(
+            # Half of a surrogate pair, which UTF-8 has no bytes for, is written as an escape.
+            json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=not _encodes(row)) + "\n"
+            for row in frame.itertuples(index=False)
+        )
+
+
+def _encodes(row: tuple[str, ...]) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for cell in row for letter in cell)
+
+
+def _parquet(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pa.schema([(name, pa.string()) for name in columns])
+
+    def rows(frame: pd.DataFrame) -> Any:
+        cells = [
+            [cell.encode("utf-8", "replace").decode("utf-8") for cell in frame[name]] for name in columns
+        ]
+        return pa.table(cells, schema=schema)
+
+    with ParquetWriter(path, schema) as writer:
+        yield lambda frame: writer.write_table(rows(frame))
+
+
+def _xlsx(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet()
+    written = 0
+
+    def cell(text: str) -> Any:
+        made = WriteOnlyCell(sheet, NOT_IN_XML.sub("", text.encode("utf-8", "replace").decode("utf-8")))
+        made.data_type = "s"
+        return made
+
+    def write(frame: pd.DataFrame) -> None:
+        nonlocal written
+        for row in frame.itertuples(index=False):
+            written += 1
+            longest = max(map(len, row), default=0)
+            if written >= XLSX_ROWS or longest > XLSX_CELL:
+                what = (
+                    f"row {written} has a cell of {longest:,} characters" if longest > XLSX_CELL else "rows"
+                )
+                raise UserError(f"{path}: more than a sheet of XLSX takes ({what}); write CSV.")
+            sheet.append([cell(each) for each in row])
+
+    sheet.append([cell(name) for name in columns])
+    try:
+        yield write
+        book.save(path)
+    finally:
+        if not sheet.closed:
+            sheet.close()

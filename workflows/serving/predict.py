@@ -1,0 +1,365 @@
+"""Answers to a whole table of reviews, or to one text.
+
+python run_swift.py predict outputs/RUN --input reviews.csv --text-column review --output answers.csv
+
+The answers gather in a hidden file beside the output, one line a row in the rows' order, so that a command
+that was stopped goes on; the output is written from it at the end, whole.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workflows.core.errors import UserError
+from workflows.core.files import fingerprint, read_jsonl, sha256
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen, as_typed
+from workflows.core.statistics import wilson_interval
+from workflows.core.table_writers import check_format, open_table_writer
+from workflows.core.tables import Table, open_table, read_chunks
+from workflows.data.reviews import strip_text
+from workflows.data.splits import sample_rows
+from workflows.experiment.experiment import load_experiment
+from workflows.experiment.labels import normalise_label
+
+if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
+    from workflows.serving.systems import Answer, System
+
+BLOCK_ROWS = 4096  # answered and kept at a time: rows of like length share a batch
+VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
+EMPTY = "empty text"
+
+
+LINES_AT_ONCE = 256  # of standard input
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of each row's answer."""
+
+    text_column: str
+    label_column: str | None = None  # the gold label, to be scored
+    min_confidence: float | None = None  # below it no label is given
+    name_system: bool = False  # a column that says which system answered
+
+
+def predict(
+    folder: Path,
+    name: str,
+    wanted: Wanted,
+    inputs: tuple[str, ...],
+    texts: tuple[str, ...],
+    output: Path | None,
+    screen: Screen,
+) -> None:
+    """Answer `texts`, the lines of standard input (where `inputs` is "-"), or the rows of files, and say what
+    came of it.
+
+    Raises UserError where what is asked does not go together, and as `open_system` and `predict_table` do.
+    """
+    lines = inputs == ("-",)
+    if bool(inputs) == bool(texts):
+        raise UserError(
+            "predict: give --text TEXT, or --input FILE, or --input - for the lines of standard input."
+        )
+    if (output is None) == (bool(inputs) and not lines):
+        raise UserError("predict: --input FILE goes with --output FILE; other answers are printed.")
+    if wanted.label_column is not None and output is None:
+        raise UserError("--label-column: goes with --input FILE.")
+    tables = [] if output is None else find_inputs(inputs)
+    task = load_experiment(RunFolder(folder).experiment).dataset.task
+    if task != "single_label" and (wanted.min_confidence, wanted.label_column) != (None, None):
+        raise UserError(
+            f"--min-confidence, --label-column: are for reviews with one label each; {folder} has others."
+        )
+    screen.say(f"loading {name} of {as_typed(folder)} …")
+    with screen.output_to(folder / "logs" / "predict.log"):
+        from workflows.serving.systems import open_system
+
+        system = open_system(folder, name)
+        if wanted.min_confidence is not None:
+            screen.say(_render_trial(try_confidence(system, wanted.min_confidence), wanted.min_confidence))
+        if output is not None:
+            counts = predict_table(system, tables, wanted, output, screen)
+            screen.say(_render_counts(counts, wanted))
+            screen.say(f"answers: {as_typed(output)}")
+            return
+        given = (line.rstrip("\r\n") for line in sys.stdin) if lines else iter(texts)
+        at_once = 1 if sys.stdin.isatty() else LINES_AT_ONCE
+        while block := list(islice(given, at_once)):
+            for text, said in zip(block, answer_texts(system, block), strict=True):
+                cells = dict(zip(added_columns(system, wanted), row_of(system, wanted, said), strict=True))
+                screen.say(json.dumps({"text": text, **cells}, ensure_ascii=False))
+
+
+def _render_trial(trial: dict[str, Any] | None, least: float) -> str:
+    if trial is None:
+        return "there are no validation rows here: how accurate the answers are that are given is not known"
+    answered, rows = trial["answered"], trial["rows"]
+    said = f"on {rows:,} validation rows: {answered / rows:.1%} have a confidence of {least:g} or more"
+    if answered:
+        said += f"; accuracy of those {_share(trial['right_of_answered'], answered)}"
+    return f"{said}, of all {_share(trial['right_of_all'], rows)}"
+
+
+def _render_counts(counts: dict[str, Any], wanted: Wanted) -> str:
+    given = ", ".join(f"{label} {count:,}" for label, count in sorted(counts["labels"].items())[:20])
+    without = ", ".join(f"{count:,} {reason}" for reason, count in counts["without_label"].items())
+    lines = [
+        f"{counts['rows']:,} rows: {given or 'none has a label'}"
+        + (f"; without a label: {without}" if without else "")
+    ]
+    if "scores" in counts:
+        scores = counts["scores"]
+        said = "no row could be scored"
+        if scores["rows"]:
+            said = f"accuracy on {scores['rows']:,} rows: {_share(scores['right'], scores['rows'])}"
+        strange = scores["without_known_gold"]
+        lines.append(
+            said + (f"; {strange:,} rows have another value in {wanted.label_column!r}" if strange else "")
+        )
+    return "\n".join(lines)
+
+
+def _share(part: int, whole: int) -> str:
+    low, high = wilson_interval(part, whole)
+    return f"{part / whole:.3f} ({low:.3f} – {high:.3f})"
+
+
+def find_inputs(names: tuple[str, ...]) -> list[Table]:
+    """The files that names and patterns stand for, in order; a UserError for one that stands for none."""
+    tables = []
+    for name in names:
+        found = [name] if Path(name).is_file() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute, too
+        if not found:
+            raise UserError(f"--input {name}: there is no such file.")
+        tables += [open_table(Path(each)) for each in found]
+    return tables
+
+
+def predict_table(
+    system: System, tables: list[Table], wanted: Wanted, output: Path, screen: Screen
+) -> dict[str, Any]:
+    """Write the rows of `tables`, all columns kept, with their answers, into `output`; return the counts.
+
+    Raises UserError where a file cannot be read, lacks a column or has others than the first, where a new
+    column is there already, or the output cannot be written.
+    """
+    kind = check_format(output)
+    if any(table.path.resolve() == output.resolve() for table in tables):
+        raise UserError(f"--output {output}: is an input too; name another file.")
+    columns, rows = _look_at(tables, wanted, screen)
+    added = added_columns(system, wanted)
+    for name in added:
+        if name in columns:
+            raise UserError(f"{tables[0].path}: has a column {name!r} already; give it another name.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    asked = fingerprint([[table.sha256 for table in tables], wanted.text_column, identity(system), columns])
+    answered = output.with_name(f".{output.name}-{asked}.answers")
+    _answer_rows(system, tables, wanted.text_column, answered, rows, screen)
+    part, counts = output.with_name(f".{output.name}.part"), _Counts(system, wanted)
+    try:
+        with (
+            screen.progress("writing", rows) as bar,
+            open(answered, encoding="utf-8") as lines,
+            open_table_writer(part, [*columns, *added], kind) as write,
+        ):
+            for table in tables:
+                for chunk in read_chunks(table):
+                    said = [json.loads(line) for line in islice(lines, len(chunk))]
+                    new = pd.DataFrame(
+                        [row_of(system, wanted, each) for each in said], columns=added, dtype=object
+                    )
+                    counts.add(chunk, said, new)
+                    write(pd.concat([chunk[columns].reset_index(drop=True), new], axis=1))
+                    bar.update(len(chunk))
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    answered.unlink()
+    return counts.summary()
+
+
+def _look_at(tables: list[Table], wanted: Wanted, screen: Screen) -> tuple[list[str], int]:
+    """The columns and the number of rows of all files."""
+    columns: list[str] = []
+    rows = 0
+    with screen.progress("counting rows", None) as bar:
+        for table in tables:
+            for chunk in read_chunks(table):
+                columns = columns or list(chunk.columns)
+                for name in filter(None, (wanted.text_column, wanted.label_column)):
+                    if name not in chunk.columns:
+                        has = ", ".join(map(repr, chunk.columns))
+                        raise UserError(f"{table.path}: has no column {name!r}; it has {has}.")
+                if {*chunk.columns} != {*columns}:
+                    other = sorted({*chunk.columns} ^ {*columns})[0]
+                    raise UserError(
+                        f"{table.path}: has not the columns of {tables[0].path} ({other!r} is in one of them "
+                        "alone); predict them one by one."
+                    )
+                rows += len(chunk)
+                bar.update(len(chunk))
+    return columns, rows
+
+
+def _answer_rows(
+    system: System, tables: list[Table], column: str, answered: Path, rows: int, screen: Screen
+) -> None:
+    """Write the answer to each row into `answered`, from the first row on that it does not have yet."""
+    done, whole = _whole_lines(answered)
+    if done:
+        screen.say(f"  going on after {done:,} rows that were answered before")
+    with (
+        screen.progress("answering", rows) as bar,
+        open(answered, "r+b" if answered.exists() else "w+b") as file,
+    ):
+        bar.update(done)
+        file.truncate(whole)
+        file.seek(whole)
+        texts = (text for table in tables for chunk in read_chunks(table) for text in chunk[column])
+        left = islice(texts, done, None)
+        while block := list(islice(left, BLOCK_ROWS)):
+            for said in answer_texts(system, block, bar.update):
+                file.write(json.dumps(said, ensure_ascii=True).encode("ascii") + b"\n")
+            file.flush()
+
+
+def _whole_lines(path: Path) -> tuple[int, int]:
+    """How many lines of a file are whole, and the bytes that they take."""
+    lines = taken = 0
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    lines, taken = lines + 1, taken + len(line)
+    return lines, taken
+
+
+def answer_texts(
+    system: System, texts: list[str], done: Callable[[int], Any] = lambda count: None
+) -> list[Answer | None]:
+    """The prediction and probabilities of each text, in order; None for an empty one.  `done` is told how
+    many more are answered.
+    """
+    full = [at for at, text in enumerate(texts) if strip_text(text)]
+    found: list[Answer | None] = [None] * len(texts)
+    done(len(texts) - len(full))
+    for batch in system.answers([texts[at] for at in full]):
+        for at, said in batch:
+            found[full[at]] = {name: said[name] for name in ("prediction", "probabilities")}
+        done(len(batch))
+    return found
+
+
+def added_columns(system: System, wanted: Wanted) -> list[str]:
+    """The columns that answers add to a table."""
+    regression = system.experiment.dataset.task == "regression"
+    shares = [] if regression else [f"probability_{label.name}" for label in system.experiment.labels]
+    return ["prediction", *shares, "reason", *(["system"] if wanted.name_system else [])]
+
+
+def row_of(system: System, wanted: Wanted, said: Answer | None) -> list[str]:
+    """An answer's cells of `added_columns`."""
+    shares = list((said or {}).get("probabilities") or {})
+    label, reason = "", EMPTY
+    if said is not None:
+        label, reason = _written(said["prediction"]), ""
+        if said["prediction"] is None:
+            reason = "the output names no label"
+        elif wanted.min_confidence is not None and confidence(said) < wanted.min_confidence:
+            label, reason = "", f"below {wanted.min_confidence:g}"
+    width = len(added_columns(system, wanted)) - 2 - wanted.name_system
+    cells = [f"{said['probabilities'][name]:.6f}" for name in shares] if said else []
+    return [label, *(cells or [""] * width), reason, *([system.name] if wanted.name_system else [])]
+
+
+def _written(prediction: Any) -> str:
+    if isinstance(prediction, list):
+        return "、".join(prediction)
+    return "" if prediction is None else f"{prediction:.4f}" if isinstance(prediction, float) else prediction
+
+
+def confidence(said: Answer) -> float:
+    """The probability of the label that was given."""
+    return float(said["probabilities"][said["prediction"]])
+
+
+def identity(system: System) -> str:
+    """What a system's answers depend on, in short."""
+    run, name = system.run, system.name
+    files = {
+        "tuned": [run.exported, run.training],
+        "probe": [run.probe_weights],
+        "tfidf": [run.split("train"), run.split("val")],
+        "zero_shot": [],
+    }[name]
+    return fingerprint([name, sha256(run.experiment), *(sha256(path) for path in files if path.exists())])
+
+
+class _Counts:
+    """What is counted while rows are written."""
+
+    def __init__(self, system: System, wanted: Wanted) -> None:
+        self.system, self.wanted = system, wanted
+        self.rows = 0
+        self.reasons: dict[str, int] = {}
+        self.labels: dict[str, int] = {}
+        self.right = self.scored = self.strange = 0
+        layouts = system.experiment.dataset.layouts
+        labels = system.experiment.labels
+        self.meaning = {
+            value: name for layout in layouts for name, values in layout.values.items() for value in values
+        }
+        self.meaning |= {text: label.name for label in labels for text in (label.words, label.name)}
+
+    def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
+        self.rows += len(chunk)
+        for label, reason in zip(new["prediction"], new["reason"], strict=True):
+            counted, key = (self.labels, label) if label else (self.reasons, reason)
+            counted[key] = counted.get(key, 0) + 1
+        if self.wanted.label_column is None:
+            return
+        for gold, label in zip(chunk[self.wanted.label_column], new["prediction"], strict=True):
+            known = self.meaning.get(normalise_label(gold))
+            if known is None:
+                self.strange += 1
+            elif label:
+                self.scored += 1
+                self.right += known == label
+
+    def summary(self) -> dict[str, Any]:
+        counted = {"rows": self.rows, "labels": self.labels, "without_label": self.reasons}
+        if self.wanted.label_column is None:
+            return counted
+        scores = {"rows": self.scored, "right": self.right, "without_known_gold": self.strange}
+        return counted | {"scores": scores}
+
+
+def try_confidence(system: System, least: float) -> dict[str, Any] | None:
+    """How many validation rows have an answer of this confidence, and how accurate those are and all are;
+    None of an exported folder, which has no such rows.
+    """
+    if not system.run.split("val").exists():
+        return None
+    rows = sample_rows(read_jsonl(system.run.split("val")), VALIDATION_ROWS, 42)
+    said = system.answer([row["review"] for row in rows])
+    gold = [system.experiment.named(row["label"]) for row in rows]
+    right = np.array([each["prediction"] == label for each, label in zip(said, gold, strict=True)])
+    sure = np.array([each["prediction"] is not None and confidence(each) >= least for each in said])
+    return {
+        "rows": len(rows),
+        "answered": int(sure.sum()),
+        "right_of_answered": int(right[sure].sum()),
+        "right_of_all": int(right.sum()),
+    }
