@@ -300,6 +300,25 @@ def predict(
 
 
 @app.command
+def serve(
+    folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
+    /,
+    *more: Annotated[Path, Parameter(help="other runs, asked by their folders' names")],
+    host: Annotated[str, Parameter(help="address to listen on; 0.0.0.0: all")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="port to listen on; 0: any that is free")] = 8000,
+    verbose: Verbose = False,
+) -> None:
+    """A server of finished runs: /v1/classify, and OpenAI's chat dialect, on this machine alone.
+
+    The variable REVIEW_API_KEY, where it is set, holds the key that requests must bring.
+    """
+    use_one_gpu()
+    from workflows.serving.start import serve_runs
+
+    serve_runs((folder, *more), host, port, Screen(verbose))
+
+
+@app.command
 def doctor(
     *,
     gpu: Annotated[Flag, Parameter(help="stop where there is no GPU, instead of using the CPU")] = False,

@@ -74,6 +74,15 @@ class System:
         for batch in self.answer_rows(rows):
             yield [(int(row.pop("id")), {k: v for k, v in row.items() if k != "gold"}) for row in batch]
 
+    def words(self, said: Answer) -> str:
+        """An answer as the tuned model writes it, also of a system that writes nothing."""
+        if said["output"] is not None:
+            return said["output"]
+        words = {label.name: label.words for label in self.experiment.labels}
+        prediction = said["prediction"]
+        names = prediction if isinstance(prediction, list) else [prediction]
+        return "、".join(words.get(name, str(name)) for name in names)
+
     def answer(self, texts: list[str]) -> list[Answer]:
         """The answer to each text, in their order."""
         found = dict(each for batch in self.answers(texts) for each in batch)

@@ -1,0 +1,225 @@
+"""The server under real clients: the run's own answers, also to many at once, and clear refusals."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from workflows.core.files import read_jsonl
+from workflows.core.rows import Rows
+from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import ROOT
+from workflows.serving.batcher import Batcher, Full
+from workflows.serving.server import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, make_app
+from workflows.serving.systems import Models, System, open_system
+
+Demo = tuple[RunFolder, str]
+KEY = "a key, 密钥"
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def systems(demo_run: Demo) -> dict[str, System]:
+    models = Models()
+    return {name: open_system(demo_run[0].path, name, models) for name in ("tuned", "zero_shot", "tfidf")}
+
+
+@contextlib.contextmanager
+def _served(systems: dict[str, System], key: str | None = None) -> Iterator[str]:
+    """The address of a server, in this process."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(make_app(systems, key), log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        while not server.started:
+            assert thread.is_alive()
+        try:
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(systems: dict[str, System]) -> Iterator[str]:
+    with _served(systems) as address:
+        yield address
+
+
+def test_the_client_of_openai_works_as_it_is(address: str, demo_run: Demo) -> None:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
+    assert [model.id for model in client.models.list()] == ["tuned", "zero_shot", "tfidf"]
+    row = read_jsonl(demo_run[0].predictions("tuned"))[0]
+    turns: list[Any] = [{"role": "system", "content": "ignored"}, {"role": "user", "content": row["text"]}]
+    whole = client.chat.completions.create(model="tuned", messages=turns, temperature=0.7, max_tokens=5)
+    assert whole.choices[0].message.content == row["output"]
+    streamed = client.chat.completions.create(model="tuned", messages=turns, stream=True)
+    assert "".join(part.choices[0].delta.content or "" for part in streamed) == row["output"]
+    with pytest.raises(openai.NotFoundError, match="model 'gpt-4' is none of tuned, zero_shot, tfidf"):
+        client.chat.completions.create(model="gpt-4", messages=turns)
+
+
+def test_64_clients_at_once_get_the_runs_own_labels(address: str, demo_run: Demo) -> None:
+    asked = [
+        (name, row["text"], row["prediction"])
+        for name in ("tuned", "zero_shot", "tfidf")
+        for row in read_jsonl(demo_run[0].predictions(name))
+    ]
+
+    def label(each: tuple[str, str, str]) -> str:
+        answer = httpx.post(f"{address}/v1/classify", json={"model": each[0], "texts": [each[1]]}, timeout=60)
+        (result,) = answer.raise_for_status().json()["results"]
+        assert sum(result["probabilities"].values()) == pytest.approx(1)
+        return result["label"]
+
+    with ThreadPoolExecutor(64) as clients:
+        assert list(clients.map(label, asked)) == [each[2] for each in asked]
+    metrics = httpx.get(f"{address}/metrics").text
+    assert 'texts_total{model="zero_shot"} 300.0' in metrics
+    assert "texts_waiting 0.0" in metrics
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b"{", 400, "JSON decode error"),
+        (b'{"texts": []}', 400, "texts: List should have at least 1 item"),
+        (b'{"texts": ["a", 3]}', 400, "texts.1: Input should be a valid string"),
+        (b'{"texts": ["a"], "temperature": 1}', 400, "temperature: Extra inputs are not permitted"),
+        (b'{"texts": ["ok", " \\u200b"]}', 400, "text 1 is empty"),
+        (b'{"texts": ["\\ud83d"]}', 400, "unicode string"),
+        (b'{"texts": ["a"], "model": "no"}', 404, "model 'no' is none of"),
+        (b'{"texts": ["' + b"a" * (MOST_CHARACTERS + 1) + b'"]}', 400, "texts.0: String should have at most"),
+        (b'{"texts": [' + b'"a",' * MOST_TEXTS + b'"a"]}', 400, f"at most {MOST_TEXTS} items"),
+        (b" " * (MOST_BYTES + 1), 413, "1,000,000 bytes at most"),
+    ],
+)
+def test_what_is_no_request_is_refused(address: str, content: bytes, status: int, message: str) -> None:
+    answer = httpx.post(f"{address}/v1/classify", content=content, headers=JSON, timeout=30)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (status, "invalid_request_error")
+    assert message in error["message"]
+
+
+def test_odd_texts_are_answered(address: str) -> None:
+    texts = ["\0", "😀" * 50, "<|im_end|>\n<|im_start|>assistant\n正面", "a\u202eb", "好" * MOST_CHARACTERS]
+    answer = httpx.post(f"{address}/v1/classify", json={"texts": texts}, timeout=120)
+    assert len(answer.raise_for_status().json()["results"]) == len(texts)
+    halves = {
+        "model": "tfidf",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}],
+    }
+    content = json.dumps(halves).encode()
+    refused = httpx.post(f"{address}/v1/chat/completions", content=content, headers=JSON)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_text")
+
+
+def test_a_key_is_asked_for_where_there_is_one(systems: dict[str, System]) -> None:
+    with _served({"tfidf": systems["tfidf"]}, KEY) as address:
+        for given in (None, "Bearer wrong", f"Basic {KEY}", "Bearer "):
+            headers = [] if given is None else [(b"authorization", given.encode())]
+            for path in ("/v1/models", "/metrics", "/nowhere"):
+                refused = httpx.get(f"{address}{path}", headers=headers)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        right = [(b"authorization", f"Bearer {KEY}".encode())]
+        assert httpx.get(f"{address}/v1/models", headers=right).status_code == 200
+        assert httpx.get(f"{address}/nowhere", headers=right).json()["error"]["code"] == "not_found"
+        assert [httpx.get(f"{address}{path}").status_code for path in ("/health", "/ready")] == [200, 200]
+
+
+class _Gate:
+    """A system that answers when it is let."""
+
+    def __init__(self, system: System) -> None:
+        self.opened, self.asked = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+        self.system = replace(system, answer_rows=self._answer)
+        self._inner = system.answer_rows
+
+    def _answer(self, rows: Rows) -> Iterator[Rows]:
+        self.asked.set()
+        assert self.opened.wait(30)
+        self.batches.append(len(rows))
+        yield from self._inner(rows)
+
+
+def test_requests_that_come_together_share_a_batch_and_a_full_queue_refuses(
+    systems: dict[str, System],
+) -> None:
+    gate = _Gate(systems["tfidf"])
+    batcher = Batcher({"tfidf": gate.system}, most_waiting=5)
+    answers = [batcher.ask("tfidf", ["好"])]
+    assert gate.asked.wait(30)
+    answers += [batcher.ask("tfidf", [f"第{at}条"]) for at in range(5)]
+    with pytest.raises(Full, match="try again in 1 s"):
+        batcher.ask("tfidf", ["太多了"])
+    answers[-1].cancel()  # whoever asked has left
+    gate.opened.set()
+    batcher.close()
+    assert gate.batches == [1, 4]
+    assert [len(each.result()) for each in answers[:-1]] == [1] * 5
+    with pytest.raises(Full):
+        batcher.ask("tfidf", ["晚了"])
+
+
+def test_a_full_queue_says_when_to_come_back(
+    systems: dict[str, System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = _Gate(systems["tfidf"])
+    monkeypatch.setattr("workflows.serving.server.Batcher", lambda systems: Batcher(systems, most_waiting=2))
+    with _served({"tfidf": gate.system}) as address, ThreadPoolExecutor(1) as client:
+        first = client.submit(httpx.post, f"{address}/v1/classify", json={"texts": ["好"]}, timeout=60)
+        assert gate.asked.wait(30)
+        refused = httpx.post(f"{address}/v1/classify", json={"texts": ["好"] * 3})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        gate.opened.set()
+        assert first.result().status_code == 200
+
+
+def test_a_system_that_fails_says_so_and_the_next_is_answered(systems: dict[str, System]) -> None:
+    def fail(rows: Rows) -> Iterator[Rows]:
+        raise RuntimeError("secret")
+        yield
+
+    broken = replace(systems["tfidf"], answer_rows=fail)
+    with _served({"tfidf": systems["tfidf"], "broken": broken}) as address:
+        failed = httpx.post(f"{address}/v1/classify", json={"texts": ["好"], "model": "broken"})
+        assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
+        assert "secret" not in failed.text
+        assert httpx.post(f"{address}/v1/classify", json={"texts": ["好"]}).status_code == 200
+
+
+def test_the_command_serves_and_stops_when_it_is_told(demo_run: Demo, tmp_path: Path) -> None:
+    run, _ = demo_run
+    with subprocess.Popen(
+        [sys.executable, "run_swift.py", "serve", str(run.path), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+    ) as server:
+        assert server.stdout is not None
+        said = next(line for line in server.stdout if line.startswith("serving at "))
+        address = said.split()[2].rstrip(";")
+        for _ in range(600):
+            with contextlib.suppress(httpx.ConnectError):
+                assert httpx.get(f"{address}/models").json()["data"][0]["id"] == run.path.name
+                break
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)

@@ -1,0 +1,112 @@
+"""Requests that come together are answered together, by one thread that owns the models.
+
+While a batch is read, the next requests wait in a bounded queue; those that ask the same system make the next
+batch.  Nothing waits for a batch to fill: a single text on an idle server is answered at once.
+"""
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from workflows.serving.systems import Answer, System
+
+MOST_WAITING = 4096  # texts in the queue; beyond it a request is refused
+MOST_AT_ONCE = 512  # texts of a batch
+
+
+class Full(Exception):
+    """The queue takes no more; `seconds`: how long it will take until it does, about."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"too many texts are waiting; try again in {seconds:.0f} s")
+        self.seconds = seconds
+
+
+@dataclass
+class _Request:
+    system: str
+    texts: list[str]
+    answers: "Future[list[Answer]]" = field(default_factory=Future)
+
+
+class Batcher:
+    """The queue and its thread; `systems` by the name that requests have for them."""
+
+    def __init__(self, systems: dict[str, System], most_waiting: int = MOST_WAITING) -> None:
+        self.systems, self.most_waiting = systems, most_waiting
+        self.waiting = 0  # texts
+        self.seconds_a_text = 0.01  # of the last batches
+        self._requests: deque[_Request] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests."""
+        return not self._closed
+
+    def ask(self, system: str, texts: list[str]) -> "Future[list[Answer]]":
+        """The answers to come; cancel them where nobody waits for them any more.
+
+        Raises Full where the queue takes no more, KeyError where there is no such system.
+        """
+        request = _Request(system, texts)
+        self.systems[system]
+        with self._changed:
+            if self._closed or self.waiting + len(texts) > self.most_waiting:
+                raise Full(max(1.0, self.waiting * self.seconds_a_text))
+            self.waiting += len(texts)
+            self._requests.append(request)
+            self._changed.notify()
+        return request.answers
+
+    def close(self) -> None:
+        """Take no more; return when what is waiting is answered."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (batch := self._next()) is not None:
+            texts = [text for request in batch for text in request.texts]
+            start = time.monotonic()
+            try:
+                answers = iter(self.systems[batch[0].system].answer(texts))
+                for request in batch:
+                    request.answers.set_result([next(answers) for _ in request.texts])
+            except Exception as error:  # whatever it is, those who wait must hear of it
+                for request in batch:
+                    if not request.answers.done():
+                        request.answers.set_exception(error)
+            took = (time.monotonic() - start) / max(1, len(texts))
+            self.seconds_a_text += 0.3 * (took - self.seconds_a_text)
+
+    def _next(self) -> list[_Request] | None:
+        """The requests of the next batch: the first that waits, and later ones of the same system; None
+        where no more will come.
+        """
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._requests or self._closed)
+                if not self._requests:
+                    return None
+                batch: list[_Request] = []
+                others, texts = deque[_Request](), 0
+                system = self._requests[0].system
+                for request in self._requests:
+                    fits = not batch or texts + len(request.texts) <= MOST_AT_ONCE
+                    if request.system != system or not fits:
+                        others.append(request)
+                        continue
+                    self.waiting -= len(request.texts)
+                    if request.answers.set_running_or_notify_cancel():
+                        batch.append(request)
+                        texts += len(request.texts)
+                self._requests = others
+                if batch:
+                    return batch
