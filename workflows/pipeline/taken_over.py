@@ -19,7 +19,7 @@ def take_over_training(
     """Give `run` the sft/ and training.json of that one of `others` which trained on the same `inputs`; what
     stages.json says of it, or None where there is none.
 
-    Files of sft/ are linked where that is possible, since none is ever written to again.  As after a training
+    Files of sft/ are linked where that is possible: none is written to once a training is done.  As after one
     of its own, training.json is there last, so that a stop in the middle starts anew.
     """
     start = time.monotonic()
