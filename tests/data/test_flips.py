@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_experiment
-from workflows.baselines.audit import audit
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
 from workflows.experiment.job import Job
 from workflows.pipeline.lines import lines_of
+from workflows.pipeline.run import are_done, run_stages
+from workflows.scoring.table import render_scores
 
 SAMPLE = ["--train-samples", "320", "--sample-seed", "1", "--test-samples", "50"]
 
@@ -108,17 +110,28 @@ def test_labels_are_flipped_after_corrections_by_hand_and_mixed_rows_keep_theirs
     assert wrong_now.keys() & {row["id"] for row in wrong}
 
 
-def test_the_audit_says_how_many_of_them_it_finds(tmp_path: Path) -> None:
-    asked = ["--train-samples", "1000", "--flip-labels", "0.05"]
-    job = Job(_prepare(tmp_path, *asked), make_experiment(*asked))
-    summary = audit(job)
-    listed = {line.split(",")[0] for line in job.run.audit.read_text(encoding="utf-8").splitlines()}
-    found = [row for row in read_jsonl(job.run.flipped) if row["id"] in listed]
-    assert summary["flipped"] == {"rows": 50 + 6, "likely_wrong": len(found)}
-    assert len(found) > 28
-    assert f"of the 56 labels made wrong on purpose, {len(found)} are among them" in [
-        *lines_of("audit", summary, job.run)
-    ]
+def test_the_report_says_that_labels_are_wrong_and_how_many_the_audit_finds(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    experiment = make_experiment(
+        "--train-samples", "1000", "--test-samples", "50", "--flip-labels", "0.05", "--method", "probe"
+    )
+    run, stages = RunFolder(tmp_path), ("prepare", "baselines", "audit", "score", "report")
+    run_stages(run, experiment, stages, Screen())
+    listed = {line.split(",")[0] for line in run.audit.read_text(encoding="utf-8").splitlines()}
+    found = sum(row["id"] in listed for row in read_jsonl(run.flipped))
+    assert found > 28
+    assert f"of the 56 labels made wrong on purpose, {found} are among them" in capfd.readouterr().out
+    page = run.report_page.read_text(encoding="utf-8")
+    shown = render_scores(read_json(run.scores), {})
+    for said in ("Labels were made wrong on purpose: 50 of 1,000 in training, 6 of", "有意改错了标签"):
+        assert said in page
+        assert said in shown
+    assert f"Of the 56 labels that were made wrong on purpose, {found} are among them." in page
+    assert f"有意改错的 56 个标签中，有 {found} 个在其中。" in page
+    assert are_done(run, experiment, stages)
+    run.flipped.unlink()
+    assert not are_done(run, experiment, stages)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ NO_SPLIT = -1  # rejected, or left out by sampling
 
 
 def prepare(job: Job) -> dict[str, Any]:
-    """Write train.jsonl, val.jsonl, test.jsonl, rejected.jsonl and manifest.json; return the manifest.
+    """Write train.jsonl, val.jsonl, test.jsonl, rejected.jsonl, corrections.jsonl and manifest.json, and with
+    --flip-labels flipped.jsonl; return the manifest.
 
     Raises UserError where no source can be reached, a file cannot be read, a label has no meaning (the rows
     are then listed in rejected.jsonl), or too few rows remain.
