@@ -8,9 +8,11 @@ import pytest
 
 from tests.conftest import make_experiment, read_options
 from workflows.core.errors import UserError
+from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
-from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
+from workflows.experiment.experiment import Experiment, content_of, load_experiment, save_experiment
 from workflows.experiment.options import DEFAULTS, RunOptions, asked, flags_of
+from workflows.pipeline.stages import STAGES
 
 MODEL = str(ROOT / "workflows" / "tiny" / "model")
 OWN = ["--text-column", "文 本", "--label-column", "星"]
@@ -30,6 +32,7 @@ OWN = ["--text-column", "文 本", "--label-column", "星"]
         ["--dataset", "chnsenticorp", "--data-file", "x.csv", "--split", "course", "--data-seed", "1"],
         ["--model", MODEL, "--prompt", "zh-continue", "--method", "course-chnsenticorp", "--lang", "en"],
         ["--model", "Qwen/Qwen2.5-7B", "--set", "learning_rate=1e-3", "--set", "system=你好 世界"],
+        ["--dataset", "waimai", "--test-dataset", "chnsenticorp", "--flip-labels", "0.05"],
         ["--prompt", "mine.yaml", "--dataset", "jd", "--mix", "waimai=0.5", "--mix", "dianping=1"],
         ["--model", "here", "--data-file", "~/reviews.csv", *OWN, "--labels", "0=差评,1=好评"],
         ["--method", "head", "--dataset", "demo-aspects"],
@@ -82,6 +85,8 @@ def _changed(options: Any, path: tuple[str, ...]) -> Any:
         other = ("jd=0.5", "- a=b,c")
     elif isinstance(value, int) or int in get_args(hint):
         other = 7
+    elif isinstance(value, float):
+        other = 0.25
     else:
         other = choices[0] if choices else "/-1=差 评,x"
     return replace(options, **{name: other})
@@ -103,6 +108,20 @@ def test_every_field_goes_through_flags_and_yaml_and_back(path: tuple[str, ...],
     saved.write_text(text, encoding="utf-8")
     if path[-1] != "set":  # not one that --set would take
         assert load_experiment(saved).options == options
+
+
+def test_a_run_that_does_not_ask_for_them_knows_nothing_of_later_options(tmp_path: Path) -> None:
+    """Else runs that were made before them would not be found, or be done again."""
+    plain = make_experiment("--dataset", "waimai")
+    for flags in (["--flip-labels", "0"], ["--test-dataset", "waimai"]):
+        assert make_experiment("--dataset", "waimai", *flags) == plain
+    run = RunFolder(tmp_path)
+    settings = {name for stage in STAGES[:1] for name in stage.depends(run, plain)}
+    for later in ("test_dataset", "flip_labels", "tested"):
+        assert f"{later}:" not in save_experiment(plain)
+        assert f"--{later.replace('_', '-')}" not in settings
+        assert later not in str(content_of(plain))
+    assert "what is tested on" not in settings
 
 
 def test_nothing_asked_is_nothing_written() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, read_options
+from tests.conftest import Command, make_experiment, read_options
 from workflows.core.errors import UserError
 from workflows.experiment.cards import ROOT, STUDIES, names_of
-from workflows.experiment.experiment import Experiment
+from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.experiment.options import DEFAULTS
 from workflows.studies.card import Rows, Study, cells_of, load_study
 from workflows.studies.runs import find_runs
@@ -66,6 +66,22 @@ def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path
     assert len({run.name for cell, run in taken if cell.arm == "zero_shot"}) == 1
     first = next(run for cell, run in taken if cell.arm == "tfidf" and cell.draw == 1)
     assert set(first.stages) == {"prepare", "baselines", "zero_shot", "score", "report"}
+
+
+def test_what_is_tested_on_its_own_data_and_what_has_no_wrong_labels_are_ordinary_runs() -> None:
+    """So that those which are finished are used again, and a training is the same for all test sets."""
+    transfer = list(cells_of(_load("transfer", draws=1), _rows))
+    for cell, each in transfer:
+        own = cell.panel == (each.dataset.name,)
+        assert (each.tested is None) is own, cell
+        assert ("test_dataset" in save_experiment(each)) is not own
+    assert {cell.panel for cell, _ in transfer} == {("waimai",), ("chnsenticorp",)}
+    for cell, each in cells_of(_load("noise", draws=1), _rows):
+        assert each.data.flip_labels == int(cell.arm.partition("-")[2] or 0) / 100
+    ordinary = next(each for cell, each in cells_of(_load("noise", draws=1), _rows) if cell.arm == "lora")
+    flags = ["--dataset", "waimai", "--model", "qwen2.5-0.5b-instruct", "--split", "course"]
+    flags += ["--test-samples", "1000", "--probe-rows", "100000", "--train-samples", "320"]
+    assert ordinary == make_experiment(*flags, "--sample-seed", "1", "--seed", "1")
 
 
 def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def audit(job: Job) -> dict[str, Any]:
         "worst": [dict(zip(COLUMNS, suspect, strict=True)) for suspect in suspects[:WORST]],
         "sha256": hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest(),
     }
+    if experiment.data.flip_labels:
+        flipped, listed = {row["id"] for row in read_jsonl(run.flipped)}, {suspect[0] for suspect in suspects}
+        summary["flipped"] = {"rows": len(flipped), "likely_wrong": len(flipped & listed)}
     write_json(run.audit_summary, summary)
     with open_whole(run.audit) as file:
         file.write(text.getvalue())

@@ -42,6 +42,7 @@ class RunFolder:
     rejected = _Inside("data/rejected.jsonl")  # every row that was read and not kept, with its reason
     manifest = _Inside("data/manifest.json")  # counts, sources and hashes of the data
     corrections = _Inside("data/corrections.jsonl")  # labels that --apply changed, where it was given
+    flipped = _Inside("data/flipped.jsonl")  # labels that --flip-labels made wrong, where it was given
     tokens = _Inside("data/tokens.json")  # lengths of the rows in tokens, and which exceed max_length
     audit = _Inside("audit.csv")  # likely wrong labels, a table to correct by hand
     audit_summary = _Inside("audit.json")  # how many labels are likely wrong
@@ -56,6 +57,7 @@ class RunFolder:
     derived_summary = _Inside("data/derived.json")
     derived_rejected = _Inside("data/derived_rejected.jsonl")
     sft = _Inside("sft")  # SWIFT's own output: checkpoints, args.json, logging.jsonl
+    trained_on = _Inside("sft/inputs.txt")  # the fingerprint of what went into the training that lies there
     training = _Inside("training.json")  # what training gave: checkpoint, rows used, losses
     scores = _Inside("scores.json")  # metrics of every system
     exported = _Inside("export.json")  # in a folder that `export` wrote: what the export was checked by

@@ -14,6 +14,7 @@ from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.data.near_copies import find_near_copies
+from workflows.experiment.cards import DatasetCard
 from workflows.experiment.experiment import Experiment, Mix
 from workflows.experiment.options import DataOptions
 
@@ -40,9 +41,14 @@ def mixed_experiment(experiment: Experiment, mix: Mix, rows: int | None) -> Expe
         train_samples=rows,
         balance=options.balance,
     )
-    dataset = replace(mix.dataset, labels=experiment.dataset.labels)
+    return joining_experiment(experiment, mix.dataset, data)
+
+
+def joining_experiment(experiment: Experiment, dataset: DatasetCard, data: DataOptions) -> Experiment:
+    """The experiment that prepares another data set, whose rows join those of `experiment`."""
+    dataset = replace(dataset, labels=experiment.dataset.labels)
     prompt = replace(experiment.prompt, shots=0)  # examples are put in once all training rows are there
-    return replace(experiment, dataset=dataset, data=data, prompt=prompt, mixed=())
+    return replace(experiment, dataset=dataset, data=data, prompt=prompt, mixed=(), tested=None)
 
 
 def add_rows(run: RunFolder, mixes: tuple[Mix, ...], screen: Screen) -> dict[str, Any]:

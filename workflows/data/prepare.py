@@ -13,10 +13,12 @@ import numpy as np
 
 from workflows.core.errors import UserError
 from workflows.core.files import json_line, open_whole, sha256, write_json, write_jsonl
+from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.tables import open_table
 from workflows.data.corrections import apply_corrections
 from workflows.data.examples import show_examples
+from workflows.data.flips import flip_labels
 from workflows.data.health import measure_drift, sample_for_drift
 from workflows.data.messages import line_writer
 from workflows.data.mix import add_rows, mixed_experiment, mixed_run
@@ -35,7 +37,15 @@ from workflows.data.reviews import (
 )
 from workflows.data.sources import find_files
 from workflows.data.splits import Splits, sample_splits, split_rows
-from workflows.experiment.experiment import Mix
+from workflows.data.tested import (
+    describe_tested,
+    read_tested,
+    reject_same_texts,
+    tested_experiment,
+    tested_run,
+)
+from workflows.experiment.cards import DatasetCard
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 
 # Their texts are in memory, and each takes 60 µs (120 characters, one core): 12 s for that many.
@@ -44,7 +54,8 @@ NO_SPLIT = -1  # rejected, or left out by sampling
 
 
 def prepare(job: Job) -> dict[str, Any]:
-    """Write train.jsonl, val.jsonl, test.jsonl, rejected.jsonl and manifest.json; return the manifest.
+    """Write train.jsonl, val.jsonl, test.jsonl, rejected.jsonl, corrections.jsonl and manifest.json, and with
+    --flip-labels flipped.jsonl; return the manifest.
 
     Raises UserError where no source can be reached, a file cannot be read, a label has no meaning (the rows
     are then listed in rejected.jsonl), or too few rows remain.
@@ -82,29 +93,63 @@ def prepare(job: Job) -> dict[str, Any]:
             corrections = apply_corrections(rows, experiment.labels, Path(options.apply), bar)
         splits = _without_rejected(rows, splits)
         _check_labels(rows, splits, options.apply)
+    tested, sampled = None, options
+    if experiment.tested is not None:
+        tested = _prepare_tested(job, experiment.tested, rows, splits)
+        splits = _without_rejected(rows, splits)
+        _check_labels(rows, splits, "leaving out texts of test rows")
+        if options.test_samples is not None:  # of the other data set, which may have more
+            sampled = replace(options, test_samples=min(options.test_samples, len(splits["test"])))
     whole, searched = splits, "all rows"
     if sum(map(len, splits.values())) > NEAR_COPY_ROWS:
-        splits, searched = sample_splits(splits, strata, options), "the sample"
+        splits, searched = sample_splits(splits, strata, sampled), "the sample"
     near_copies = _reject_near_copies(job, rows, splits, searched)
+    if tested is not None:  # beside those of its own: the run that is tested on its own has none of them
+        near_copies = _reject_near_copies(job, rows, _without_rejected(rows, splits), searched, tested)
     whole, splits = _without_rejected(rows, whole), _without_rejected(rows, splits)
     _check_labels(rows, splits, "leaving out near copies of test rows (--keep-near-copies keeps them)")
     if searched == "all rows":
-        splits = sample_splits(splits, strata, options)
+        splits = sample_splits(splits, strata, sampled)
+    read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
+    others = tested or []
+    # Of the files' rows, and behind them of another data set's, for the drift; before any label is flipped.
+    labels = np.append(strata, np.array([row["label"] for row in others], strata.dtype))
+    lengths = np.append(rows.lengths, np.array([len(row["review"]) for row in others], rows.lengths.dtype))
+    flipped: dict[str, list[dict[str, Any]]] = {}
+    if options.flip_labels:
+        flipped = flip_labels(rows, splits, options)
+        _check_labels(rows, splits, f"--flip-labels {options.flip_labels}")
+    described = {name: rows.describe(at) for name, at in splits.items()}
     compared = whole["train"], whole["test"]
+    left_out = kept - sum(map(len, splits.values()))
+    from_elsewhere: dict[str, Any] = {}
+    if experiment.tested is not None:
+        from_elsewhere, described["test"] = describe_tested(run, experiment.tested)
+        from_elsewhere["own_test_rows"] = len(whole["test"])
+        left_out -= len(whole["test"]) - len(splits["test"])
+        splits["test"], compared = splits["test"][:0], (whole["train"], read + np.arange(len(others)))
     samples = sample_for_drift(*compared, options.data_seed)
     texts = _write_files(job, rows, splits, np.sort(np.concatenate(samples)))
+    texts |= {read + place: row["review"] for place, row in enumerate(others)}
+    if tested is not None:
+        write_jsonl(run.split("test"), tested)
     drift = measure_drift(
-        [strata[at] for at in compared],
-        [rows.lengths[at] for at in compared],
+        [labels[at] for at in compared],
+        [lengths[at] for at in compared],
         [[texts[place] for place in at.tolist()] for at in samples],
     )
     for mix in experiment.mixed:
-        _prepare_other(job, mix, len(splits["train"]))
+        wanted = max(1, round(mix.ratio * len(splits["train"])))
+        other = mixed_experiment(experiment, mix, wanted)
+        _prepare_other(job, f"--mix {mix.dataset.name}={mix.ratio}", mixed_run(run, mix), other)
     mixed = add_rows(run, experiment.mixed, screen) if experiment.mixed else {}
     if experiment.prompt.shots:
         show_examples(run, experiment, screen)
     write_jsonl(run.corrections, corrections)
-    read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
+    listed = [run.corrections]
+    if flipped:
+        write_jsonl(run.flipped, [row for each in flipped.values() for row in each])
+        listed.append(run.flipped)
     manifest = {
         "dataset": card.name,
         "from": origin,
@@ -128,15 +173,17 @@ def prepare(job: Job) -> dict[str, Any]:
             "relabelled": sum(row["after"] is not None for row in corrections),
             "dropped": sum(row["after"] is None for row in corrections),
         },
-        "splits": {name: rows.describe(at) for name, at in splits.items()},
+        "splits": described,
         "near_copies": near_copies,
         "drift": drift,
-        "left_out_by_sampling": kept - sum(map(len, splits.values())),
+        "left_out_by_sampling": left_out,
         "mixed": mixed,
+        **({"tested": from_elsewhere} if from_elsewhere else {}),
+        **({"flipped": {name: len(each) for name, each in flipped.items()}} if flipped else {}),
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
         "format": options.format,
-        "sha256": {path.name: sha256(path) for path in (*_data_files(run), run.corrections)},
+        "sha256": {path.name: sha256(path) for path in (*_data_files(run), *listed)},
     }
     write_json(run.manifest, manifest)
     return manifest
@@ -158,21 +205,27 @@ def _without_rejected(rows: ReviewTable, splits: Splits) -> Splits:
     return {name: at[rows.reasons[at] == CODES[KEPT]] for name, at in splits.items()}
 
 
-def _reject_near_copies(job: Job, rows: ReviewTable, splits: Splits, searched: str) -> dict[str, Any]:
+def _reject_near_copies(
+    job: Job, rows: ReviewTable, splits: Splits, searched: str, tested: Rows | None = None
+) -> dict[str, Any]:
     """Reject training rows that stand in the test set in nearly the same words, unless --keep-near-copies;
     what the manifest says of near copies: `searched` is null where there are too many rows to search.
+
+    `tested`: the test rows where they are another data set's.
     """
-    at = np.sort(np.concatenate(list(splits.values())))
-    if len(at) > NEAR_COPY_ROWS:
+    own = SPLITS if tested is None else SPLITS[:2]
+    at = np.sort(np.concatenate([splits[name] for name in own]))
+    if len(at) + len(tested or ()) > NEAR_COPY_ROWS:
         return {"searched": None, "similarity": SIMILARITY}
     with job.screen.progress("reading texts", len(rows.reasons)) as bar:
         texts = read_texts(rows, at, bar)
-    train, val, test = ([texts[place] for place in splits[name].tolist()] for name in SPLITS)
-    with job.screen.progress("searching near copies", len(train) + len(val)) as bar:
-        found = find_near_copies(train, val, test, bar)
+    of = {name: [texts[place] for place in splits[name].tolist()] for name in own}
+    test = of["test"] if tested is None else [row["review"] for row in tested]
+    with job.screen.progress("searching near copies", len(of["train"]) + len(of["val"])) as bar:
+        found = find_near_copies(of["train"], of["val"], test, bar)
     removed = {} if job.experiment.data.keep_near_copies else found.train_in_test
     for position, (other, alike) in removed.items():
-        test_row = rows.id(int(splits["test"][other]))
+        test_row = rows.id(int(splits["test"][other])) if tested is None else tested[other]["id"]
         rows.reject(int(splits["train"][position]), NEAR_COPY, f"similarity {alike:.2f} to {test_row}")
     return {
         "searched": searched,
@@ -184,14 +237,24 @@ def _reject_near_copies(job: Job, rows: ReviewTable, splits: Splits, searched: s
     }
 
 
-def _prepare_other(job: Job, mix: Mix, target: int) -> None:
-    """Prepare a data set that is mixed in: as many training rows of it as its ratio to `target` asks for."""
+def _prepare_other(job: Job, flag: str, run: RunFolder, experiment: Experiment) -> None:
+    """Prepare a data set that `flag` lets join, as a run of its own inside this one."""
     try:
-        other = mixed_experiment(job.experiment, mix, max(1, round(mix.ratio * target)))
-        prepare(replace(job, run=mixed_run(job.run, mix), experiment=other))
+        prepare(replace(job, run=run, experiment=experiment))
     except UserError as error:
-        what = str(error).replace("--train-samples", "rows wanted:")
-        raise UserError(f"--mix {mix.dataset.name}={mix.ratio}: {what}") from error
+        raise UserError(f"{flag}: {str(error).replace('--train-samples', 'rows wanted:')}") from error
+
+
+def _prepare_tested(job: Job, dataset: DatasetCard, rows: ReviewTable, splits: Splits) -> Rows:
+    """Prepare the data set whose test rows are taken; return these, and reject those of `rows` that have the
+    text of one.
+    """
+    other, where = tested_experiment(job.experiment, dataset), tested_run(job.run, dataset)
+    _prepare_other(job, f"--test-dataset {dataset.name}", where, other)
+    tested = read_tested(job.run, dataset)
+    with job.screen.progress("looking for texts of test rows", len(rows.reasons)) as bar:
+        reject_same_texts(rows, splits, tested, bar)
+    return tested
 
 
 def _data_files(run: RunFolder) -> list[Path]:

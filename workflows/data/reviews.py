@@ -28,11 +28,12 @@ KEEP_ORDER = ("test", "val", "train")
 KEPT, UNKNOWN_LABEL = "", "unknown label"
 CONFLICT, DUPLICATE = "conflicting labels", "duplicate"
 DROPPED, NEAR_COPY = "dropped by hand", "near copy of a test row"
+SAME_TEXT = "same text as a test row"  # of another data set
 EMPTY_TEXT, EMPTY_LABEL, NOT_UNICODE = "empty text", "empty label", "not valid Unicode"
 NEUTRAL, UNLABELLED = "neutral label", "unlabelled"
 REASONS = (
     *(KEPT, EMPTY_TEXT, EMPTY_LABEL, NOT_UNICODE, NEUTRAL, UNLABELLED, UNKNOWN_LABEL),
-    *(CONFLICT, DUPLICATE, DROPPED, NEAR_COPY),
+    *(CONFLICT, DUPLICATE, DROPPED, NEAR_COPY, SAME_TEXT),
 )
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 DIGEST_BYTES = 8  # of a text; any two of five million texts share theirs with a probability below 1e-6

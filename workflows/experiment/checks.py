@@ -65,7 +65,15 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
     check_method(experiment)
     if data.sample_seed is not None and data.train_samples is None and not data.balance:
         raise UserError("--sample-seed: nothing is drawn without --train-samples or --balance; add one.")
-    of_one_label = {"--balance": data.balance, "--apply": data.apply, "--mix": data.mix}
+    if not 0 <= data.flip_labels < 1:
+        raise UserError(f"--flip-labels {data.flip_labels}: a share of the labels, from 0 to below 1.")
+    of_one_label = {
+        "--balance": data.balance,
+        "--apply": data.apply,
+        "--mix": data.mix,
+        "--test-dataset": data.test_dataset,
+        "--flip-labels": data.flip_labels,
+    }
     if dataset.task == "regression":
         of_one_label["--best-by macro_f1"] = experiment.tuning.best_by == "macro_f1"
     for flag, given in of_one_label.items():

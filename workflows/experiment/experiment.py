@@ -69,6 +69,7 @@ class Experiment:
     overrides: dict[str, str]  # of --set, unparsed: SWIFT's own parser gives them their types
     mixed: tuple[Mix, ...] = ()
     recipe: Recipe | None = None  # what the method does that SWIFT's arguments cannot say
+    tested: DatasetCard | None = None  # whose test rows are taken, where they are not the data set's own
 
     @property
     def options(self) -> RunOptions:
@@ -152,9 +153,21 @@ class Experiment:
         return f"{self.dataset.name}-{self.model.name}-{self.tuning.method}"
 
 
+def content_of(experiment: Experiment) -> dict[str, Any]:
+    """All of an experiment as plain values; what older runs do not know is left out where it was not asked,
+    so that they stay done.
+    """
+    content = asdict(experiment)
+    for part, later in ((content, ("tested",)), (content["data"], ("test_dataset", "flip_labels"))):
+        for name in later:
+            if not part[name]:
+                del part[name]
+    return content
+
+
 def save_experiment(experiment: Experiment) -> str:
     """The YAML text of an experiment: what was asked, in a few lines, then what the names meant."""
-    resolved = {name: value for name, value in asdict(experiment).items() if name not in ASKED}
+    resolved = {name: value for name, value in content_of(experiment).items() if name not in ASKED}
     content = {"format": FORMAT, "options": asked(experiment.options), "resolved": resolved}
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=110)
 

@@ -81,6 +81,10 @@ class DataOptions(SourceOptions):
     """train on equally many rows of each label"""
     test_samples: Count | None = None
     """test on a stratified sample of so many rows"""
+    test_dataset: str | None = None
+    """take the test rows of another data set with the same labels, by name"""
+    flip_labels: float = 0.0
+    """make so large a share of the training and validation labels wrong, to see what suffers by it"""
     format: Literal["messages", "query-response"] = "messages"
     """of the files for SWIFT"""
 

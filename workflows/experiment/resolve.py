@@ -47,9 +47,11 @@ def resolve(options: RunOptions) -> Experiment:
         prompt = load_prompt(tuning.prompt or (chat_or_base if in_words else "review-only"))
         tuning = replace(tuning, prompt=prompt.file or tuning.prompt)
     check_environment(model, tuning.engine)
-    mixed = parse_mixes(data.mix, dataset)
+    mixed, tested = parse_mixes(data.mix, dataset), choose_tested(data, dataset)
+    if tested is None:
+        data = replace(data, test_dataset=None)  # it named its own: an ordinary run
     experiment = Experiment(
-        data, tuning, options.lang, dataset, model, prompt, preset, overrides, mixed, recipe
+        data, tuning, options.lang, dataset, model, prompt, preset, overrides, mixed, recipe, tested
     )
     check_experiment(experiment, source)
     return experiment
@@ -136,6 +138,30 @@ def _missing_flags(path: Path, options: DataOptions) -> str:
     )
 
 
+def choose_tested(options: DataOptions, target: DatasetCard) -> DatasetCard | None:
+    """The card that --test-dataset names; None where it names none, or the target's own."""
+    name = options.test_dataset
+    if name is None or (name == target.name and options.data_file is None):
+        return None
+    if options.test_file is not None:
+        raise UserError("--test-dataset: --test-file names the test rows already; leave one of them out.")
+    return _load_alike(name, target, f"--test-dataset {name}")
+
+
+def _load_alike(name: str, target: DatasetCard, flag: str) -> DatasetCard:
+    """The card of a data set that joins the target; a UserError where its labels are not the target's."""
+    card = load_dataset_card(name)
+    here, there = (
+        f"{', '.join(sorted(label.name for label in each.labels))} ({each.task})" for each in (card, target)
+    )
+    if here != there:
+        raise UserError(
+            f"{flag}: {name} has the labels {here}, {target.name} {there}; both must have the same label "
+            "names, one a row."
+        )
+    return card
+
+
 def parse_mixes(pairs: tuple[str, ...], target: DatasetCard) -> tuple[Mix, ...]:
     """--mix NAME=RATIO pairs; a UserError for a data set whose labels are not the target's."""
     mixes: dict[str, Mix] = {}
@@ -147,13 +173,7 @@ def parse_mixes(pairs: tuple[str, ...], target: DatasetCard) -> tuple[Mix, ...]:
             ratio = 0.0
         if not 0 < ratio < math.inf:
             raise UserError(f"--mix {pair}: write NAME=RATIO, such as --mix waimai=0.5, the ratio above 0.")
-        card = load_dataset_card(name)
-        here, there = (", ".join(sorted(label.name for label in each.labels)) for each in (card, target))
-        if here != there:
-            raise UserError(
-                f"--mix {pair}: {name} has the labels {here}, {target.name} {there}; only data sets with the "
-                "same label names can be mixed."
-            )
+        card = _load_alike(name, target, f"--mix {pair}")
         if name == target.name or name in mixes:
             raise UserError(f"--mix {pair}: {name} is in the training rows already; name each data set once.")
         mixes[name] = Mix(card, ratio)

@@ -5,6 +5,7 @@ from typing import Any
 
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import as_typed
+from workflows.core.unusual import say_unusual
 
 Summary = dict[str, Any]
 
@@ -28,6 +29,8 @@ def _prepare(manifest: Summary, run: RunFolder) -> Iterator[str]:
         if split["numbers"] is not None:
             labels = ", ".join(f"{figure} {value:.2f}" for figure, value in split["numbers"].items())
         yield f"{name:5} {split['rows']:6,} rows: {labels}"
+    for said in say_unusual(manifest):
+        yield f"{said.en}  {said.zh}"
     searched = manifest["near_copies"]["searched"]
     if searched != "all rows":
         were = "searched only for sampled rows" if searched else "not searched"
@@ -69,6 +72,10 @@ def _audit(summary: Summary, run: RunFolder) -> Iterator[str]:
     else:
         wrong, rows = summary["likely_wrong"], summary["rows"]
         yield f"{wrong:,} of {rows:,} labels are likely wrong: {as_typed(run.audit)}"
+        if "flipped" in summary:
+            yield "of the {rows:,} labels made wrong on purpose, {likely_wrong:,} are among them".format(
+                **summary["flipped"]
+            )
 
 
 def _derive(summary: Summary, run: RunFolder) -> Iterator[str]:

@@ -5,6 +5,7 @@ unfinished stage.
 """
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from workflows.model.machine import peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.lines import lines_of
 from workflows.pipeline.stages import STAGES, Stage, made_by
+from workflows.pipeline.taken_over import take_over_training
 
 # Of an installed copy: in the folder where it was started.
 OUTPUTS = Path("outputs") if INSTALLED else ROOT / "outputs"
@@ -103,14 +105,16 @@ def do_stages(
     names: tuple[str, ...],
     screen: Screen,
     features: Path | None = None,
+    others: Collection[RunFolder] = (),
 ) -> None:
     """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
 
-    `features`: where runs share what they read of a frozen model.  Raises UserError as the stages do.
+    `features`: where runs share what they read of a frozen model; `others`: the runs whose training is taken
+    over where it is the same.  Raises UserError as the stages do.
     """
     with locked(run):
         try:
-            run_stages(run, experiment, names, screen, features)
+            run_stages(run, experiment, names, screen, features, others)
         except UserError:
             discard_if_unstarted(run)
             raise
@@ -136,6 +140,7 @@ def run_stages(
     names: tuple[str, ...],
     screen: Screen,
     features: Path | None = None,
+    others: Collection[RunFolder] = (),
 ) -> None:
     """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
     record each in stages.json.
@@ -155,6 +160,11 @@ def run_stages(
         inputs = _inputs(stage, run, experiment)
         if _is_done(stage, run, experiment, inputs):
             screen.say(f"{title}: done before")
+            continue
+        taken = take_over_training(run, inputs, others) if stage.name == "train" else None
+        if taken is not None:
+            screen.say(f"{title}: taken over from {as_typed(Path(taken['taken_over']['run']))}")
+            mark_finished(run, stage.name, taken)
             continue
         screen.say(title + _why_again(finished_stages(run).get(stage.name, {}).get("inputs"), inputs))
         start = time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256
 from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.experiment.experiment import Experiment
+from workflows.experiment.experiment import Experiment, content_of
 from workflows.experiment.job import Job
 
 # They count up when the files get other keys, so that older runs are worked on anew.
@@ -84,6 +84,17 @@ def _mixed_sources(run: RunFolder, experiment: Experiment) -> list[Any]:
     ]
 
 
+def _tested_source(run: RunFolder, experiment: Experiment) -> Settings:
+    """Whose test rows are taken, with the hashes of its files; nothing where they are the data set's own."""
+    from workflows.data.tested import tested_experiment, tested_run
+
+    card = experiment.tested
+    if card is None:
+        return {}
+    hashes = _source_hashes(tested_run(run, card), tested_experiment(experiment, card))
+    return {"what is tested on": [asdict(card), hashes]}
+
+
 def _labels(experiment: Experiment) -> list[Settings]:
     return [asdict(label) for label in experiment.labels]
 
@@ -91,14 +102,20 @@ def _labels(experiment: Experiment) -> list[Settings]:
 def _data(run: RunFolder, experiment: Experiment) -> Settings:
     return {
         "the data set's card": asdict(experiment.dataset),
-        **{f"--{name.replace('_', '-')}": value for name, value in vars(experiment.data).items()},
+        **{f"--{name.replace('_', '-')}": value for name, value in content_of(experiment)["data"].items()},
         "the prompt": asdict(experiment.prompt),
         "split_dataset_ratio": experiment.arguments.get("split_dataset_ratio"),
         "the method": experiment.has_head,
         "the data files": _source_hashes(run, experiment),
         "what is mixed in": _mixed_sources(run, experiment),
+        **_tested_source(run, experiment),
         "the files' format": DATA_FORMAT,
     }
+
+
+def _data_files(run: RunFolder, experiment: Experiment) -> list[Path]:
+    flipped = [run.flipped] if experiment.data.flip_labels else []
+    return [*_splits(run), run.rejected, run.corrections, *flipped, run.manifest]
 
 
 def _model(experiment: Experiment) -> Settings:
@@ -179,7 +196,7 @@ STAGES = (
         "data.prepare:prepare",
         needs=lambda run: [],
         depends=_data,
-        writes=lambda run, experiment: [*_splits(run), run.rejected, run.corrections, run.manifest],
+        writes=_data_files,
         made_by="prepare",
     ),
     Stage(
@@ -265,7 +282,7 @@ STAGES = (
         "reporting.report:report",
         needs=lambda run: [run.scores, run.manifest],
         depends=lambda run, experiment: {
-            "the experiment": asdict(experiment),
+            "the experiment": content_of(experiment),
             "other files that it shows": _what_a_report_adds(run),
             "its format": REPORT_FORMAT,
         },

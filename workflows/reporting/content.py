@@ -19,7 +19,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
     scores, systems = files.scores, texts("systems")
     cost = cost_of_the_cheapest(scores["cheapest"], files.costs)
     verdict = one_after_another([Text(**scores["verdict"]), *cost])
-    summary: list[Block] = []
+    summary: list[Block] = [Paragraph(Text(**said), strong=True) for said in scores.get("unusual", [])]
     if verdict.en:
         summary.append(Paragraph(verdict, strong=True))
     if experiment.model.name == "tiny":

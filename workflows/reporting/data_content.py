@@ -1,5 +1,6 @@
 """What the report says of the data, of likely wrong labels, and of the run's time, versions and settings."""
 
+from pathlib import Path
 from typing import Any
 
 from workflows.core.texts import Text, number, one_after_another, text, texts, with_interval
@@ -129,7 +130,8 @@ def describe_labels(files: Files) -> list[Section]:
             judge=texts("systems_in_a_sentence")[audit.get("judged_by", "tfidf")],
         )
     )
-    return [Section(title, [note, Grid(headings, rows)] if rows else [note], folded=True)]
+    notes = [note, *([Paragraph(text("flips_found", **audit["flipped"]))] if "flipped" in audit else [])]
+    return [Section(title, [*notes, *([Grid(headings, rows)] if rows else [])], folded=True)]
 
 
 def describe_run(files: Files, experiment: Experiment) -> Section:
@@ -140,7 +142,10 @@ def describe_run(files: Files, experiment: Experiment) -> Section:
             record = files.stages[stage]
             peaks = record.get("peak_memory_bytes", {})
             shown = ", ".join(f"{name.upper()} {size / 2**30:.2f} GiB" for name, size in peaks.items()) or "–"
-            rows.append([title, f"{record['seconds']:,.1f} s", shown, record["at"]])
+            took: Text | str = f"{record['seconds']:,.1f} s"
+            if (before := record.get("taken_over")) is not None:
+                took = text("taken_over", seconds=before["seconds"], run=Path(before["run"]).name)
+            rows.append([title, took, shown, record["at"]])
     headings = (text("stage"), text("time"), text("peak_memory"), text("done_at"))
     facts: dict[str, Any] = {}
     if files.environment is not None:

@@ -14,6 +14,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.statistics import wilson_interval
 from workflows.core.texts import text, texts
+from workflows.core.unusual import say_unusual
 from workflows.experiment.cards import Task
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
@@ -49,10 +50,12 @@ def score(job: Job) -> dict[str, Any]:
     if not systems:
         raise UserError(f"{run.path}: no predictions to score; run `infer` first.")
     comparisons = compare_answers(answers, task)
+    unusual = [*say_unusual(read_json(run.manifest))]
     probe = read_json(run.probe) if run.probe.exists() else {"missing": None, "rows": None}
     scores = {
         "experiment": {
             "dataset": experiment.dataset.name,
+            **({} if experiment.tested is None else {"test_dataset": experiment.tested.name}),
             "model": experiment.model.name,
             "method": experiment.tuning.method,
             "prompt": experiment.prompt.name,
@@ -63,6 +66,7 @@ def score(job: Job) -> dict[str, Any]:
         "reading": asdict(
             texts("how_a_head_is_read")[task] if experiment.has_head else text("outputs_are_read_by_words")
         ),
+        **({"unusual": [*map(asdict, unusual)]} if unusual else {}),
         "test_rows": len(test),
         "test_sha256": sha256(run.split("test")),
         "systems": systems,

@@ -27,7 +27,9 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     """
     rows, systems = scores["test_rows"], scores["systems"]
     titles = {system: in_both_languages(said) for system, said in texts("systems").items()}
-    title, empty = f"{scores['experiment']['dataset']}: {rows:,} test rows", scores["missing"]
+    data, empty = scores["experiment"], scores["missing"]
+    on = f", tested on {data['test_dataset']}" if "test_dataset" in data else ""
+    title = f"{data['dataset']}{on}: {rows:,} test rows"
     tables = [_overview(title, systems, titles, rows, list(empty))]
     if costs:
         headings: list[Text | str] = [text("system"), *texts("cost_parts").values()]
@@ -36,7 +38,8 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     last = list(systems)[-1]
     if "per_class" in systems[last]:
         tables.append(_per_label(titles[last], systems[last]))
-    notes = [f"{titles[system]}: {why['en']}  {why['zh']}" for system, why in empty.items()]
+    notes = [f"{said['en']}  {said['zh']}" for said in scores.get("unusual", [])]
+    notes += [f"{titles[system]}: {why['en']}  {why['zh']}" for system, why in empty.items()]
     notes += [f"{said.en}  {said.zh}" for said in rows_left_out(scores)]
     said = [Text(**scores["verdict"]), *cost_of_the_cheapest(scores["cheapest"], costs)]
     notes += [each for each in vars(one_after_another(said)).values() if each]

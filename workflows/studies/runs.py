@@ -111,7 +111,9 @@ def row_counter(folder: Path, screen: Screen) -> Callable[[Experiment], Rows]:
     counts: dict[str, Rows] = {}
 
     def rows_of(experiment: Experiment) -> Rows:
-        data = replace(experiment.data, train_samples=None, sample_seed=None, test_samples=None)
+        data = replace(
+            experiment.data, train_samples=None, sample_seed=None, test_samples=None, flip_labels=0.0
+        )
         name = f"{experiment.dataset.name}-{fingerprint([asdict(data), asdict(experiment.dataset)])}"
         if name not in counts:
             run, whole = RunFolder(folder / "data" / name), replace(experiment, data=data, mixed=())

@@ -104,7 +104,8 @@ def _do_missing(runs: list[Run], folder: Path, screen: Screen) -> None:
         what = f"{run.experiment.name}, {run.size} training rows{so_far}{left}"
         screen.say(f"\nrun {number + 1} of {len(missing)}: {what}")
         started = start_run(run.experiment, run.folder.path, screen)
-        do_stages(started, run.experiment, run.stages, screen, folder / "features")
+        others = [each.folder for each in runs]
+        do_stages(started, run.experiment, run.stages, screen, folder / "features", others)
 
 
 def _spoken(seconds: float) -> str:

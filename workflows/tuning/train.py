@@ -153,7 +153,7 @@ def last_checkpoint(run: RunFolder, inputs: str) -> Path | None:
     """The newest whole checkpoint of an interrupted training with the same inputs; clears away any other
     training.
     """
-    marker = run.sft / "inputs.txt"
+    marker = run.trained_on
     if not marker.exists() or marker.read_text(encoding="utf-8") != inputs:
         shutil.rmtree(run.sft, ignore_errors=True)
         run.sft.mkdir(parents=True)
