@@ -306,6 +306,9 @@ def serve(
     *more: Annotated[Path, Parameter(help="other runs, asked by their folders' names")],
     host: Annotated[str, Parameter(help="address to listen on; 0.0.0.0: all")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="port to listen on; 0: any that is free")] = 8000,
+    engine: Annotated[
+        Literal["fast", "vllm"], Parameter(help="our scorer, or SWIFT's own server on vLLM")
+    ] = "fast",
     verbose: Verbose = False,
 ) -> None:
     """A server of finished runs: /v1/classify, and OpenAI's chat dialect, on this machine alone.
@@ -315,7 +318,7 @@ def serve(
     use_one_gpu()
     from workflows.serving.start import serve_runs
 
-    serve_runs((folder, *more), host, port, Screen(verbose))
+    serve_runs((folder, *more), engine, host, port, Screen(verbose))
 
 
 @app.command

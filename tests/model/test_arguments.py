@@ -20,7 +20,12 @@ from workflows.experiment.recipes import Preference
 from workflows.inference.scorer import prompt_tokens
 from workflows.inference.swift_engine import limit_vllm
 from workflows.model import swift_names
-from workflows.model.arguments import SFT_NAMES, build_infer_arguments, build_sft_arguments
+from workflows.model.arguments import (
+    SFT_NAMES,
+    build_deploy_arguments,
+    build_infer_arguments,
+    build_sft_arguments,
+)
 from workflows.model.folder import check_machine, with_local_model
 from workflows.model.machine import Machine, fit_to_machine
 from workflows.model.memory import fit_to_memory
@@ -266,3 +271,14 @@ def test_the_names_that_are_known_without_swift_are_the_installed_swifts(
     with pytest.raises(UserError, match=r"SWIFT has no such argument\. Nearest: learning_rate"):
         check_overrides({"learning_rat": "1"})  # SWIFT itself was asked
     check_overrides({"rlhf_type": "dpo"}, Preference("dpo"))
+
+
+def test_swifts_own_server_gets_the_adapters_by_name(tmp_path: Path) -> None:
+    """What can be seen without vLLM: SWIFT's parser takes the arguments, adapters have names."""
+    for name in ("first", "second"):
+        write_json(tmp_path / name / "adapter_config.json", {})
+    ready = with_local_model(make_experiment("--model", "tiny"))
+    adapters = {name: tmp_path / name for name in ("first", "second")}
+    parsed = build_deploy_arguments(ready, CPU, adapters, "127.0.0.1", 0)
+    assert parsed.adapter_mapping == {name: str(path) for name, path in adapters.items()}
+    assert (parsed.infer_backend, parsed.host, parsed.max_new_tokens) == ("vllm", "127.0.0.1", 5)

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from swift import InferArguments, RLHFArguments, SftArguments
+from swift import DeployArguments, InferArguments, RLHFArguments, SftArguments
 from swift.utils import parse_args
 from transformers import HfArgumentParser
 
@@ -35,7 +35,7 @@ SHARED = (
     *("task_type", "num_labels", "problem_type"),
 )  # fmt: skip
 VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilities needs its own
-Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments)
+Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments, DeployArguments)
 
 
 def known_names(recipe: Recipe | None) -> set[str]:
@@ -118,6 +118,28 @@ def build_infer_arguments(
     if not experiment.has_head:
         parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
     return parsed
+
+
+def build_deploy_arguments(
+    experiment: Experiment, machine: Machine, adapters: dict[str, Path], host: str, port: int
+) -> DeployArguments:
+    """The DeployArguments of SWIFT's own server on vLLM, with adapters by name.  Not run yet: it needs a GPU.
+
+    `experiment`: of a run on the base that all adapters have.  Raises UserError where SWIFT refuses a value.
+    """
+    merged = merged_arguments(experiment, machine)
+    arguments = {name: value for name, value in merged.items() if name in SHARED} | {
+        "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
+        "adapters": [f"{name}={path}" for name, path in adapters.items()],
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "temperature": 0,
+        "load_args": False,
+        "infer_backend": "vllm",
+        "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16))),
+        "host": host,
+        "port": port,
+    }
+    return parse_swift(DeployArguments, arguments)
 
 
 def truncation_of_answers(experiment: Experiment) -> str:
