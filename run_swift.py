@@ -248,11 +248,11 @@ def study(
 
     Options of a run go before the study's own, in all its runs.
     """
-    if not plan:
-        use_one_gpu()
+    use_one_gpu()
+    from workflows.commands.plan.plan import estimate_runs
     from workflows.studies.study import work_on_study
 
-    work_on_study(name, scale, draws, plan, options, output, Screen(verbose))
+    work_on_study(name, scale, draws, plan, options, output, Screen(verbose), estimate_runs)
 
 
 @app.command

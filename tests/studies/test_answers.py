@@ -54,7 +54,7 @@ def _answer(
             for at in range(rows_of(cell.draw))
         ]
         write_jsonl(run.folder.predictions(study.system(cell.arm)), rows)
-    found = answer(study, taken, folder) | {"command": "python run_swift.py study card"}
+    found = answer(study, taken, folder) | {"left_out": [], "command": "python run_swift.py study card"}
     build_page(study, found, folder / "figures")
     return found
 

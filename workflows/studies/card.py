@@ -4,7 +4,7 @@ A card holds options of `run` under their names in experiment/options.py; docs/e
 Every combination of its `grid` is a panel of the page, in which the arms are compared, size by size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -64,6 +64,7 @@ class Arm:
     vary: tuple[Literal["sample_seed", "seed"], ...] = ("sample_seed", "seed")  # what a draw's number sets
     once: bool = False  # it reads no labels: one run, of the smallest size, stands for all
     smoke: bool = True  # whether it is there at --scale smoke
+    optional: bool = False  # whether it is left out where its model cannot be had
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ class Study:
         """What an arm is called in tables and sentences."""
         systems: dict[str, Text | str] = {**texts("systems_in_a_sentence")}
         return self.arms[arm].title or systems.get(arm, arm)
+
+    def without(self, left_out: Collection[str]) -> "Study":
+        """The study without some of its arms, and the pairs that they are in."""
+        arms = {name: arm for name, arm in self.arms.items() if name not in left_out}
+        pairs = tuple(pair for pair in self.compare if arms.keys() >= set(pair))
+        return replace(self, arms=arms, compare=pairs)
 
 
 @dataclass(frozen=True)
@@ -144,13 +151,12 @@ def _smoke(study: Study) -> Study:
     def kept(options: Options) -> Options:
         return {option: value for option, value in options.items() if option not in {*SOURCE, *SMOKE}}
 
+    study = study.without([name for name, arm in study.arms.items() if not arm.smoke])
     arms = {
         name: replace(arm, options=kept(arm.options), sizes=None, draws=None)
         for name, arm in study.arms.items()
-        if arm.smoke
     }
-    pairs = tuple(pair for pair in study.compare if arms.keys() >= set(pair))
-    small = replace(study, arms=arms, compare=pairs, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
+    small = replace(study, arms=arms, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
     return replace(small, options=kept(study.options) | SMOKE, grid=kept(study.grid))
 
 

@@ -4,11 +4,14 @@ They do the stages that make the answers that are looked at; `run FOLDER` does t
 finished already, in this study, another or alone, is taken as it is.
 """
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workflows.core.errors import UserError
 from workflows.core.files import fingerprint
 from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, are_done
@@ -65,6 +68,46 @@ def find_runs(study: Study, folder: Path) -> Taken:
         if not run.folder.experiment.exists():
             run.folder = _finished_elsewhere(run) or run.folder
     return taken
+
+
+def without_missing_models(
+    study: Study, taken: Taken, folder: Path, weights: bool, screen: Screen
+) -> tuple[Study, Taken, list[dict[str, str]]]:
+    """The study and its cells without the optional arms whose model cannot be had; these arms, each with its
+    `model` and `why`.
+
+    An arm whose runs are all finished stays.  `weights`: whether models are fetched whole, or what describes
+    them only.  Raises UserError where no arm is left.
+    """
+    whys: dict[str, str | None] = {}  # by model, which is asked for once
+    left_out: dict[str, dict[str, str]] = {}
+    for cell, run in taken:
+        arm, model = cell.arm, run.experiment.model.name
+        if not study.arms[arm].optional or arm in left_out or run.is_done:
+            continue
+        if model not in whys:
+            screen.say(f"asking for model {model} …")
+            whys[model] = _why_no_model(run.experiment, weights, screen)
+        if (why := whys[model]) is not None:
+            left_out[arm] = {"arm": arm, "model": model, "why": why}
+            screen.say(f"arm {arm} is left out: {why}")
+    if not left_out:
+        return study, taken, []
+    study = study.without(left_out)
+    if not study.arms:
+        raise UserError(f"study {study.name}: the models of all its arms could not be had.")
+    return study, find_runs(study, folder), [*left_out.values()]
+
+
+def _why_no_model(experiment: Experiment, weights: bool, screen: Screen) -> str | None:
+    with tempfile.TemporaryDirectory() as folder, screen.output_to(Path(folder) / "swift.log"):
+        from workflows.model.folder import fetch_model
+
+        try:
+            fetch_model(experiment.arguments, weights)
+        except UserError as error:
+            return str(error)
+    return None
 
 
 def _finished_elsewhere(run: Run) -> RunFolder | None:

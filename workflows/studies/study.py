@@ -5,6 +5,7 @@ python run_swift.py study learning-curve --scale smoke
 
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from workflows.studies.answers import answer
 from workflows.studies.card import Study, load_study
 from workflows.studies.page import build_page
 from workflows.studies.plan import expected_seconds, render_plan
-from workflows.studies.runs import Run, find_runs
+from workflows.studies.runs import Run, find_runs, without_missing_models
 
 
 def work_on_study(
@@ -31,15 +32,19 @@ def work_on_study(
     flags: RunOptions,
     output: Path | None,
     screen: Screen,
+    estimate: Callable[[Any, Screen], list[dict[str, Any]]],
 ) -> None:
     """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
 
-    `flags`: options for all its runs, before its own.  Raises UserError as `run_study` does.
+    `flags`: options for all its runs, before its own; `estimate`: says what runs take of whose kind none is
+    finished.  Raises UserError as `run_study` does.
     """
     study = load_study(name, flags, scale == "smoke", draws)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
     if plan:
-        screen.say(render_plan([*{run.name: run for _, run in find_runs(study, folder)}.values()]))
+        _, taken, _ = without_missing_models(study, find_runs(study, folder), folder, False, screen)
+        runs = [*{run.name: run for _, run in taken}.values()]
+        screen.say(render_plan(runs, lambda asked: estimate(asked, screen)))
         return
     command = [*COMMAND.split(), "study", name, *flags_of(flags)]
     command += [] if scale == "full" else ["--scale", scale]
@@ -61,10 +66,10 @@ def run_study(study: Study, folder: Path, command: str, lang: str, screen: Scree
     `command`: the one that repeats it.  Raises UserError as the runs do, where another command works on the
     study, or where the answers of its runs do not go together.
     """
-    taken = find_runs(study, folder)
+    study, taken, left_out = without_missing_models(study, find_runs(study, folder), folder, True, screen)
     with locked(RunFolder(folder)):
         _do_missing(study, [*{run.name: run for _, run in taken}.values()], folder, screen)
-        found = answer(study, taken, folder) | {"command": command}
+        found = answer(study, taken, folder) | {"left_out": left_out, "command": command}
         write_json(folder / "study.json", found)
         page = build_page(study, found, folder / "figures")
         with open_whole(folder / "report.html") as file:
