@@ -1,6 +1,7 @@
 """A study's card: which runs it asks for, and what it refuses."""
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,10 @@ def _load(name: str, *flags: object, smoke: bool = False, draws: int | None = No
 
 @pytest.mark.parametrize("smoke", [True, False])
 @pytest.mark.parametrize("name", names_of(STUDIES))
-def test_every_card_asks_for_runs_that_there_can_be(name: str, smoke: bool) -> None:
+def test_every_card_asks_for_runs_that_there_can_be(
+    name: str, smoke: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "4.49.0")  # the first Qwen, of jd, needs it
     study = _load(name, smoke=smoke, draws=1)
     cells = list(cells_of(study))
     assert {cell.arm for cell, _ in cells} == set(study.arms)
@@ -60,6 +64,16 @@ def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path
     assert len({run.name for cell, run in taken if cell.arm == "zero_shot"}) == 1
     first = next(run for cell, run in taken if cell.arm == "tfidf" and cell.draw == 1)
     assert set(first.stages) == {"prepare", "baselines", "zero_shot", "score", "report"}
+
+
+def test_studies_of_the_same_data_share_their_runs(tmp_path: Path) -> None:
+    """The LoRA preset on waimai, with the labels that two studies have both."""
+    runs = {}
+    for name in ("learning-curve", "methods", "seeds", "preset", "mixing", "settings"):
+        taken = find_runs(_load(name, "--dataset", "waimai", draws=1), tmp_path / "out")
+        runs[name] = {run.name for cell, run in taken if run.experiment.tuning.method == "lora"}
+    for name in ("methods", "seeds", "preset", "mixing", "settings"):
+        assert runs[name] & runs["learning-curve"], name
 
 
 def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(tmp_path: Path) -> None:
