@@ -257,11 +257,12 @@ def study(
 
     Options of a run go before the study's own, in all its runs.
     """
-    if not (plan or so_far):
-        use_one_gpu()
+    use_one_gpu()
+    from workflows.commands.plan.plan import estimate_runs
     from workflows.studies.study import work_on_study
 
-    work_on_study(name, scale, draws, plan, so_far, known_runs, options, output, Screen(verbose))
+    screen = Screen(verbose)
+    work_on_study(name, scale, draws, plan, so_far, known_runs, options, output, screen, estimate_runs)
 
 
 @app.command

@@ -34,7 +34,6 @@ runpy.run_path('run_swift.py', run_name='__main__')
         ["run", "--help"],
         *(["list", kind] for kind in ("datasets", "models", "methods", "prompts", "studies")),
         ["study", "--help"],
-        ["study", "learning-curve", "--plan"],
         ["prepare", "--run-folder", "{new}"],
         ["prepare", "--run-folder", "{new}", "--method", "qlora"],
         ["prepare", "--run-folder", "{new}", "--set", "learning_rate=1e-3"],

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, make_experiment
 from tests.fake_hub import FakeHub
 from workflows.commands.plan.devices import DEVICES, changes_to_fit
+from workflows.commands.plan.plan import estimate_runs
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
 from workflows.model.memory import Workload, memory, read_sizes
 
@@ -120,3 +122,56 @@ def test_a_t4_gets_float16(tmp_path: Path, pinned: str, advised: list[str]) -> N
     small = replace(WIDE, torch_dtype=pinned, compute_dtype=pinned, batch=8, longest=(200,) * 8)
     changes, _, fits = changes_to_fit(DEVICES[1], read_sizes(tmp_path), small, p99=100)
     assert (changes, fits) == (advised, True)
+
+
+TUNED = ("prepare", "tokens", "derive", "train", "tuned", "score", "report")
+
+
+@pytest.mark.slow
+def test_runs_of_a_study_are_estimated_by_one_measurement(capfd: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        (make_experiment("--test-samples", 100, "--method", method, *flags), stages)
+        for method, flags, stages in (
+            ("lora", ("--train-samples", 32), TUNED),
+            ("lora", ("--train-samples", 512), TUNED),
+            ("label-loss", ("--train-samples", 512), TUNED),
+            ("head", ("--train-samples", 512), TUNED),
+            ("probe", ("--train-samples", 512), ("prepare", "baselines", "probe", "score", "report")),
+            ("cot", ("--train-samples", 512), TUNED),
+            ("dora", ("--train-samples", 5000), TUNED),
+        )
+    ]
+    few, many, label_loss, head, probe, cot, too_many = estimate_runs(asked, Screen())
+    assert capfd.readouterr().out.count("calibrating on") == 1
+    assert few["seconds"] < many["seconds"] < label_loss["seconds"]  # which asks the base model, too
+    assert probe["seconds"] < head["seconds"]
+    assert all(each["bytes"] > 1e8 for each in (few, many, label_loss, head, probe))
+    assert [each["test"] for each in (few, probe, cot)] == [100, 100, 100]
+    assert cot | {"seconds": None, "why": "plan does not cover method cot"} == cot
+    assert "--train-samples 5000: there are only" in too_many["why"]
+
+
+@pytest.mark.slow
+def test_a_frozen_model_reads_a_row_once_for_all_draws_of_a_study() -> None:
+    from workflows.commands.plan import runs
+
+    kind = runs.Kind(
+        rows={"train": 1000, "val": 100, "test": 200},
+        seconds={"prepare": 1.0},
+        tokens={"train": 10.0, "val": 10.0, "test": 10.0},
+    )
+    a_token = runs.Speeds(load=2.0, answered=1.0, evaluated=0, start=0, trained=0, reading=3e9, extra=0)
+    read: dict[int | None, float] = {}
+    draws: list[tuple[object, ...]] = [(100, 1), (200, 1), (200, 2), (), ()]
+    seconds = []
+    for draw in draws:
+        flags = [
+            part for pair in zip(("--train-samples", "--sample-seed"), draw, strict=False) for part in pair
+        ]
+        asked = make_experiment("--method", "probe", "--probe-rows", 100000, *flags)
+        found = runs._estimate(asked, ("prepare", "probe"), kind, a_token, read)
+        assert (found["bytes"], found["why"]) == (3e9, None)
+        seconds.append(found["seconds"] - 1.0 - 2.0 - runs.SCORE_AND_REPORT)
+    # With validation rows, a tenth more; the test rows with the first.
+    new = [110 + 200, 110, 220, 1100 - 440, 0]
+    assert seconds == pytest.approx([rows * 10.0 * runs.PROBED for rows in new])

@@ -126,6 +126,23 @@ def test_every_preset_becomes_sft_arguments(run: RunFolder, method: str) -> None
     assert arguments.output_dir == str(run.sft)
 
 
+def test_swifts_defaults_are_what_the_preset_says_of_them(run: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-chat"  # a folder's name pins nothing, as the card of `tiny` does
+    shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder)
+    experiment = with_local_model(make_experiment("--model", folder, "--method", "swift-defaults"))
+    arguments = build_sft_arguments(run, experiment, CPU)
+    own = arguments.training_args
+    assert (own.learning_rate, own.warmup_ratio, own.weight_decay, own.num_train_epochs) == (1e-4, 0, 0.1, 3)
+    assert (own.per_device_train_batch_size, own.gradient_accumulation_steps) == (1, 16)
+    assert (own.group_by_length, own.train_dataloader_shuffle, arguments.padding_side) == (
+        False,
+        True,
+        "right",
+    )
+    assert (own.eval_steps, own.save_steps, own.load_best_model_at_end) == (500, 500, False)
+    assert (arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout) == (8, 32, 0.05)
+
+
 def test_inference_is_greedy_in_five_tokens_with_the_model_of_training(
     run: RunFolder, tmp_path: Path
 ) -> None:

@@ -59,7 +59,7 @@ def _answer(
     for _, run in taken:
         if (run.folder.path / "predictions").exists():
             run.known = record_of(run.folder, run.stages)
-    found = answer(study, taken, folder) | {"command": "python run_swift.py study card"}
+    found = answer(study, taken, folder) | {"left_out": [], "command": "python run_swift.py study card"}
     build_page(found, folder / "figures")
     return found
 

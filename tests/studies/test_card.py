@@ -1,6 +1,7 @@
 """A study's card: which runs it asks for, and what it refuses."""
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,10 @@ def _load(name: str, *flags: object, smoke: bool = False, draws: int | None = No
 
 @pytest.mark.parametrize("smoke", [True, False])
 @pytest.mark.parametrize("name", names_of(STUDIES))
-def test_every_card_asks_for_runs_that_there_can_be(name: str, smoke: bool) -> None:
+def test_every_card_asks_for_runs_that_there_can_be(
+    name: str, smoke: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "4.49.0")  # the first Qwen, of jd, needs it
     study = _load(name, smoke=smoke, draws=1)
     cells = list(cells_of(study, _rows))
     assert {cell.arm for cell, _ in cells} == set(study.arms)
@@ -82,6 +86,16 @@ def test_what_is_tested_on_its_own_data_and_what_has_no_wrong_labels_are_ordinar
     flags = ["--dataset", "waimai", "--model", "qwen2.5-0.5b-instruct", "--split", "course"]
     flags += ["--test-samples", "1000", "--probe-rows", "100000", "--train-samples", "320"]
     assert ordinary == make_experiment(*flags, "--sample-seed", "1", "--seed", "1")
+
+
+def test_studies_of_the_same_data_share_their_runs(tmp_path: Path) -> None:
+    """The LoRA preset on waimai, with the labels that two studies have both."""
+    runs = {}
+    for name in ("learning-curve", "methods", "seeds", "preset", "mixing", "settings"):
+        taken = find_runs(_load(name, "--dataset", "waimai", draws=1), tmp_path / "out", {}, _rows)
+        runs[name] = {run.name for cell, run in taken if run.experiment.tuning.method == "lora"}
+    for name in ("methods", "seeds", "preset", "mixing", "settings"):
+        assert runs[name] & runs["learning-curve"], name
 
 
 def test_options_of_the_command_line_go_before_the_cards_but_not_before_an_arms(tmp_path: Path) -> None:

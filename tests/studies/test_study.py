@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
+from tests.fake_hub import FakeHub
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
@@ -37,7 +38,9 @@ def test_a_study_that_is_killed_goes_on(
     card.write_text(CARD, encoding="utf-8")
     study = ["study", str(card), "--output", str(out)]
     planned = command(*study, "--plan").stdout
-    assert "4 runs; those that are left take 0.0 h, without 4 of whose kind none is finished yet" in planned
+    assert "4 runs; training rows in all: 96; tested rows in each run: 40\n" in planned
+    assert re.search(r"the 4 that are left take: ~0\.\d h; memory at most: ~\d\.\d GB\n", planned)
+    assert len(re.findall(r"demo-tiny-probe +\d\d +2 +0 +~\d+ +~0\.\d\d +~\d\.\d\n", planned)) == 2
     assert not out.exists()
     with subprocess.Popen(
         [sys.executable, "run_swift.py", *study],
@@ -89,6 +92,9 @@ def test_a_study_that_is_killed_goes_on(
     assert f"python run_swift.py {' '.join(study)}" in page
     assert left not in page
     assert "4 runs, 4 of them finished" in command(*study).stdout
+    planned = command(*study, "--plan").stdout
+    assert re.search(r"the 0 that are left take: 0\.0 h; memory at most: \d\.\d GB\n", planned)
+    assert "~" not in planned
     # Another study finds them, once they are where runs are.
     other = load_study(str(card), DEFAULTS, False, None)
     assert not any(run.is_done for _, run in find_runs(other, tmp_path / "other", {}, lambda experiment: {}))
@@ -141,3 +147,76 @@ def test_nothing_is_said_of_a_study_that_is_not_begun(command: Command, tmp_path
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "study seeds --so-far: none of its runs is finished yet" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+OPTIONAL = """
+question: {en: "Which is better?", zh: 哪个更好？}
+options: {test_samples: 40}
+sizes: [16]
+draws: 1
+arms:
+  tfidf: {}
+  chat: {options: {method: lora, model: someone/tiny-chat}, optional: true}
+  again: {options: {method: head, model: someone/tiny-chat}, optional: true}
+compare: [[chat, tfidf]]
+"""
+
+
+def _without_hub(hub: FakeHub) -> dict[str, str]:
+    """The environment of a machine with the hub's caches, but without a network."""
+    nowhere = "http://127.0.0.1:9"
+    return {**hub.env, "MODELSCOPE_ENDPOINT": nowhere, "HF_ENDPOINT": nowhere}
+
+
+@pytest.mark.slow
+def test_an_arm_is_left_out_where_its_model_cannot_be_had(
+    command: Command, hub: FakeHub, tmp_path: Path
+) -> None:
+    card, out = tmp_path / "optional.yaml", tmp_path / "out"
+    card.write_text(OPTIONAL, encoding="utf-8")
+    study = ("study", card, "--output", out)
+    gone = _without_hub(hub)
+    done = command(*study, env=gone)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("asking for model tiny-chat") == 1
+    for arm in ("chat", "again"):
+        assert f"arm {arm} is left out: model someone/tiny-chat: could not be downloaded" in done.stdout
+    assert "study optional: 1 runs" in done.stdout
+    found = read_json(out / "study.json")
+    assert [(each["arm"], each["model"]) for each in found["left_out"]] == [
+        ("chat", "tiny-chat"),
+        ("again", "tiny-chat"),
+    ]
+    (panel,) = found["panels"]
+    assert (list(panel["arms"]), panel["pairs"]) == (["tfidf"], [])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "chat is left out: the model tiny-chat could not be had" in page
+    assert "未包含 chat：运行研究时无法取得模型 tiny-chat" in page
+    # With the model on the hub the arms are there; what describes it is in the cache when the hub is gone.
+    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
+        hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())
+    for env in (hub.env, gone):
+        planned = command(*study, "--plan", env=env)
+        assert planned.returncode == 0, planned.stderr
+        assert "left out" not in planned.stdout
+        rows = re.findall(r"demo-tiny-chat-(\w+) +16 +1 +0 +~\d+ +~0\.\d\d +~\d\.\d\n", planned.stdout)
+        assert rows == ["head", "lora"]
+        assert planned.stdout.count("calibrating on") == 1
+
+
+@pytest.mark.slow
+def test_a_plan_comes_without_model_and_data(command: Command, hub: FakeHub, tmp_path: Path) -> None:
+    card = tmp_path / "missing.yaml"
+    missing = OPTIONAL.replace("optional: true", "optional: false")
+    card.write_text(missing + "grid: {dataset: [demo, jd]}\n", encoding="utf-8")
+    planned = command("study", card, "--plan", "--output", tmp_path / "out", env=_without_hub(hub))
+    assert planned.returncode == 0, planned.stderr
+    assert re.search(r"demo-tiny-probe +16 +1 +0 +~\d+ +~0\.\d\d +~\d\.\d\n", planned.stdout)
+    assert re.search(r"demo-tiny-chat-lora +16 +1 +0 +\? +\? +\?\n", planned.stdout)
+    assert "6 runs; training rows in all: 96; tested rows in each run: 40\n" in planned.stdout
+    assert "h, without 5 of which it is not known; memory" in planned.stdout
+    for why in (
+        "model someone/tiny-chat: could not be downloaded",
+        "data set jd: no source could be reached",
+    ):
+        assert planned.stdout.count(f"?: {why}") == 1

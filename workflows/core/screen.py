@@ -1,5 +1,6 @@
 """What a person sees while a run works: short lines and progress bars; SWIFT's own output goes to a file."""
 
+import copy
 import io
 import os
 import subprocess
@@ -32,6 +33,14 @@ class Screen:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())  # else closing it would fail again
             sys.exit(1)
+
+    @contextmanager
+    def silenced(self) -> Iterator["Screen"]:
+        """A screen that shows bars only, no lines."""
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            silent = copy.copy(self)
+            silent.out = nowhere
+            yield silent
 
     def progress(self, title: str, total: int | None, counted: bool = True) -> tqdm:
         """A bar that counts to `total` with the time left (None: counts only), for work that takes a moment;

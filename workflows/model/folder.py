@@ -4,7 +4,9 @@ Nothing here imports torch or SWIFT until a model is needed (`fetch_model`).
 """
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,9 @@ def _why_no_flash_attention(experiment: Experiment) -> str | None:
 
 
 def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
-    """The local folder of the model that `arguments` name, downloaded by SWIFT where it is a hub id;
-    without `weights` only what describes the model is: config, tokenizer, generation config.
+    """The local folder of the model that `arguments` name: of a hub id SWIFT's download, or what is in the
+    hub's cache where the hub is not in reach; without `weights` only what describes the model: config,
+    tokenizer, generation config.
 
     Switches remote code off in SWIFT's loader, and refuses a folder that asks for it, for all but the first
     Qwen. Raises UserError where the model cannot be had, with what was tried.
@@ -84,15 +87,18 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     folder = ROOT / model  # `tiny` ships with the project; an absolute path stays as it is
     if not folder.is_dir():
         revision, use_hf = arguments.get("model_revision"), arguments.get("use_hf") in (True, "true")
+        download = partial(safe_snapshot_download, model, revision, weights, use_hf)
         try:
-            found = safe_snapshot_download(model, revision=revision, download_model=weights, use_hf=use_hf)
-            folder = Path(found)
+            folder = Path(download())
         except Exception as error:  # whatever a hub client raises, the user's way out is the same
-            raise UserError(
-                f"model {model}: could not be downloaded ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}). "
-                "Give a local folder with --model DIR, or take the other hub with --set use_hf=true."
-            ) from error
+            cached = _cached(download, weights)
+            if cached is None:
+                raise UserError(
+                    f"model {model}: could not be downloaded ({type(error).__name__}: "
+                    f"{' '.join(str(error).split())[:200]}). "
+                    "Give a local folder with --model DIR, or take the other hub with --set use_hf=true."
+                ) from error
+            folder = cached
     remote_code = runs_own_code(folder)
     if not remote_code and "auto_map" in read_config(folder):
         raise UserError(
@@ -101,6 +107,16 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
         )
     ModelLoader.default_trust_remote_code = remote_code
     return folder
+
+
+def _cached(download: Callable[..., str], weights: bool) -> Path | None:
+    """What is in a hub's cache of the model that `download` fetches; None where that is not all of it."""
+    try:
+        folder = Path(download(local_files_only=True))
+    except Exception:  # each hub client has its own
+        return None
+    wanted = ("*.safetensors", "*.bin") if weights else ("config.json",)
+    return folder if any(any(folder.glob(pattern)) for pattern in wanted) else None
 
 
 def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:

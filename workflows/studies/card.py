@@ -5,7 +5,7 @@ Every combination of its `grid` is a panel of the page, in which the arms are co
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -67,6 +67,7 @@ class Arm:
     vary: tuple[Literal["sample_seed", "seed"], ...] = ("sample_seed", "seed")  # what a draw's number sets
     once: bool = False  # it reads no labels: one run, of the smallest size, stands for all
     smoke: bool = True  # whether it is there at --scale smoke
+    optional: bool = False  # whether it is left out where its model cannot be had
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class Study:
         """What an arm is called in tables and sentences."""
         systems: dict[str, Text | str] = {**texts("systems_in_a_sentence")}
         return self.arms[arm].title or systems.get(arm, arm)
+
+    def without(self, left_out: Collection[str]) -> "Study":
+        """The study without some of its arms, and the pairs that they are in."""
+        arms = {name: arm for name, arm in self.arms.items() if name not in left_out}
+        pairs = tuple(pair for pair in self.compare if arms.keys() >= set(pair))
+        return replace(self, arms=arms, compare=pairs)
 
 
 @dataclass(frozen=True)
@@ -146,9 +153,9 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
 def _smoke(study: Study) -> Study:
     """The study with the embedded model and data, few sizes and draws."""
 
-    arms = {name: replace(arm, sizes=None, draws=None) for name, arm in study.arms.items() if arm.smoke}
-    pairs = tuple(pair for pair in study.compare if arms.keys() >= set(pair))
-    small = replace(study, arms=arms, compare=pairs, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
+    small = study.without([name for name, arm in study.arms.items() if not arm.smoke])
+    arms = {name: replace(arm, sizes=None, draws=None) for name, arm in small.arms.items()}
+    small = replace(small, arms=arms, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
     small = _without(small, *NOT_IN_SMOKE)
     return replace(small, options=small.options | SMOKE)
 

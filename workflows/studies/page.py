@@ -19,6 +19,8 @@ def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Rep
     result: list[Block] = [Paragraph(Text(**said), strong=True) for said in found["answer"]]
     if found["stands_in"]:
         result.append(Paragraph(text("answers_nothing_of_a_real_qwen"), strong=True))
+    for each in found["left_out"]:
+        result.append(Paragraph(text("arm_left_out", arm=each["arm"], model=each["model"])))
     sections = [Section(text("result"), result)]
     runs: dict[str, Text] = {}
     titles = {arm: said if isinstance(said, str) else Text(**said) for arm, said in found["titles"].items()}

@@ -4,10 +4,12 @@ They do the stages that make the answers that are looked at; `run FOLDER` does t
 finished already, in this study, another or alone, is taken as it is.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_json
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
@@ -95,6 +97,46 @@ def find_runs(
     return taken
 
 
+def without_missing_models(
+    study: Study, taken: Taken, weights: bool, screen: Screen
+) -> tuple[Study, Taken, list[dict[str, str]]]:
+    """The study and its cells without the optional arms whose model cannot be had; these arms, each with its
+    `model` and `why`.
+
+    An arm whose runs are all finished stays.  `weights`: whether models are fetched whole, or what describes
+    them only.  Raises UserError where no arm is left.
+    """
+    whys: dict[str, str | None] = {}  # by model, which is asked for once
+    left_out: dict[str, dict[str, str]] = {}
+    for cell, run in taken:
+        arm, model = cell.arm, run.experiment.model.name
+        if not study.arms[arm].optional or arm in left_out or run.is_done:
+            continue
+        if model not in whys:
+            screen.say(f"asking for model {model} …")
+            whys[model] = _why_no_model(run.experiment, weights, screen)
+        if (why := whys[model]) is not None:
+            left_out[arm] = {"arm": arm, "model": model, "why": why}
+            screen.say(f"arm {arm} is left out: {why}")
+    if not left_out:
+        return study, taken, []
+    study = study.without(left_out)
+    if not study.arms:
+        raise UserError(f"study {study.name}: the models of all its arms could not be had.")
+    return study, [each for each in taken if each[0].arm not in left_out], [*left_out.values()]
+
+
+def _why_no_model(experiment: Experiment, weights: bool, screen: Screen) -> str | None:
+    with tempfile.TemporaryDirectory() as folder, screen.output_to(Path(folder) / "swift.log"):
+        from workflows.model.folder import fetch_model
+
+        try:
+            fetch_model(experiment.arguments, weights)
+        except UserError as error:
+            return str(error)
+    return None
+
+
 def _finished_elsewhere(run: Run) -> RunFolder | None:
     """A finished run of the same experiment, of another study or alone."""
     text = save_experiment(run.experiment)
@@ -106,8 +148,11 @@ def _finished_elsewhere(run: Run) -> RunFolder | None:
     return None
 
 
-def row_counter(folder: Path, screen: Screen) -> Callable[[Experiment], Rows]:
-    """What counts the rows of an experiment's splits: its data are prepared, whole, in folder/data."""
+def row_counter(folder: Path, needed: bool, screen: Screen) -> Callable[[Experiment], Rows]:
+    """What counts the rows of an experiment's splits: its data are prepared, whole, in folder/data.
+
+    `needed`: whether data that cannot be had raise their UserError; else nothing is known of their rows.
+    """
     counts: dict[str, Rows] = {}
 
     def rows_of(experiment: Experiment) -> Rows:
@@ -119,7 +164,12 @@ def row_counter(folder: Path, screen: Screen) -> Callable[[Experiment], Rows]:
             run, whole = RunFolder(folder / "data" / name), replace(experiment, data=data, mixed=())
             if not are_done(run, whole, ("prepare",)):
                 screen.say(f"counting the rows of {experiment.dataset.name}")
-                do_stages(run, whole, ("prepare",), screen)
+                try:
+                    do_stages(run, whole, ("prepare",), screen)
+                except UserError:
+                    if needed:
+                        raise
+                    return counts.setdefault(name, {})
             splits = read_json(run.manifest)["splits"]
             counts[name] = {split: splits[split]["rows"] for split in splits}
         return counts[name]

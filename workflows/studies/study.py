@@ -5,6 +5,7 @@ python run_swift.py study learning-curve --scale smoke
 
 import shlex
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ from workflows.studies.card import Study, load_study
 from workflows.studies.page import build_page
 from workflows.studies.plan import expected_seconds, render_plan
 from workflows.studies.records import read_known_runs
-from workflows.studies.runs import Run, Taken, find_runs, row_counter
+from workflows.studies.runs import Run, Taken, find_runs, row_counter, without_missing_models
 
 
 def work_on_study(
@@ -37,19 +38,23 @@ def work_on_study(
     flags: RunOptions,
     output: Path | None,
     screen: Screen,
+    estimate: Callable[[Any, Screen], list[dict[str, Any]]],
 ) -> None:
     """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
 
     `so_far`: start no run.  `known_runs`: study.json files of other machines.  `flags`: options for all its
-    runs, before its own.  Raises UserError as `run_study` does, and where a file of `known_runs` is none.
+    runs, before its own; `estimate`: says what runs take of whose kind none is finished.  Raises UserError as
+    `run_study` does, and where a file of `known_runs` is none.
     """
     study = load_study(name, flags, scale == "smoke", draws)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
     known = read_known_runs(known_runs)
     with TemporaryDirectory(prefix="study-") if plan or so_far else nullcontext(folder) as counted:
-        taken = find_runs(study, folder, known, row_counter(Path(counted), screen))
+        taken = find_runs(study, folder, known, row_counter(Path(counted), not (plan or so_far), screen))
     if plan:
-        screen.say(render_plan([*{run.name: run for _, run in taken}.values()]))
+        _, taken, _ = without_missing_models(study, taken, False, screen)
+        runs = [*{run.name: run for _, run in taken}.values()]
+        screen.say(render_plan(runs, lambda asked: estimate(asked, screen)))
         return
     command = [*COMMAND.split(), "study", name, *flags_of(flags)]
     command += [] if scale == "full" else ["--scale", scale]
@@ -73,6 +78,9 @@ def run_study(
     `command`: the one that repeats it.  Raises UserError as the runs do, where another command works on the
     study, where the answers of its runs do not go together, or where no run is finished.
     """
+    left_out: list[dict[str, str]] = []
+    if not so_far:
+        study, taken, left_out = without_missing_models(study, taken, True, screen)
     with nullcontext() if so_far else locked(RunFolder(folder)):
         runs = [*{run.name: run for _, run in taken}.values()]
         screen.say(
@@ -82,7 +90,7 @@ def run_study(
             _do_missing(runs, folder, screen)
         elif not any(run.is_done for run in runs):
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
-        found = answer(study, taken, folder) | {"command": command}
+        found = answer(study, taken, folder) | {"left_out": left_out, "command": command}
         write_json(folder / "study.json", found)
         page = build_page(found, folder / "figures")
         with open_whole(folder / "report.html") as file:

@@ -9,7 +9,6 @@ Not covered: quantised weights, and more than one GPU.
 
 import copy
 import gc
-import os
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -85,9 +84,7 @@ def calibrate(
     chosen = {"train": [rows["train"][at] for places, _ in sample for at in places]}
     chosen |= {name: _spread(rows[name], count) for name, count in CHUNKS.items()}
     points: dict[int, Figures] = {}
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        bars = copy.copy(screen)
-        bars.out = nowhere  # what the stages say of a few rows is of no use
+    with screen.silenced() as bars:  # what the stages say of a few rows is of no use
         for layers in sorted({min(each, whole) for each in few}):
             small = RunFolder(folder / f"layers-{layers}")
             for name, each in chosen.items():
@@ -155,12 +152,13 @@ def _measure(run: RunFolder, experiment: Experiment, computed: list[int], screen
     # Medians and minima: what else the machine does for a moment is not the run's.
     answering = min(done["zero_shot"]["seconds"], done["tuned"]["seconds"])
     others = [later - sooner for sooner, later in pairwise(steps)]
+    a_token = [*map(truediv, others, computed[1:])]  # none, where there is one batch
     peaks = {name: done[name]["peak_memory_bytes"] for name in STAGES}
     return {
         "load": done["zero_shot"]["seconds"] - answering,
         "answering": answering,
         "train": done["train"]["seconds"] - (saved - steps[0]),
-        "token": median(map(truediv, others, computed[1:])) if others else 0.0,
+        "token": median(a_token) if a_token else 0.0,
         "evaluation": evaluated - steps[-1],
         **{f"{name}_bytes": peak.get("gpu", peak["ram"]) for name, peak in peaks.items()},
     }

@@ -44,16 +44,25 @@ def seconds_on(
     """Seconds of all that the model does, at best and at worst.
 
     `trained`, `read` (without gradients: evaluations and answers): tokens that are computed, and batches.
-    A token costs 2 operations a parameter forwards, as many backwards (the weights' own gradients are not
-    needed under LoRA; they are 2 more in full tuning), and 2 more where checkpointing repeats the forward
-    pass (Kaplan et al. 2020, section 2.1).  However few the tokens, each layer's kernels have to be started.
+    A token costs 2 operations a parameter and pass.  However few the tokens, each layer's kernels have to be
+    started.
     """
-    passes = 2 + (load.lora_rank is None) + load.checkpointing
-    tokens, batches = (passes * training + reading for training, reading in zip(trained, read, strict=True))
+    tokens, batches = (
+        passes(load) * training + reading for training, reading in zip(trained, read, strict=True)
+    )
     return [
         2 * sizes.body * tokens / speed + sizes.config.num_hidden_layers * batches * launch
         for speed, launch in zip(device.speed, device.launch, strict=True)
     ]
+
+
+def passes(load: Workload) -> int:
+    """How often a token of training passes the weights (Kaplan et al. 2020, section 2.1).
+
+    Forwards and backwards; once more for the weights' own gradients, which full tuning needs and LoRA does
+    not, where checkpointing repeats the forward pass, and where the loss compares with the base model.
+    """
+    return 2 + (load.lora_rank is None) + load.checkpointing + load.second_pass
 
 
 def changes_to_fit(

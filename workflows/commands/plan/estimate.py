@@ -4,7 +4,8 @@ and memory of the others here, and other machines are estimated (devices.py).
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,7 +13,7 @@ from swift.dataloader.shard import BatchSamplerShard
 
 from workflows.baselines.audit import audit
 from workflows.baselines.baselines import run_baselines
-from workflows.commands.plan.calibration import STAGES, Batch, calibrate
+from workflows.commands.plan.calibration import STAGES, Batch, Figures, calibrate
 from workflows.commands.plan.devices import DEVICES, Device, changes_to_fit, seconds_on
 from workflows.commands.plan.plan import asked_for
 from workflows.core.errors import UserError
@@ -27,7 +28,7 @@ from workflows.model.arguments import build_sft_arguments
 from workflows.model.folder import fetch_model, with_local_model
 from workflows.model.loaded import carries_state
 from workflows.model.machine import Machine, find_machine, memory_within_reach
-from workflows.model.memory import PROCESS, fit_to_memory, load_of, memory, read_sizes
+from workflows.model.memory import PROCESS, Sizes, fit_to_memory, load_of, memory, read_sizes
 from workflows.model.tokens import common_beginning, row_lengths
 from workflows.pipeline.run import run_stages
 from workflows.pipeline.training import SCORE_AND_REPORT
@@ -38,13 +39,84 @@ PROBED = 0.75  # of the layers
 ALL_BUSY = 0.9  # of the processors' time: where less was used, other programs took nothing
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a prepared run would train on, and how, on this machine."""
+
+    ready: Experiment  # with its model as a local folder, weights or not
+    fitted: Experiment  # with what memory here asks for
+    piece_tokens: int | None  # that are computed at a time
+    arguments: Any  # SWIFT's, of `fitted`
+    sizes: Sizes
+    rows: Rows  # that are used
+    lengths: list[int]  # their tokens
+    batches: list[Batch]  # of an epoch
+    epochs: float
+    steps: int
+    evaluations: int
+
+    @property
+    def computed(self) -> int:
+        """Tokens in all epochs."""
+        return round(self.epochs * sum(tokens for _, tokens in self.batches))
+
+
+def with_description(experiment: Experiment) -> Experiment:
+    """The experiment with its model as a local folder of what describes it; a UserError where it cannot be
+    had.
+    """
+    folder = fetch_model(experiment.arguments, weights=False)
+    card = replace(experiment.model, arguments={**experiment.model.arguments, "model": str(folder)})
+    return replace(experiment, model=card)
+
+
+def training_of(
+    run: RunFolder, experiment: Experiment, machine: Machine, within_reach: float, screen: Screen
+) -> Training:
+    """What a run that has its data and tokens.json would train on; `within_reach`: bytes of memory.
+
+    Raises UserError as training does.
+    """
+    ready = with_local_model(experiment)
+    fitted, piece_tokens = fit_to_memory(run, ready, machine, within_reach)
+    arguments = build_sft_arguments(run, fitted, machine)
+    rows, lengths, begun = _used_rows(run, arguments, screen)
+    sizes = read_sizes(Path(ready.model.arguments["model"]))
+    shared = 0 if carries_state(sizes.config) else begun  # such layers share no beginning
+    batches = _batches(arguments.training_args, lengths, shared)
+    schedule = _schedule(arguments.training_args, len(batches))
+    return Training(ready, fitted, piece_tokens, arguments, sizes, rows, lengths, batches, *schedule)
+
+
+def rows_looked_at(run: RunFolder, experiment: Experiment) -> Rows:
+    """The validation rows that an evaluation during training looks at."""
+    return sample_rows(read_jsonl(run.split("val")), experiment.tuning.eval_rows, experiment.data.data_seed)
+
+
+def measure(
+    run: RunFolder, training: Training, machine: Machine, screen: Screen
+) -> tuple[Figures, dict[str, float], float]:
+    """Seconds of the model's stages as `calibrate` has them, bytes of each stage at most, and the share of
+    the processors' time that other programs took, which the seconds are without.
+    """
+    screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
+    process, processors = psutil.Process(), psutil.cpu_count() or 1
+    process.cpu_percent(), psutil.cpu_percent()  # both count from here
+    val, test = rows_looked_at(run, training.ready), read_jsonl(run.split("test"))
+    given = {"train": training.rows, "val": val, "test": test}
+    folder = run.path / "calibration"
+    figures = calibrate(given, training.fitted, machine, training.batches, folder, screen)
+    own, busy = process.cpu_percent() / 100 / processors, psutil.cpu_percent() / 100
+    taken = max(0.0, 1 - own / busy) if busy > ALL_BUSY else 0.0
+    peaks = {stage: figures.pop(f"{stage}_bytes") for stage in STAGES}
+    return {name: each * (1 - taken) for name, each in figures.items()}, peaks, taken
+
+
 def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Screen) -> dict[str, Any]:
     """What plan.py says of an experiment; `run`: takes its data and the calibration's; `imported`: seconds
     that SWIFT's import took. Raises UserError as a run would.
     """
-    described = fetch_model(experiment.arguments, weights=False)
-    card = replace(experiment.model, arguments={**experiment.model.arguments, "model": str(described)})
-    experiment = replace(experiment, model=card)
+    experiment = with_description(experiment)
     stages = ("prepare", "tokens")
     run_stages(run, experiment, stages, screen)
     start, job = time.monotonic(), Job(run, experiment, screen)
@@ -56,30 +128,15 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
         "baselines and audit": time.monotonic() - start,
         "score and report": SCORE_AND_REPORT,
     }
-    splits = read_json(run.tokens)["splits"]
-    machine, ready = find_machine(), with_local_model(experiment)
+    splits, tuning = read_json(run.tokens)["splits"], experiment.tuning
+    machine = find_machine()
     within_reach = memory_within_reach(machine.device)
-    fitted, _ = fit_to_memory(run, ready, machine, within_reach)
-    arguments = build_sft_arguments(run, fitted, machine)
-    rows, lengths, begun = _used_rows(run, arguments, screen)
-    sizes = read_sizes(described)
-    shared = 0 if carries_state(sizes.config) else begun  # such layers share no beginning
-    batches = _batches(arguments.training_args, lengths, shared)
-    epochs, steps, evaluations = _schedule(arguments.training_args, len(batches))
-    computed = round(epochs * sum(tokens for _, tokens in batches))
-    screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
-    data, tuning, test = experiment.data, experiment.tuning, read_jsonl(run.split("test"))
-    val = sample_rows(read_jsonl(run.split("val")), tuning.eval_rows, data.data_seed)
-    process, processors = psutil.Process(), psutil.cpu_count() or 1
-    process.cpu_percent(), psutil.cpu_percent()  # both count from here
-    given = {"train": rows, "val": val, "test": test}
-    figures = calibrate(given, fitted, machine, batches, run.path / "calibration", screen)
-    own, busy = process.cpu_percent() / 100 / processors, psutil.cpu_percent() / 100
-    taken = max(0.0, 1 - own / busy) if busy > ALL_BUSY else 0.0
-    peaks = {stage: figures.pop(f"{stage}_bytes") for stage in STAGES}
-    seconds = {name: each * (1 - taken) for name, each in figures.items()}
+    training = training_of(run, experiment, machine, within_reach, screen)
+    ready, arguments, sizes = training.ready, training.arguments, training.sizes
+    computed, evaluations = training.computed, training.evaluations
+    seconds, peaks, taken = measure(run, training, machine, screen)
     # Tokens of the test rows, and of those that the untuned model is fitted to.
-    tested = len(test) * splits["test"]["mean"]
+    tested = splits["test"]["rows"] * splits["test"]["mean"]
     known = splits["train"]["rows"] + splits["val"]["rows"]
     labelled = min(known, tuning.probe_rows) * splits["train"]["mean"]
     first = seconds["train"] + seconds["evaluation"] * evaluations
@@ -87,13 +144,15 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
         "load": seconds["load"],
         "probe": PROBED * (1 + labelled / tested) * seconds["answering"],
         "zero_shot": (1 + labelled / tested) * seconds["answering"],
-        "train": first + seconds["token"] * (computed - batches[0][1]),
+        "train": first + seconds["token"] * (computed - training.batches[0][1]),
         "tuned": seconds["answering"],
     }
-    trained = (computed, round(epochs * len(batches)))
+    trained = (computed, round(training.epochs * len(training.batches)))
+    looked_at = len(rows_looked_at(run, experiment))
     read = (
-        evaluations * len(val) * splits["val"]["mean"] + tested + (1 + PROBED) * (tested + labelled),
-        evaluations * math.ceil(len(val) / SCORER_ROWS) + 3 * math.ceil(len(test) / SCORER_ROWS),
+        evaluations * looked_at * splits["val"]["mean"] + tested + (1 + PROBED) * (tested + labelled),
+        evaluations * math.ceil(looked_at / SCORER_ROWS)
+        + 3 * math.ceil(splits["test"]["rows"] / SCORER_ROWS),
     )
     name = f"this machine: {machine.name}"
     here = Device(name, machine.device, within_reach, machine.torch_dtype, "calibration")
@@ -132,10 +191,10 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
         "splits": {
             name: {key: split[key] for key in ("rows", "median", "max")} for name, split in splits.items()
         },
-        "training_rows_used": len(rows),
-        "steps": steps,
+        "training_rows_used": len(training.rows),
+        "steps": training.steps,
         "evaluations": evaluations,
-        "training_tokens": {"used": round(epochs * sum(lengths)), "computed": computed},
+        "training_tokens": {"used": round(training.epochs * sum(training.lengths)), "computed": computed},
         "parameters": sizes.parameters,
         "this_machine": {
             "seconds": {**without_model, **with_model},

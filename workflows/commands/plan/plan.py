@@ -8,6 +8,7 @@ Not covered: the time that a download takes; heads, and methods that make traini
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from workflows.experiment.experiment import Experiment
 from workflows.model.swift_names import check_overrides
 
 LEARNS_THE_SAME = "gradient_checkpointing"  # what a run changes by itself where memory is short (memory.py)
+Asked = Sequence[tuple[Experiment, Sequence[str]]]  # runs, and the stages that each does
 NOTICEABLE = 0.05  # of the processors' time taken by other programs
 
 
@@ -30,7 +32,7 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
     `folder`: a run folder whose data are used where they are those of this experiment. Everything is written
     to a temporary folder, which is gone afterwards. Raises UserError as a run would.
     """
-    if experiment.has_head or experiment.derives_rows or not experiment.tunes:
+    if not covers(experiment):
         raise UserError(
             f"plan: does not cover method {experiment.tuning.method}; it does those that write answers and "
             "train on the data as they are, such as lora."
@@ -49,6 +51,23 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
             return estimate(run, experiment, time.monotonic() - start, screen)
 
 
+def covers(experiment: Experiment) -> bool:
+    """Whether `plan` knows what the method takes: it writes answers, and trains on the data as they are."""
+    return experiment.tunes and not experiment.has_head and not experiment.derives_rows
+
+
+def estimate_runs(asked: Asked, screen: Screen) -> list[dict[str, Any]]:
+    """What runs of a study would take, as `estimate_each` (runs.py) has it; nothing is left behind."""
+    with (
+        tempfile.TemporaryDirectory(prefix="plan-") as temporary,
+        screen.output_to(Path(temporary) / "plan.log"),
+    ):
+        screen.say("loading SWIFT …")
+        from workflows.commands.plan.runs import estimate_each
+
+        return estimate_each(asked, Path(temporary), screen)
+
+
 def render_plan(result: dict[str, Any]) -> str:
     """The plan as text: data, steps, a row a machine, and what to change."""
     rows, median, longest, needed, minutes = (
@@ -62,10 +81,7 @@ def render_plan(result: dict[str, Any]) -> str:
     notes: list[str] = []
     taken = result["this_machine"]["taken_by_other_programs"]
     if taken > NOTICEABLE:
-        notes.append(
-            f"{taken:.0%} of this machine's processors were busy with other programs: its minutes are "
-            "reckoned as if it were alone, and are less sure; plan again when it is"
-        )
+        notes.append(busy_line(taken))
     for each in result["machines"]:
         there = "" if each["bytes_there"] is None else f" of {each['bytes_there'] / 1e9:.0f}"
         low, high = (f"{seconds / 60:.1f}" for seconds in each["seconds"])
@@ -94,6 +110,14 @@ def render_plan(result: dict[str, Any]) -> str:
         f"steps, {result['evaluations']} evaluations"
     )
     return "\n".join([as_text(data), work, as_text(machines), *notes])
+
+
+def busy_line(taken: float) -> str:
+    """What is said where other programs took this share of the processors' time."""
+    return (
+        f"{taken:.0%} of this machine's processors were busy with other programs: its minutes are "
+        "reckoned as if it were alone, and are less sure; plan again when it is"
+    )
 
 
 def asked_for(changes: list[str]) -> list[str]:
