@@ -145,7 +145,7 @@ def test_what_is_not_measured_yet_is_said_and_draws_are_matched_by_number(tmp_pa
     assert (point["draws"], point["enough_draws"]) == (5, False)
     assert point["difference"] == pytest.approx(6 / ROWS)
     page = render_markdown(build_page(found, tmp_path / "figures"), tmp_path / "figures", "en")
-    assert "lora: 32 (5/6), 64 (0/6), all (0/6)" in page
+    assert "lora with 32 (5/6), 64 (0/6), all (0/6) training rows (draws there / wanted)" in page
 
 
 def test_runs_with_other_test_rows_are_refused(tmp_path: Path) -> None:

@@ -59,12 +59,16 @@ def _measured(
 
 def _unfinished(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Iterator[Block]:
     """What a panel has not measured yet, or cannot."""
-    left: list[Text] = []
-    for arm, group in groupby(sorted(panel["unfinished"], key=itemgetter("arm")), key=itemgetter("arm")):
-        each = [f"{at['size']} ({at['draws']}/{at['of']})" for at in group]
-        left.append(text("unfinished_arm", arm=titles[arm], sizes=", ".join(each)))
+    left: list[Text | str] = []
+    by_arm = groupby(sorted(panel["unfinished"], key=itemgetter("arm")), key=itemgetter("arm"))
+    for arm, group in by_arm:
+        each = ", ".join(f"{at['size']} ({at['draws']}/{at['of']})" for at in group)
+        left.append(
+            text("unfinished_arm", arm=titles[arm], sizes=each) if arm in panel["arms"] else titles[arm]
+        )
     if left:
-        yield Paragraph(text("not_measured_yet", left=one_after_another(left, "; ", "；")))
+        as_texts = [each if isinstance(each, Text) else Text(each, each) for each in left]
+        yield Paragraph(text("not_measured_yet", left=one_after_another(as_texts, "; ", "；")))
     if panel["beyond"]:
         yield Paragraph(text("sizes_beyond", sizes=", ".join(map(str, panel["beyond"]))))
 
