@@ -13,15 +13,17 @@ import pytest
 from tests.conftest import Command, make_experiment
 from tests.fake_hub import FakeHub
 from workflows.commands.export.export import CONTINUED, WITH_SYSTEM, WITHOUT_THINKING, choose_chat_template
+from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
-from workflows.experiment.cards import ModelCard
+from workflows.experiment.cards import ROOT, ModelCard
 from workflows.experiment.model_cards import describe_folder
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
+from workflows.serving.systems import open_system
 
 TOKEN = "a-token-for-the-test"
 
@@ -48,6 +50,19 @@ def test_the_folder_answers_the_test_rows_as_the_run_did(exported: tuple[RunFold
     assert {"model.safetensors", "tokenizer.json", "generation_config.json"} <= names
     assert not any("adapter" in name for name in names)
     assert describe_folder(folder) == {"model": str(folder), "model_type": "qwen2", "template": "qwen"}
+
+
+def test_the_folder_alone_answers_texts_and_names_no_place_of_this_machine(
+    exported: tuple[RunFolder, Path], tmp_path: Path
+) -> None:
+    run, folder = exported
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    written = read_jsonl(run.predictions("tuned"))
+    found = open_system(moved).answer([row["text"] for row in written])
+    assert [said["prediction"] for said in found] == [row["prediction"] for row in written]
+    assert str(ROOT) not in (moved / "experiment.yaml").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="an exported folder has no probe, only tuned"):
+        open_system(moved, "probe")
 
 
 def test_the_model_card_has_the_figures_and_no_path_of_this_machine(exported: tuple[RunFolder, Path]) -> None:
