@@ -1,10 +1,12 @@
 """Labels corrected by hand reach the data, and corrections of other data are refused."""
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import make_experiment
+from workflows.baselines.audit import audit
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
@@ -22,10 +24,13 @@ def reviews(tmp_path: Path) -> Path:
     return file
 
 
-def _prepare(reviews: Path, corrections: Path, run: RunFolder) -> None:
+def _flags(reviews: Path, corrections: Path) -> list[str]:
     flags = ["--data-file", str(reviews), "--text-column", "text", "--label-column", "label"]
-    options = [*flags, "--labels", "差=差评,好=好评", "--apply", str(corrections)]
-    prepare(Job(run, make_experiment(*options)))
+    return [*flags, "--labels", "差=差评,好=好评", "--apply", str(corrections)]
+
+
+def _prepare(reviews: Path, corrections: Path, run: RunFolder) -> None:
+    prepare(Job(run, make_experiment(*_flags(reviews, corrections))))
 
 
 def test_corrected_labels_and_dropped_rows_are_used_and_recorded(tmp_path: Path, reviews: Path) -> None:
@@ -76,3 +81,22 @@ def test_corrections_that_do_not_fit_are_refused(
     with pytest.raises(UserError, match=message):
         _prepare(reviews, table, run)
     assert not run.manifest.exists()
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_made_harmless_and_still_found(
+    tmp_path: Path, reviews: Path
+) -> None:
+    """It has the wrong label, so the audit lists it."""
+    with open(reviews, "a", encoding="utf-8") as file:
+        file.write("\n=1+1 味道很差，很差，味道很差，很差,好")
+    table, first = tmp_path / "none.csv", RunFolder(tmp_path / "first")
+    table.write_text("id,text,correction\n", encoding="utf-8")
+    _prepare(reviews, table, first)
+    audit(Job(first, make_experiment(*_flags(reviews, table))))
+    with open(first.audit, encoding="utf-8-sig", newline="") as file:
+        listed = {row["id"]: row["text"] for row in csv.DictReader(file)}
+    assert listed["train:61"].startswith("'=1+1")
+    table.write_text(f"id,text,correction\ntrain:61,{listed['train:61']},差评\n", encoding="utf-8")
+    second = RunFolder(tmp_path / "second")
+    _prepare(reviews, table, second)
+    assert read_json(second.manifest)["corrections"]["relabelled"] == 1

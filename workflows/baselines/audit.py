@@ -22,6 +22,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.table_writers import harmless
 from workflows.experiment.job import Job
 
 # Measured beside (1, 3) and C = 1: as good a ranking in half the time.
@@ -63,7 +64,7 @@ def audit(job: Job) -> dict[str, Any]:
         row, share = rows[index], shares[index]  # type: ignore[index]  # no shares, no order
         suggested, quality = names[int(share.argmax())], f"{share[row['label']]:.4f}"
         suspects.append((row["id"], row["split"], row["review"], names[row["label"]], suggested, quality, ""))
-    writer.writerows(suspects)
+    writer.writerows(map(harmless, suspect) for suspect in suspects)
     summary = {
         "rows": len(rows),
         "likely_wrong": None if shares is None else len(order),

@@ -30,6 +30,11 @@ def harmless(cell: str) -> str:
     return f"'{cell}" if FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
 
 
+def as_read(cell: str) -> str:
+    """A cell of a CSV file without the apostrophe that `harmless` put in front."""
+    return cell[1:] if cell.startswith("'") and harmless(cell[1:]) == cell else cell
+
+
 def check_format(path: Path) -> str:
     """The format of a table to be written; a UserError where its name says none."""
     kind = FORMATS.get(path.suffix.lower())

@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from workflows.core.errors import UserError
+from workflows.core.table_writers import as_read
 from workflows.core.tables import read_table
 from workflows.data.reviews import DROPPED, ReviewTable, read_texts
 from workflows.experiment.cards import Label
@@ -40,7 +41,7 @@ def apply_corrections(
         place, where = places[id], f"{path}, row {index + 1}"
         if id in seen:
             raise UserError(f"{where}: {id} is corrected twice; leave one row of it.")
-        if place is None or _bare(texts[place]) != _bare(text):
+        if place is None or _bare(texts[place]) not in (_bare(text), _bare(as_read(text))):
             raise UserError(
                 f"{where}: no review {id} with this text is used here; these corrections are of "
                 "another data set, or of other rows of it."
