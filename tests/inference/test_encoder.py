@@ -8,6 +8,7 @@ import torch
 from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import Command
+from tests.served import assert_served_as_answered
 from tests.tiny_encoder import build_encoder
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -95,6 +96,10 @@ def test_windows_are_averaged_by_their_probabilities(run: RunFolder, loaded: tup
         row["id"]: row["scores"] for batch in score_rows(model, template, [*asked.values()]) for row in batch
     }
     assert {len(scores) for scores in without.values()} == {1}
+
+
+def test_an_encoder_is_served_as_it_answered(run: RunFolder) -> None:
+    assert_served_as_answered(run)
 
 
 def test_a_method_that_does_not_fit_is_one_line(command: Command, encoder: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import Command, run_command
+from tests.served import assert_served_as_answered
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import ROOT
@@ -197,6 +198,12 @@ def test_rows_with_a_number(runs: dict[str, RunFolder]) -> None:
     assert {path.name.split(".")[0] for path in number.figures.iterdir()} == {"curves", "lengths"}
     page = number.report_page.read_text(encoding="utf-8")
     assert "The largest errors" in page
+
+
+@pytest.mark.parametrize("system", ["tuned", "probe", "tfidf"])
+@pytest.mark.parametrize("name", ["one", "several", "number"])
+def test_every_task_is_served_as_it_answered(runs: dict[str, RunFolder], name: str, system: str) -> None:
+    assert_served_as_answered(runs[name], system)
 
 
 @pytest.mark.parametrize("name", ["several", "number"])

@@ -192,17 +192,28 @@ def test_a_full_queue_says_when_to_come_back(
         assert first.result().status_code == 200
 
 
-def test_a_system_that_fails_says_so_and_the_next_is_answered(systems: dict[str, System]) -> None:
+def test_a_text_that_cannot_be_answered_fails_no_other_request(systems: dict[str, System]) -> None:
     def fail(rows: Rows) -> Iterator[Rows]:
-        raise RuntimeError("secret")
-        yield
+        if any(row["review"] == "坏" for row in rows):
+            raise RuntimeError("secret")
+        yield from systems["tfidf"].answer_rows(rows)
 
-    broken = replace(systems["tfidf"], answer_rows=fail)
-    with _served({"tfidf": systems["tfidf"], "broken": broken}) as address:
-        failed = httpx.post(f"{address}/v1/classify", json={"texts": ["好"], "model": "broken"})
+    gate = _Gate(replace(systems["tfidf"], answer_rows=fail))
+    with _served({"tfidf": gate.system}) as address, ThreadPoolExecutor(3) as clients:
+
+        def ask(text: str) -> httpx.Response:
+            return httpx.post(f"{address}/v1/classify", json={"texts": [text]}, timeout=60)
+
+        first = clients.submit(ask, "好")
+        assert gate.asked.wait(30)
+        together = [clients.submit(ask, text) for text in ("坏", "很好")]
+        while "texts_waiting 2.0" not in httpx.get(f"{address}/metrics").text:
+            assert not first.done()
+        gate.opened.set()
+        failed, *answered = (each.result() for each in (*together, first))
         assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
         assert "secret" not in failed.text
-        assert httpx.post(f"{address}/v1/classify", json={"texts": ["好"]}).status_code == 200
+        assert [each.status_code for each in answered] == [200, 200]
 
 
 def test_the_command_serves_and_stops_when_it_is_told(demo_run: Demo, tmp_path: Path) -> None:

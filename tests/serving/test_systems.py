@@ -1,30 +1,33 @@
-"""The systems of a finished run answer any text as the run answered its test rows."""
+"""The systems of a finished run answer any text as the run answered its test rows.
+
+Other methods and tasks: tests/tuning/test_methods.py, tests/inference/test_head.py and test_encoder.py.
+"""
 
 from pathlib import Path
 
 import pytest
 
+from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
-from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.serving.systems import Models, open_system
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.fixture(scope="module")
+def models(demo_run: tuple[RunFolder, str]) -> Models:
+    """With the tuned adapter on the base that the other systems read."""
+    models = Models()
+    open_system(demo_run[0].path, "tuned", models)
+    return models
+
+
 @pytest.mark.parametrize("name", ["tuned", "zero_shot", "probe", "tfidf"])
-def test_answers_are_those_of_the_run(demo_run: tuple[RunFolder, str], name: str, shared: bool) -> None:
-    run, _ = demo_run
-    written = read_jsonl(run.predictions(name))
-    models = Models() if shared else None
-    if shared:
-        open_system(run.path, "tuned", models)  # its adapter is on the base that the others read
-    system = open_system(run.path, name, models)
-    found = system.answer([f" {row['text']}\n" for row in written])
-    for said, row in zip(found, written, strict=True):
-        assert said["text"] == row["text"]
-        assert said["prediction"] == row["prediction"]
-        assert said["probabilities"] == pytest.approx(row["probabilities"], abs=1e-4)
-        assert "gold" not in said
+def test_answers_are_those_of_the_run(demo_run: tuple[RunFolder, str], models: Models, name: str) -> None:
+    assert_served_as_answered(demo_run[0], name, models)
+
+
+def test_a_merged_adapter_answers_as_one_beside_others(demo_run: tuple[RunFolder, str]) -> None:
+    assert_served_as_answered(demo_run[0])
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import Command, run_command
+from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256
 from workflows.core.run_folder import RunFolder, checkpoint_of
@@ -35,6 +36,7 @@ RUNS = {
     "smoothed": ["--method", "lora", "--set", "label_smoothing_factor=0.1"],
     "nothing added": ["--method", "label-loss", "--set", "recipe.alpha=0", "--set", "recipe.beta=0"],
     "label-loss": ["--method", "label-loss", "--set", "recipe.class_weights=balanced"],
+    "plain-peft": ["--method", "plain-peft"],
     "distill": ["--method", "distill", *FROM_RUN],
     "dpo": ["--method", "dpo", *FROM_RUN, "--set", "learning_rate=1e-3"],
     "cot": ["--method", "cot", "--set", "recipe.samples=12", "--set", "recipe.min_characters=2"],
@@ -74,6 +76,11 @@ def test_a_method_is_trained_and_scored_before_and_after(runs: dict[str, RunFold
     assert [row["probabilities"] for row in before] != [row["probabilities"] for row in after]
     used = read_json(run.training)["rows"]["train"]
     assert used["given"] == used["used"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_method_is_served_as_it_answered(runs: dict[str, RunFolder], name: str) -> None:
+    assert_served_as_answered(runs[name])
 
 
 def test_a_loss_to_which_nothing_is_added_is_that_of_lora_to_the_last_bit(runs: dict[str, RunFolder]) -> None:

@@ -76,8 +76,15 @@ class Probe:
     kind: Literal["probe"]
 
 
+@dataclass(frozen=True)
+class Plain:
+    """Recipe: trained as a short script with peft and transformers' Trainer does it, to compare with."""
+
+    kind: Literal["plain"]
+
+
 Recipe = Annotated[
-    LabelLoss | Preference | Distillation | Reasoning | PseudoLabels | Probe,
+    LabelLoss | Preference | Distillation | Reasoning | PseudoLabels | Probe | Plain,
     Field(discriminator="kind"),
 ]
 FROM_RUN = {"dpo", "distill", "pseudo-label"}  # the kinds of recipe that start from another run

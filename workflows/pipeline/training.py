@@ -7,8 +7,10 @@ from workflows.core.files import read_jsonl
 from workflows.core.run_folder import finished_stages
 from workflows.data.splits import sample_rows
 from workflows.experiment.job import Job
+from workflows.experiment.recipes import Plain
 from workflows.inference.infer import measure_validation, work_of
 from workflows.model.machine import machine_of
+from workflows.tuning.plain import train_plainly
 from workflows.tuning.train import last_checkpoint, train
 
 SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
@@ -31,6 +33,9 @@ def train_and_measure(job: Job) -> dict[str, Any]:
     # Answers take as long as before tuning; of a head none were given.
     afterwards = finished_stages(run).get("zero_shot", {}).get("seconds", 0.0) + SCORE_AND_REPORT
     start, resumed = time.monotonic(), last_checkpoint(run, job.inputs) is not None
-    summary = train(job, machine_of(job), measure, len(looked_at), afterwards)
+    if isinstance(experiment.recipe, Plain):
+        summary = train_plainly(job, machine_of(job))
+    else:
+        summary = train(job, machine_of(job), measure, len(looked_at), afterwards)
     seconds = {"tuning": round(time.monotonic() - start, 2), "resumed": resumed}
     return summary | {"seconds": {"tuned": seconds}}

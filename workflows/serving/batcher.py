@@ -73,18 +73,23 @@ class Batcher:
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            texts = [text for request in batch for text in request.texts]
-            start = time.monotonic()
+            start, texts = time.monotonic(), sum(len(request.texts) for request in batch)
             try:
-                answers = iter(self.systems[batch[0].system].answer(texts))
+                self._answer(batch)
+            except Exception:  # the text of one must not fail the others'
                 for request in batch:
-                    request.answers.set_result([next(answers) for _ in request.texts])
-            except Exception as error:  # whatever it is, those who wait must hear of it
-                for request in batch:
-                    if not request.answers.done():
+                    try:
+                        self._answer([request])
+                    except Exception as error:  # whatever it is, who waits must hear of it
                         request.answers.set_exception(error)
-            took = (time.monotonic() - start) / max(1, len(texts))
+            took = (time.monotonic() - start) / max(1, texts)
             self.seconds_a_text += 0.3 * (took - self.seconds_a_text)
+
+    def _answer(self, batch: list[_Request]) -> None:
+        texts = [text for request in batch for text in request.texts]
+        answers = iter(self.systems[batch[0].system].answer(texts))
+        for request in batch:
+            request.answers.set_result([next(answers) for _ in request.texts])
 
     def _next(self) -> list[_Request] | None:
         """The requests of the next batch: the first that waits, and later ones of the same system; None

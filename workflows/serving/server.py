@@ -36,7 +36,7 @@ from workflows.serving.systems import Answer, System
 
 MOST_BYTES = 1_000_000  # of a request
 MOST_TEXTS = 256  # of a request
-MOST_CHARACTERS = 20_000  # of a text
+MOST_CHARACTERS = 10_000  # of a text
 BODY_SECONDS = 30.0  # in which it must have come
 GRACE_SECONDS = 30  # for what is in flight when the server is stopped
 OPEN = ("/health", "/ready")  # without a key

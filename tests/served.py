@@ -1,0 +1,21 @@
+"""What every kind of run is held to, once it is served."""
+
+import pytest
+
+from workflows.core.files import read_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.serving.systems import Models, open_system
+
+
+def assert_served_as_answered(run: RunFolder, name: str = "tuned", models: Models | None = None) -> None:
+    """A system of a finished run says to the test rows what is in its predictions."""
+    written = read_jsonl(run.predictions(name))
+    found = open_system(run.path, name, models).answer([f" {row['text']}\n" for row in written])
+    for said, row in zip(found, written, strict=True):
+        assert said["text"] == row["text"]
+        assert "gold" not in said
+        if row["probabilities"] is None:
+            assert said["prediction"] == pytest.approx(row["prediction"], abs=1e-3)
+        else:
+            assert said["prediction"] == row["prediction"]
+            assert said["probabilities"] == pytest.approx(row["probabilities"], abs=1e-3)
