@@ -8,6 +8,7 @@ prompt shows.
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -16,8 +17,21 @@ from workflows.data.labels import LabelValue
 from workflows.data.reviews import Review
 from workflows.experiment.cards import PLACEHOLDER, Label, Prompt
 
-# Where id and review go in a line; no text of a YAML file can hold a NUL.
-ID_MARK, REVIEW_MARK = "\0id", "\0review"
+# Where id, review, and review as a model reads it go in a line; no text of a YAML file can hold a NUL.
+ID_MARK, REVIEW_MARK, READ_MARK = "\0id", "\0review", "\0read"
+# What a tokenizer takes for one of its special tokens, or SWIFT for a picture: of Qwen (<|im_end|>, <think>),
+# of BERT ([SEP]), and of SWIFT's templates (<image>).
+SPECIAL = re.compile(
+    r"<\|[^<>|\s]+\|>"
+    r"|</?(?:think|tool_call|tool_response|s|pad|unk|mask)>"
+    r"|<(?:image|video|audio|bbox|ref-object|cot-process|start-image)>"
+    r"|\[(?:CLS|SEP|PAD|MASK|UNK|unused\d+)\]"
+)
+
+
+def as_text(review: str) -> str:
+    """A review in which nothing is a special token: a blank after the first character keeps it text."""
+    return SPECIAL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", review)
 
 
 def join_label_words(prompt: Prompt, labels: tuple[Label, ...]) -> str:
@@ -41,14 +55,32 @@ def write_row(
     """One row of SWIFT's data file, the gold label's words as the answer; none where not `answered`, as a
     head reads `label` itself. `examples` are from `choose_examples`.
     """
+    return _write_row(review, as_text(review.text), prompt, labels, format, examples, answered)
+
+
+def _write_row(
+    review: Review,
+    read: str,
+    prompt: Prompt,
+    labels: tuple[Label, ...],
+    format: Literal["messages", "query-response"],
+    examples: tuple[Review, ...],
+    answered: bool,
+) -> dict[str, Any]:
+    """The row; `read` is the review as the model reads it."""
     listed = join_label_words(prompt, labels)
     solved = [
-        fill(prompt.example or "", review=each.text, labels=listed, label=labels[cast(int, each.label)].words)
+        fill(
+            prompt.example or "",
+            review=as_text(each.text),
+            labels=listed,
+            label=labels[cast(int, each.label)].words,
+        )
         for each in examples
     ]
     described = [f"{each.words}: {prompt.descriptions.get(each.name)}" for each in labels]
     values = {
-        "review": review.text,
+        "review": read,
         "labels": listed,
         "descriptions": "\n".join(described),
         "examples": "\n".join(solved),
@@ -84,13 +116,23 @@ def line_writer(
     time, which is ten times as fast.
     """
     encode = json.JSONEncoder(ensure_ascii=False).encode
-    id_mark, review_mark = (encode(mark)[1:-1] for mark in (ID_MARK, REVIEW_MARK))
+    marks = [encode(mark)[1:-1] for mark in (ID_MARK, REVIEW_MARK, READ_MARK)]
     lines = [
-        json_line(write_row(Review(ID_MARK, REVIEW_MARK, meaning), prompt, labels, format, answered=answered))
+        # The line cut at its marks: filled in one pass, since a review may hold what looks like a mark.
+        re.split(
+            "|".join(f"({re.escape(mark)})" for mark in marks),
+            json_line(
+                _write_row(
+                    Review(ID_MARK, REVIEW_MARK, meaning), READ_MARK, prompt, labels, format, (), answered
+                )
+            ),
+        )
         for meaning in meanings
     ]
 
     def write_line(id: str, text: str, label: int) -> str:
-        return lines[label].replace(id_mark, id).replace(review_mark, encode(text)[1:-1])
+        values = [id, encode(text)[1:-1], encode(as_text(text))[1:-1]]
+        filled = dict(zip(marks, values, strict=True))
+        return "".join(filled.get(piece, piece) for piece in lines[label] if piece)
 
     return write_line

@@ -4,6 +4,7 @@ The files are read twice, in chunks: once to judge the rows, once to write them;
 samples are arrays of places of rows.  A search for near copies and corrections by hand read them once more.
 """
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from workflows.data.corrections import apply_corrections
 from workflows.data.examples import show_examples
 from workflows.data.flips import flip_labels
 from workflows.data.health import measure_drift, sample_for_drift
-from workflows.data.messages import line_writer
+from workflows.data.messages import SPECIAL, line_writer
 from workflows.data.mix import add_rows, mixed_experiment, mixed_run
 from workflows.data.near_copies import SIMILARITY, find_near_copies
 from workflows.data.reviews import (
@@ -129,7 +130,7 @@ def prepare(job: Job) -> dict[str, Any]:
         left_out -= len(whole["test"]) - len(splits["test"])
         splits["test"], compared = splits["test"][:0], (whole["train"], read + np.arange(len(others)))
     samples = sample_for_drift(*compared, options.data_seed)
-    texts = _write_files(job, rows, splits, np.sort(np.concatenate(samples)))
+    texts, special = _write_files(job, rows, splits, np.sort(np.concatenate(samples)))
     texts |= {read + place: row["review"] for place, row in enumerate(others)}
     if tested is not None:
         write_jsonl(run.split("test"), tested)
@@ -179,6 +180,7 @@ def prepare(job: Job) -> dict[str, Any]:
         "left_out_by_sampling": left_out,
         "mixed": mixed,
         **({"tested": from_elsewhere} if from_elsewhere else {}),
+        **({"special_tokens": special} if special else {}),
         **({"flipped": {name: len(each) for name, each in flipped.items()}} if flipped else {}),
         "labels": [vars(label) for label in experiment.labels],
         "prompt": experiment.prompt.name,
@@ -261,8 +263,12 @@ def _data_files(run: RunFolder) -> list[Path]:
     return [*map(run.split, SPLITS), run.rejected]
 
 
-def _write_files(job: Job, rows: ReviewTable, splits: Splits, wanted: np.ndarray) -> dict[int, str]:
-    """Write the rows of the splits and the rejected ones; the texts of the rows at `wanted`, in passing."""
+def _write_files(
+    job: Job, rows: ReviewTable, splits: Splits, wanted: np.ndarray
+) -> tuple[dict[int, str], dict[str, int]]:
+    """Write the rows of the splits and the rejected ones; in passing, the texts of the rows at `wanted`, and
+    by split how many rows hold what would be a special token of a model.
+    """
     experiment = job.experiment
     write_line = line_writer(
         experiment.prompt,
@@ -275,6 +281,7 @@ def _write_files(job: Job, rows: ReviewTable, splits: Splits, wanted: np.ndarray
     for index, name in enumerate(SPLITS):
         split_of[splits[name]] = index
     texts: dict[int, str] = {}
+    special: Counter[str] = Counter()
     with ExitStack() as stack, job.screen.progress("writing rows", len(split_of)) as bar:
         *files, rejected = (stack.enter_context(open_whole(path)) for path in _data_files(job.run))
         for chunk in rows.read():
@@ -282,9 +289,10 @@ def _write_files(job: Job, rows: ReviewTable, splits: Splits, wanted: np.ndarray
             labels, first = rows.labels[chunk.start : end].tolist(), rows.places[chunk.split].start
             for row, index in enumerate(split_of[chunk.start : end].tolist()):
                 if index != NO_SPLIT:
-                    id = f"{chunk.split}:{chunk.start + row - first + 1}"
-                    files[index].write(write_line(id, strip_text(chunk.texts[row]), labels[row]))
+                    id, text = f"{chunk.split}:{chunk.start + row - first + 1}", strip_text(chunk.texts[row])
+                    files[index].write(write_line(id, text, labels[row]))
+                    special[SPLITS[index]] += SPECIAL.search(text) is not None
             rejected.writelines(map(json_line, rejected_rows(rows, [chunk])))
             texts |= texts_within(chunk, wanted)
             bar.update(len(chunk.texts))
-    return texts
+    return texts, {name: count for name, count in special.items() if count}

@@ -9,6 +9,7 @@ import re
 from difflib import SequenceMatcher
 
 from workflows.core.rows import Rows
+from workflows.data.messages import as_text
 from workflows.experiment.cards import Label
 from workflows.experiment.recipes import Reasoning
 
@@ -28,7 +29,7 @@ def questions(rows: Rows, recipe: Reasoning, labels: tuple[Label, ...]) -> Rows:
     asked = []
     for row in rows:
         text = recipe.prompt.replace("{label}", labels[row["label"]].words)
-        text = text.replace("{review}", row["review"])  # last: braces in a review are text
+        text = text.replace("{review}", as_text(row["review"]))  # last: braces in a review are text
         asked.append({"id": row["id"], "messages": [{"role": "user", "content": text}]})
     return asked
 
