@@ -34,6 +34,28 @@ def test_several_labels_in_a_cell(cell: str, meaning: LabelValue | None) -> None
     assert value_reader(ASPECTS, ASPECTS.layouts[0], None)(cell) == meaning
 
 
+WAIMAI = load_dataset_card("waimai")
+
+
+@pytest.mark.parametrize(
+    ("cell", "meaning"),
+    [
+        *(("0", 0), ("1", 1), ("negative", 0), ("positive", 1), ("负面", 0), ("正面", 1)),
+        *(("True", 1), ("FALSE", 0), ("3", None), ("neutral", None)),
+    ],
+)
+def test_a_label_is_known_by_its_value_its_name_and_its_words(cell: str, meaning: int | None) -> None:
+    assert value_reader(WAIMAI, WAIMAI.layouts[0], None)(cell) == meaning
+
+
+def test_a_value_that_the_card_gives_goes_before_a_name() -> None:
+    layout = replace(WAIMAI.layouts[0], values={"negative": ("positive",), "positive": ("1",)})
+    read = value_reader(WAIMAI, layout, None)
+    assert (read("positive"), read("negative"), read("True")) == (0, 0, None)
+    unlabelled = replace(WAIMAI.layouts[0], unlabelled=("负面",))
+    assert value_reader(WAIMAI, unlabelled, None)("负面") is None
+
+
 def test_another_separator_is_the_layouts() -> None:
     layout = replace(ASPECTS.layouts[0], separator="|")
     assert value_reader(ASPECTS, layout, None)("service|taste") == (0, 1)

@@ -12,6 +12,7 @@ from workflows.experiment.labels import normalise_label
 
 LabelValue = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
 STRATA = 5  # of numbers, equally full
+BOOLEANS = (("1", "True"), ("1", "true"), ("1", "TRUE"), ("0", "False"), ("0", "false"), ("0", "FALSE"))
 
 
 def value_reader(
@@ -34,6 +35,13 @@ def value_reader(
                 f"--neutral: data set {card.name} names no neutral label value in column {layout.label}."
             )
         meaning |= {value: names.index(neutral) for value in layout.neutral}
+
+    # Beside the card's own values: its labels' names and words, and true and false for 1 and 0.
+    also = {text: index for index, label in enumerate(card.labels) for text in (label.words, label.name)}
+    if {"0", "1"} <= meaning.keys():
+        also |= {text: meaning[value] for value, text in BOOLEANS}
+    others = {*meaning, *layout.neutral, *layout.unlabelled}
+    meaning |= {text: index for text, index in also.items() if text not in others}
 
     def several(value: str) -> LabelValue | None:
         parts = [normalise_label(part) for part in value.split(layout.separator)]
