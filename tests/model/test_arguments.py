@@ -299,3 +299,17 @@ def test_swifts_own_server_gets_the_adapters_by_name(tmp_path: Path) -> None:
     parsed = build_deploy_arguments(ready, CPU, adapters, "127.0.0.1", 0)
     assert parsed.adapter_mapping == {name: str(path) for name, path in adapters.items()}
     assert (parsed.infer_backend, parsed.host, parsed.max_new_tokens) == ("vllm", "127.0.0.1", 5)
+
+
+def test_a_token_of_the_hub_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SWIFT logs in wherever there is one, also for an embedded model; out of reach, that was a traceback."""
+
+    def connect(*given: object) -> None:
+        raise AssertionError(f"a socket was opened: {given}")
+
+    ready = with_local_model(make_experiment("--model", "tiny"))
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-a-token")
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    parsed = build_infer_arguments(ready, CPU, tmp_path / "none", tmp_path / "none", None)
+    assert parsed.hub_token is None

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
@@ -163,13 +164,28 @@ def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
         )
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), _without_login():
             return parse_args(kind, command_line_of(kind, arguments))[0]
     except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
         message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
         raise UserError(f"SWIFT refuses the arguments: {message}.") from error
     except (ValueError, AssertionError) as error:
         raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def _without_login() -> Iterator[None]:
+    """Within this SWIFT does not log in to ModelScope, as it would with any arguments where there is a token:
+    none is needed to read them, and what is fetched from the hub brings the token itself.
+    """
+    from swift.hub import MSHub
+
+    login = vars(MSHub)["try_login"]
+    MSHub.try_login = classmethod(lambda cls, token=None: False)
+    try:
+        yield
+    finally:
+        MSHub.try_login = login
 
 
 def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
