@@ -301,6 +301,24 @@ def predict(
 
 
 @app.command
+def explain(
+    folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
+    /,
+    *,
+    text: Annotated[tuple[str, ...], Parameter(negative=(), help="a review; may be repeated")],
+    system: Annotated[
+        Literal["tuned", "zero_shot", "probe", "tfidf"], Parameter(help="what answers")
+    ] = "tuned",
+    verbose: Verbose = False,
+) -> None:
+    """Which clauses and words of a review carried its label: what the answer loses without each of them."""
+    use_one_gpu()
+    from workflows.serving.explain import explain_texts
+
+    explain_texts(folder, system, text, Screen(verbose))
+
+
+@app.command
 def serve(
     folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
     /,
