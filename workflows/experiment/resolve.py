@@ -3,8 +3,10 @@
 import math
 import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, finished_stages
@@ -14,6 +16,8 @@ from workflows.experiment.cards import (
     DatasetCard,
     Label,
     Layout,
+    did_you_mean,
+    from_mapping,
     has_head,
     load_dataset_card,
     load_preset,
@@ -24,8 +28,39 @@ from workflows.experiment.checks import check_environment, check_experiment
 from workflows.experiment.experiment import Experiment, Mix, load_experiment
 from workflows.experiment.labels import labels_flag, normalise_label, parse_labels
 from workflows.experiment.model_cards import load_model_card
-from workflows.experiment.options import DataOptions, RunOptions, TuningOptions, absolute, parse_overrides
+from workflows.experiment.options import (
+    DataOptions,
+    File,
+    RunOptions,
+    TuningOptions,
+    absolute,
+    parse_overrides,
+)
 from workflows.experiment.recipes import FROM_RUN, SAME_MODEL, Recipe
+
+GROUPS = {  # of RunOptions, by the name of an option
+    each.name: group
+    for group, kind in (("data", DataOptions), ("tuning", TuningOptions))
+    for each in fields(kind)
+}
+PATHS = {
+    each.name for kind in (DataOptions, TuningOptions) for each in fields(kind) if each.type == File | None
+}
+
+
+def options_of(named: Mapping[str, Any], where: str) -> RunOptions:
+    """The options of a run, each by its name alone; `where` they stand is said in the UserError for one that
+    is not known, or whose value does not fit.
+    """
+    grouped: dict[str, Any] = {"data": {}, "tuning": {}}
+    for name, value in named.items():
+        if name == "lang":
+            grouped[name] = value
+        elif name not in GROUPS:
+            raise UserError(f"{where}: {name} is no option of `run`.{did_you_mean(name, list(GROUPS))}")
+        else:
+            grouped[GROUPS[name]][name] = absolute(str(value)) if value and name in PATHS else value
+    return from_mapping(RunOptions, grouped, where)
 
 
 def resolve(options: RunOptions) -> Experiment:

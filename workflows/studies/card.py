@@ -18,28 +18,16 @@ from workflows.core.texts import Text, texts
 from workflows.experiment.cards import STUDIES, card_path, from_mapping, names_of, read_yaml
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import (
-    DataOptions,
-    File,
     RunOptions,
     SourceOptions,
-    TuningOptions,
-    absolute,
     asked,
 )
-from workflows.experiment.resolve import resolve
+from workflows.experiment.resolve import GROUPS, options_of, resolve
 
 Options = dict[str, Any]
 Rows = dict[str, int]  # by split; empty where nothing is known
 Size = Annotated[int, Field(ge=1)] | Literal["all"]  # training rows
-GROUPS = {
-    name: group
-    for group, kind in (("data", DataOptions), ("tuning", TuningOptions))
-    for name in [each.name for each in fields(kind)]
-}
 SOURCE = {each.name for each in fields(SourceOptions)}
-PATHS = {
-    each.name for kind in (DataOptions, TuningOptions) for each in fields(kind) if each.type == File | None
-}
 REPEATED = ("set", "mix")  # options whose values add up
 OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
 # The systems that may be looked at, and the stages that make their answers.
@@ -213,10 +201,7 @@ def _resolve(study: Study, panel: tuple[Any, ...], arm: str) -> Experiment:
     cheap = {} if study.system(arm) == "tuned" else {"method": "probe"}  # which tunes nothing
     own = study.arms[arm].options
     options = _joined(study.options, cheap, dict(zip(study.grid, panel, strict=True)), own)
-    grouped: dict[str, Options] = {"data": {}, "tuning": {}}
-    for option, value in options.items():
-        grouped[GROUPS[option]][option] = absolute(value) if option in PATHS else value
-    experiment = resolve(from_mapping(RunOptions, grouped, f"study {study.name}, {arm}"))
+    experiment = resolve(options_of(options, f"study {study.name}, {arm}"))
     if experiment.dataset.task == "regression":
         raise UserError(f"study {study.name}: is about accuracy; {experiment.dataset.name} has numbers.")
     return experiment
