@@ -114,8 +114,8 @@ class ReviewClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def answers(self, X: Any) -> pd.DataFrame:
-        """Each text with its label and the probability of each label; no label for an unreadable output, or an
-        empty text.
+        """Each text with its label and the probability of each label; an empty text, or one whose answer
+        names no label, has none.
         """
         nothing: Answer = {"prediction": None, "probabilities": dict.fromkeys(self.classes_, np.nan)}
         rows = [
