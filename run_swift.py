@@ -305,7 +305,8 @@ def explain(
     folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
     /,
     *,
-    text: Annotated[tuple[str, ...], Parameter(negative=(), help="a review; may be repeated")],
+    text: Annotated[tuple[str, ...], Parameter(negative=(), help="a review; may be repeated")] = (),
+    mistakes: Annotated[Flag, Parameter(help="explain the confident mistakes in the report")] = False,
     system: Annotated[
         Literal["tuned", "zero_shot", "probe", "tfidf"], Parameter(help="what answers")
     ] = "tuned",
@@ -313,9 +314,14 @@ def explain(
 ) -> None:
     """Which clauses and words of a review carried its label: what the answer loses without each of them."""
     use_one_gpu()
-    from workflows.serving.explain import explain_texts
+    from workflows.serving.explain import explain_mistakes, explain_texts
 
-    explain_texts(folder, system, text, Screen(verbose))
+    if mistakes == bool(text):
+        raise UserError("explain: give --text TEXT, or --mistakes.")
+    if mistakes:
+        explain_mistakes(folder, Screen(verbose))
+    else:
+        explain_texts(folder, system, text, Screen(verbose))
 
 
 @app.command

@@ -1,11 +1,14 @@
 """What an explanation says is what the system answers without each part."""
 
+import html
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Command
 from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.serving import explain as module
 from workflows.serving.explain import clauses_of, explain, log_odds, render, words_of
@@ -81,3 +84,20 @@ def test_the_command_says_it_and_refuses_what_it_cannot(
     assert (refused.returncode, refused.stderr) == (2, "error: explain: a text is empty; give a review.\n")
     with pytest.raises(UserError, match="not a run folder"):
         open_system(Path("/nowhere"))
+
+
+def test_the_report_says_which_clause_carried_a_mistake(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    before = run.report_page.read_text(encoding="utf-8")
+    done = command("explain", run.path, "--mistakes")
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(run.explained)
+    wrong = [row for row in read_jsonl(run.predictions("tuned")) if row["prediction"] != row["gold"]]
+    assert {row["id"] for row in rows} <= {row["id"] for row in wrong}
+    assert len(rows) == min(len(wrong), 20)
+    page = run.report_page.read_text(encoding="utf-8")
+    assert "起决定作用的分句" in page
+    assert "起决定作用的分句" not in before
+    assert all(f"{row['clause']} ({row['weight']:+.2f})" in html.unescape(page) for row in rows)

@@ -60,6 +60,7 @@ class RunFolder:
     trained_on = _Inside("sft/inputs.txt")  # the fingerprint of what went into the training that lies there
     training = _Inside("training.json")  # what training gave: checkpoint, rows used, losses
     scores = _Inside("scores.json")  # metrics of every system
+    explained = _Inside("explained.jsonl")  # the clause that carried each confident mistake, by `explain`
     exported = _Inside("export.json")  # in a folder that `export` wrote: what the export was checked by
     report_page = _Inside("report.html")
     report_markdown = _Inside("report.md")

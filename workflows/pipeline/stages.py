@@ -186,7 +186,7 @@ def _scores(run: RunFolder, experiment: Experiment) -> Settings:
 
 def _what_a_report_adds(run: RunFolder) -> list[str]:
     """The hashes of what a report shows where it is there."""
-    paths = (run.tokens, run.training, run.environment, run.audit_summary)
+    paths = (run.tokens, run.training, run.environment, run.audit_summary, run.explained)
     return [sha256(path) for path in paths if path.exists()]
 
 

@@ -139,6 +139,12 @@ def _calibration(files: Files) -> list[Section]:
     return [Section(text("trust_in_probabilities"), blocks)]
 
 
+def confident_mistakes(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The wrong rows of a system's predictions that a report shows, the most confident first; labels only."""
+    wrong = [row for row in predictions if row["prediction"] != row["gold"]]
+    return sorted(wrong, key=lambda row: -max(row["probabilities"].values()))[:SHOWN_MISTAKES]
+
+
 def _mistakes(files: Files) -> list[Section]:
     system = list(files.scores["systems"])[-1]
     wrong = [row for row in files.predictions[system] if row["prediction"] != row["gold"]]
@@ -155,12 +161,18 @@ def _mistakes(files: Files) -> list[Section]:
         title, note = text("largest_errors"), text("largest_errors_note", shown=len(rows), **values)
         headings = [text("review"), text("gold_number"), text("prediction")]
     else:
-        wrong.sort(key=lambda row: max(row["probabilities"].values()), reverse=True)
-        for row in wrong[:SHOWN_MISTAKES]:
+        for row in confident_mistakes(wrong):
             shares = ", ".join(f"{name} {share:.3f}" for name, share in row["probabilities"].items())
             hit = text("right" if tfidf[row["id"]] == row["gold"] else "wrong") if tfidf else "–"
             rows.append([row["text"], label_text(row["gold"]), row["output"] or "", shares, hit])
         title, note = text("confident_mistakes"), text("confident_mistakes_note", shown=len(rows), **values)
         headings = [text("review"), text("gold_label"), text("output"), text("probabilities")]
-    table = Grid([*headings, "TF-IDF"], rows, texts=(0, 2, 3))
+    more: list[Text | str] = ["TF-IDF"]
+    if files.explained:
+        more.append(text("clause_that_carried_it"))
+        for row, shown in zip(confident_mistakes(wrong), rows, strict=True):
+            found = files.explained.get(row["id"], {})
+            same = (found.get("text"), found.get("label")) == (row["text"], row["prediction"])
+            shown.append(f"{found['clause']} ({found['weight']:+.2f})" if same else "–")
+    table = Grid([*headings, *more], rows, texts=(0, 2, 3, 5))
     return [Section(title, [Paragraph(note), table], folded=True)]

@@ -21,6 +21,7 @@ class Files:
     audit: dict[str, Any] | None
     stages: dict[str, dict[str, Any]]
     costs: Costs
+    explained: dict[str, dict[str, Any]]  # by id
 
 
 def read_files(run: RunFolder) -> Files:
@@ -31,5 +32,7 @@ def read_files(run: RunFolder) -> Files:
         for path in (run.tokens, run.training, run.environment, run.audit_summary)
     )
     predictions = {system: read_jsonl(run.predictions(system)) for system in scores["systems"]}
-    made = tokens, training, environment, audit, finished_stages(run), costs_of(run)
+    explained = read_jsonl(run.explained) if run.explained.exists() else []
+    by_id = {row["id"]: row for row in explained}
+    made = tokens, training, environment, audit, finished_stages(run), costs_of(run), by_id
     return Files(scores, predictions, read_json(run.manifest), *made)

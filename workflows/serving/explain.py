@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl, write_jsonl
 from workflows.core.screen import Screen, as_typed
+from workflows.pipeline.run import do_stages, open_run
+from workflows.reporting.content import confident_mistakes
 
 if TYPE_CHECKING:  # SWIFT takes seconds to import
     from workflows.serving.systems import System
@@ -55,6 +58,29 @@ class Explanation:
         """The sums of the clauses' and the words' weights, to be held against `log_odds`."""
         clauses, words = (sum(part.weight for part in parts) for parts in (self.clauses, self.words))
         return clauses, words
+
+
+def explain_mistakes(folder: Path, screen: Screen) -> None:
+    """Find the clause that carried each confident mistake of a run's report, write explained.jsonl, and make
+    the report anew with it; raises UserError as `explain` does.
+    """
+    run, experiment = open_run(folder)
+    name = "tuned" if experiment.tunes else "probe"
+    if not run.predictions(name).exists() or experiment.dataset.task != "single_label":
+        raise UserError(f"explain {folder} --mistakes: needs a finished run, of one label a text.")
+    wrong = confident_mistakes(read_jsonl(run.predictions(name)))
+    screen.say(f"loading {name} of {as_typed(folder)} …")
+    with screen.output_to(run.log("explain")):
+        from workflows.serving.systems import open_system
+
+        explained = explain(open_system(folder, name), [row["text"] for row in wrong])
+    rows = []
+    for row, found in zip(wrong, explained, strict=True):
+        clause = max(found.clauses, key=lambda part: part.weight)
+        said = {"label": found.label, "clause": clause.text.strip(), "weight": clause.weight}
+        rows.append({"id": row["id"], "text": row["text"], **said})
+    write_jsonl(run.explained, rows)
+    do_stages(run, experiment, ("report",), screen)
 
 
 def explain_texts(folder: Path, name: str, texts: tuple[str, ...], screen: Screen) -> None:
