@@ -1,4 +1,4 @@
-"""The page: what stands behind it on real reviews, who is let in, and a browser that does as a person does."""
+"""The page: what stands behind it on real reviews, who is let in, and a browser used as a person uses it."""
 
 import base64
 import csv
@@ -28,7 +28,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 def test_without_gradio_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs Gradio, .* pip install gradio$"):
+    with pytest.raises(UserError, match=r'needs Gradio, .* pip install "gradio>=6"$'):
         serve_page((), "127.0.0.1", 0, Screen())
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_refuses_to_start_says_why(desk: Any, tmp_path: Path) -> None
     process.wait()
     progress = own.progress(name)
     assert progress.state == "failed"
-    assert "has no column '正文'" in progress.last_lines[-1]
+    assert "columns 正文, 标签 are wanted" in progress.last_lines[-1]
     assert own.runs() == {}
 
 

@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: nothing is told to anybody
+# Before the import: nothing is told to anybody, and the browser keeps no history.
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
 
 import gradio as gr
 from fastapi import FastAPI
@@ -58,7 +59,6 @@ def with_page(api: FastAPI, desk: Desk, key: str | None) -> ASGIApp:
             _build(desk, language),
             path=path,
             footer_links=[],
-            run_history=False,
             show_error=False,
             max_file_size=MOST_UPLOAD,
             ssr_mode=False,

@@ -204,7 +204,9 @@ def _check_key(request: Request, key: str | None) -> None:
     if key is None or request.url.path in OPEN:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), key.encode()):
+    if scheme.lower() != "bearer" or not secrets.compare_digest(
+        given.strip(" ").encode("latin-1"), key.encode()
+    ):
         raise Refused(401, "invalid_api_key", "bring the server's key as `Authorization: Bearer KEY`")
 
 

@@ -43,7 +43,7 @@ def serve_page(folders: tuple[Path, ...], host: str, port: int, screen: Screen) 
     Raises UserError where Gradio is not installed, or everybody could start runs here, and as `serve_runs`.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("app: needs Gradio, which is not installed: pip install gradio")
+        raise UserError('app: needs Gradio, which is not installed: pip install "gradio>=6"')
     named, key = _by_name(folders), os.environ.get(KEY_VARIABLE) or None
     if host not in LOOPBACK and key is None:
         raise UserError(
