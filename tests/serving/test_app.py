@@ -23,6 +23,7 @@ from workflows.serving.start import serve_page
 Demo = tuple[RunFolder, str]
 KEY = "a key, 密钥"
 EVIL = "<img src=x onerror='window.ran=1'>"
+HANGS = 300_000  # milliseconds after which the browser gives up
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -200,12 +201,16 @@ def test_a_browser_types_uploads_starts_a_run_and_reads_its_report(
     address: str, demo_rows: list[dict[str, str]], tmp_path: Path
 ) -> None:
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    _write(tmp_path / "mine.csv", [(str(at), row["text"], EVIL) for at, row in enumerate(demo_rows[:30])])
+    _write(
+        tmp_path / "mine.csv",
+        [(str(at), row["text"], "" if at else EVIL) for at, row in enumerate(demo_rows[:30])],
+    )
     asked: list[str] = []
+    driver.expect.set_options(timeout=HANGS)
     with driver.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(HANGS)
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         page.fill("#pasted textarea", f"{EVIL}房间很干净，服务也热情\n太差了")

@@ -131,7 +131,7 @@ def test_odd_texts_are_answered(address: str) -> None:
 
 def test_a_key_is_asked_for_where_there_is_one(systems: dict[str, System]) -> None:
     with _served({"tfidf": systems["tfidf"]}, KEY) as address:
-        for given in (None, "Bearer wrong", f"Basic {KEY}", "Bearer "):
+        for given in (None, "Bearer wrong", f"Basic {KEY}", "Bearer"):
             headers = [] if given is None else [(b"authorization", given.encode())]
             for path in ("/v1/models", "/metrics", "/nowhere"):
                 refused = httpx.get(f"{address}{path}", headers=headers)

@@ -5,6 +5,7 @@ process of its own, `run FOLDER`, so that it outlives the page, stops by Ctrl-C'
 same command; it is found again among the machine's processes.
 """
 
+import json
 import re
 import shutil
 import signal
@@ -21,7 +22,7 @@ import psutil
 from tqdm import tqdm
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_jsonl, sha256
+from workflows.core.files import sha256
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
@@ -44,7 +45,8 @@ MOST_LINES = 64  # reviews that are pasted at once
 AT_ONCE = 64  # rows of a table that wait in the queue together: requests between them are answered soon
 MOST_CLAUSES = 40  # of a review that is asked without each of them
 LOG_END = 4000  # bytes
-CLAUSE = re.compile(r"[^，。；！？、…,;!?]*[^，。；！？、…,;!?\s][^，。；！？、…,;!?]*[，。；！？、…,;!?\s]*")
+MARKS = "，。；！？、…,;!?"
+CLAUSE = re.compile(rf"[{MARKS}\s]*[^{MARKS}\s][^{MARKS}]*[{MARKS}\s]*")
 
 
 class Late:
@@ -121,12 +123,10 @@ class Desk:
         ]
 
     def watched(self) -> list[str]:
-        """The names of all runs, the one first that is worked on."""
-        runs = self.runs()
-        at_work = _process_of(runs.values())
-        return sorted(
-            runs, key=lambda name: at_work is None or str(runs[name].resolve()) != _folder_of(at_work)
-        )
+        """The names of runs that can be worked on, first the one that is."""
+        runs = {name: at for name, at in self.runs().items() if not RunFolder(at).exported.exists()}
+        busy = _process_of(runs.values())
+        return sorted(runs, key=lambda name: busy is None or str(runs[name].resolve()) != _folder_of(busy))
 
     def reports(self) -> dict[str, Path]:
         """The page of each run, comparison and study, by name."""
@@ -208,7 +208,7 @@ class Desk:
         command = [*OURS, "plan", *flags_of(options)]
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
         if done.returncode != 0:
-            raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+            raise UserError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or "plan failed")
         return done.stdout.strip()
 
     def start(self, options: RunOptions) -> str:
@@ -295,12 +295,13 @@ def _last_lines(log: Path) -> list[str]:
 
 def _history(run: RunFolder) -> Rows:
     """What SWIFT has logged of a training so far."""
-    found = list(run.sft.glob("**/logging.jsonl"))
+    log = run.sft / "logging.jsonl"
+    whole = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []  # the last may be half
     history = []
-    for entry in read_jsonl(found[0]) if found else []:
-        at = str(entry.get("global_step/max_steps", "")).split("/")
-        if len(at) == 2:
-            history.append({**entry, "step": int(at[0]), "steps": int(at[1])})
+    for entry in map(json.loads, whole):
+        step, _, steps = entry.get("global_step/max_steps", "").partition("/")
+        if steps:
+            history.append({**entry, "step": int(step), "steps": int(steps)})
     return history
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from workflows.core.rows import Rows
 from workflows.core.texts import in_language, label_text, number, text, texts
@@ -12,6 +13,7 @@ from workflows.serving.desk import Progress
 from workflows.serving.systems import Answer
 
 STRONGEST = 0.6  # of a clause's colour
+MOST_LABELS = 20  # that are counted: of numbers there may be as many as rows
 
 STYLE = f"""
 .gradio-container {{ max-width: 62rem !important; margin: 0 auto !important; }}
@@ -92,13 +94,14 @@ def show_counts(counts: dict[str, Any], language: str) -> str:
     """How often each label was given, and how many rows have none."""
     reasons = {name: in_language(said, language) for name, said in texts("rejection_reasons").items()}
     without = {reasons.get(why, why): count for why, count in counts["without_label"].items()}
-    given = [f"{name} {count:,}" for name, count in {**counts["labels"], **without}.items()]
+    labels = dict(sorted(counts["labels"].items())[:MOST_LABELS])
+    given = [f"{name} {count:,}" for name, count in {**labels, **without}.items()]
     return f'<p class="note">{escape(" · ".join(given))}</p>'
 
 
 def show_page(address: str, title: str) -> str:
     """A report inside the page."""
-    return f'<div class="page"><iframe src="{escape(address)}" title="{escape(title)}"></iframe></div>'
+    return f'<div class="page"><iframe src="{escape(quote(address))}" title="{escape(title)}"></iframe></div>'
 
 
 def show_progress(progress: Progress, state: str, language: str) -> str:
@@ -121,7 +124,9 @@ def _draw_losses(history: Rows, language: str) -> str:
     if not history:
         return ""
     step, last = history[-1]["step"], history[-1]["steps"]
-    most = max(series_of(history, "loss")[1], default=1.0)
+    most = (
+        max((each[key] for each in history for key in ("loss", "eval_loss") if key in each), default=0) or 1
+    )
     lines, legend = "", f"{step:,} / {last:,}"
     for split, key, colour in (("train", "loss", BLUE), ("val", "eval_loss", ORANGE)):
         steps, losses = series_of(history, key)
