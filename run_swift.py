@@ -346,6 +346,23 @@ def serve(
     serve_runs((folder, *more), engine, host, port, Screen(verbose))
 
 
+@app.command(name="app")
+def open_page(
+    *folders: Annotated[Path, Parameter(help="finished runs that the API answers by, too")],
+    host: Annotated[str, Parameter(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="port to listen on; 0: any that is free")] = 7860,
+    verbose: Verbose = False,
+) -> None:
+    """A page in the browser: try runs, answer tables, read reports, start and watch runs. Needs Gradio.
+
+    The variable REVIEW_API_KEY, where it is set, holds the password of the page, and the key of the API.
+    """
+    use_one_gpu()
+    from workflows.serving.start import serve_page
+
+    serve_page(folders, host, port, Screen(verbose))
+
+
 @app.command
 def doctor(
     *,

@@ -23,6 +23,7 @@ from workflows.experiment.cards import ROOT
 SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"}
 # The first of them make outputs/first and outputs/corrected, which commands of the others use.
 FIRST = ["README.md", "docs/en/stages.md", "docs/en/results.md"]
+NEVER_END = {"app", "serve"}  # tests/serving starts and stops them
 NEEDS_GPU = "docs/en/gpu.md"  # tests/commands/test_doctor.py parses its commands
 ENGLISH = ["README.md", *sorted(f"docs/en/{path.name}" for path in (ROOT / "docs" / "en").iterdir())]
 CHINESE = ["README_zh.md", *(page.replace("/en/", "/zh/") for page in ENGLISH[1:])]
@@ -49,11 +50,10 @@ def figures_of(page: str) -> list[str]:
 
 RUN = [*FIRST, *(page for page in ENGLISH if page not in (*FIRST, NEEDS_GPU))]
 COMMANDS = list(dict.fromkeys(line for page in RUN for line in commands_of(page)))
-SERVERS = {"serve"}  # they do not end: tests/serving starts and stops them
 OURS = [
     line.split()[2:]
     for line in COMMANDS
-    if line.startswith("python run_swift.py ") and line.split()[2] not in SERVERS
+    if line.startswith("python run_swift.py ") and line.split()[2] not in NEVER_END
 ]
 
 
@@ -85,6 +85,7 @@ def test_links_and_named_files_exist(page: str) -> None:
 def test_no_command_is_left_out_of_these_tests() -> None:
     elsewhere = [
         "pip install -r requirements.txt",
+        'pip install "gradio>=6"',
         "python run_swift.py",  # the fixture demo_run
         "pip install -r tests/requirements.txt && python -m pytest",  # this, now; .ci/run installs by it
     ]

@@ -7,10 +7,12 @@ batch.  Nothing waits for a batch to fill: a single text on an idle server is an
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from workflows.serving.systems import Answer, System
+from workflows.serving.systems import Answer
 
 MOST_WAITING = 4096  # texts in the queue; beyond it a request is refused
 MOST_AT_ONCE = 512  # texts of a batch
@@ -31,11 +33,18 @@ class _Request:
     answers: "Future[list[Answer]]" = field(default_factory=Future)
 
 
+class Answering(Protocol):
+    """What answers texts: a System, or one that is opened when it is first asked."""
+
+    def answer(self, texts: list[str]) -> list[Answer]:
+        """The answer to each text, in their order."""
+
+
 class Batcher:
     """The queue and its thread; `systems` by the name that requests have for them."""
 
-    def __init__(self, systems: dict[str, System], most_waiting: int = MOST_WAITING) -> None:
-        self.systems, self.most_waiting = systems, most_waiting
+    def __init__(self, systems: Mapping[str, Answering], most_waiting: int = MOST_WAITING) -> None:
+        self.systems, self.most_waiting = dict(systems), most_waiting
         self.waiting = 0  # texts
         self.seconds_a_text = 0.01  # of the last batches
         self._requests: deque[_Request] = deque()

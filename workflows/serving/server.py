@@ -97,6 +97,7 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
         await asyncio.to_thread(batcher.close)
 
     app = FastAPI(title="Chinese review sentiment", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.batcher = batcher  # for who asks beside the API
     count = _Metrics(batcher)
 
     app.add_middleware(_Door, key=key, count=count)
@@ -121,7 +122,7 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
         return _error(Refused(error.status_code, code, f"{request.url.path}: {error.detail}"))
 
     async def ask(model: str | None, texts: list[str]) -> tuple[str, list[Answer]]:
-        name = model or next(iter(systems))
+        name = model or next(iter(systems), "")
         if name not in systems:
             raise Refused(404, "model_not_found", f"model {name!r} is none of {', '.join(systems)}")
         for at, text in enumerate(texts):
@@ -168,8 +169,12 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
     return app
 
 
-def serve(app: FastAPI, host: str, port: int, screen: Screen) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is in flight; a UserError where the port is taken."""
+def serve(
+    app: ASGIApp, host: str, port: int, screen: Screen, path: str = "/v1", grace: int = GRACE_SECONDS
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish what is in flight, for `grace` seconds at most; `path` is
+    said.  Raises UserError where the port is taken.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -180,8 +185,8 @@ def serve(app: FastAPI, host: str, port: int, screen: Screen) -> None:
             ) from error
         port = tried.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    screen.say(f"serving at http://{shown}:{port}/v1; stop with Ctrl-C")
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    screen.say(f"serving at http://{shown}:{port}{path}; stop with Ctrl-C")
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=grace)
 
 
 def _check_key(path: str, authorization: bytes, key: str | None) -> None:

@@ -1,15 +1,18 @@
-"""Starts the server of finished runs."""
+"""Starts the server of finished runs, and the page beside it."""
 
 import importlib.util
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.experiment import load_experiment
+from workflows.pipeline.run import OUTPUTS
 
 KEY_VARIABLE = "REVIEW_API_KEY"
+PAGE_GRACE_SECONDS = 3  # an open page keeps a connection as long as it is open
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -19,26 +22,21 @@ def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, scr
     Adapters of one base share its weights.  `engine`: fast, or vllm for SWIFT's own server.  Raises UserError
     where two runs have the same name, as `open_system` does, and where the port is taken.
     """
-    names = [folder.resolve().name for folder in folders]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"serve: two runs are called {name}; rename a folder.")
+    named = _by_name(folders)
     key = os.environ.get(KEY_VARIABLE) or None
     if host not in LOOPBACK and key is None:
         screen.say(f"anybody who reaches {host} may ask: set {KEY_VARIABLE} to a key that they must bring")
     for folder in folders:
         screen.say(f"loading {as_typed(folder)} …")
     if engine == "vllm":
-        _serve_by_vllm(dict(zip(names, folders, strict=True)), host, port)
+        _serve_by_vllm(named, host, port)
         return
     with screen.output_to(folders[0] / "logs" / "serve.log"):
         from workflows.serving.server import make_app, serve
         from workflows.serving.systems import Models, open_system
 
         models = Models() if len(folders) > 1 else None
-        systems = {
-            name: open_system(folder, "tuned", models) for name, folder in zip(names, folders, strict=True)
-        }
+        systems = {name: open_system(folder, "tuned", models) for name, folder in named.items()}
         for system in systems.values():
             system.answer(["好"])  # the first answer of a process takes longer
         serve(make_app(systems, key), host, port, screen)
@@ -67,3 +65,44 @@ def _serve_by_vllm(folders: dict[str, Path], host: str, port: int) -> None:
     if len(bases) > 1:
         raise UserError(f"serve --engine vllm: the runs have {len(bases)} base models; name runs of one.")
     deploy_main(build_deploy_arguments(experiments[0], find_machine(), adapters, host, port))
+
+
+def serve_page(folders: tuple[Path, ...], host: str, port: int, screen: Screen) -> None:
+    """Serve the page and the API of the named runs, until the command is stopped.
+
+    Raises UserError where Gradio is not installed, or everybody could start runs here, and as `serve_runs`.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('app: needs Gradio, which is not installed: pip install "gradio>=6"')
+    named, key = _by_name(folders), os.environ.get(KEY_VARIABLE) or None
+    if host not in LOOPBACK and key is None:
+        raise UserError(
+            f"app --host {host}: whoever reaches it could start runs; set {KEY_VARIABLE}, "
+            "the password that the page asks for."
+        )
+    screen.say("loading SWIFT …")
+    with (
+        TemporaryDirectory(prefix="app-") as uploads,
+        screen.output_to(OUTPUTS / "app" / "app.log"),
+    ):
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        from workflows.serving.desk import Desk
+        from workflows.serving.page import with_page
+        from workflows.serving.server import make_app, serve
+        from workflows.serving.systems import Models, open_system
+
+        models = Models()
+        api = make_app({name: open_system(folder, "tuned", models) for name, folder in named.items()}, key)
+        desk = Desk(api.state.batcher, models, named)
+        serve(with_page(api, desk, key), host, port, screen, "/", PAGE_GRACE_SECONDS)
+
+
+def _by_name(folders: tuple[Path, ...]) -> dict[str, Path]:
+    """Runs by their folders' names; a UserError where two have the same."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in named:
+            raise UserError(f"two runs are called {name}; rename a folder.")
+        named[name] = folder
+    return named

@@ -1,0 +1,260 @@
+"""The page: what stands behind it on real reviews, who is let in, and a browser used as a person uses it."""
+
+import base64
+import csv
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.conftest import Command, read_options
+from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
+from workflows.serving.start import serve_page
+
+Demo = tuple[RunFolder, str]
+KEY = "a key, 密钥"
+EVIL = "<img src=x onerror='window.ran=1'>"
+HANGS = 300_000  # milliseconds after which the browser gives up
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def test_without_gradio_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'needs Gradio, .* pip install "gradio>=6"$'):
+        serve_page((), "127.0.0.1", 0, Screen())
+
+
+def test_whoever_could_start_runs_needs_a_key(command: Command) -> None:
+    pytest.importorskip("gradio")
+    done = command("app", "--host", "0.0.0.0", "--port", "0")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "set REVIEW_API_KEY" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def desk(demo_run: Demo) -> Any:
+    from workflows.serving.batcher import Batcher
+    from workflows.serving.desk import Desk
+    from workflows.serving.systems import Models
+
+    return Desk(Batcher({}), Models(), outputs=demo_run[0].path.parent)
+
+
+def test_before_and_after_are_the_runs_own_answers(desk: Any, demo_run: Demo) -> None:
+    from workflows.serving.shown import show_answers
+
+    run, _ = demo_run
+    rows = read_jsonl(run.predictions("tuned"))[:20]
+    systems = [(name, desk.system(run.path.name, name)) for name in desk.systems_of(run.path.name)]
+    assert [name for name, _ in systems] == ["zero_shot", "tuned"]
+    said = [
+        (name, system.experiment, system.answer([row["text"] for row in rows])) for name, system in systems
+    ]
+    for name, _, answers in said:
+        own = [row["prediction"] for row in read_jsonl(run.predictions(name))[:20]]
+        assert [answer["prediction"] for answer in answers] == own
+    shown = show_answers([EVIL, *(row["text"] for row in rows[1:])], said, [[]] * 20, "zh")
+    assert "<img" not in shown
+    assert shown.count('class="card"') == 20
+    assert shown.count('class="bar"') == 20 * 2 * 2
+
+
+def test_a_clause_weighs_what_is_lost_without_it(desk: Any, demo_run: Demo) -> None:
+    from workflows.serving.desk import weigh_clauses
+
+    system = desk.system(demo_run[0].path.name, "tuned")
+    texts = ["房间很干净，早餐太难吃了！不会再来", "很好"]
+    said = system.answer(texts)
+    weights, none = weigh_clauses(system, texts, said)
+    assert none == []
+    assert "".join(clause for clause, _ in weights) == texts[0]
+    label = said[0]["prediction"]
+    (without,) = system.answer(["房间很干净，不会再来"])
+    lost = said[0]["probabilities"][label] - without["probabilities"][label]
+    assert weights[1] == ("早餐太难吃了！", pytest.approx(lost, abs=1e-5))
+
+
+def test_a_table_is_answered_as_predict_answers_it(desk: Any, demo_run: Demo, tmp_path: Path) -> None:
+    from workflows.serving.desk import PageScreen, columns_of
+
+    run, _ = demo_run
+    rows = read_jsonl(run.predictions("tuned"))
+    _write(tmp_path / "mine.csv", [(str(at), row["text"], row["gold"]) for at, row in enumerate(rows)])
+    found = columns_of(tmp_path / "mine.csv")
+    assert (found.longest, found.few) == ("评论", {"标签": ["negative", "positive"]})
+    told: list[tuple[str, int, int | None]] = []
+    screen = PageScreen(lambda *said: told.append(said))
+    output, counts = desk.answer_table(run.path.name, tmp_path / "mine.csv", "评论", tmp_path / "out", screen)
+    with open(output, encoding="utf-8-sig", newline="") as file:
+        assert [row["prediction"] for row in csv.DictReader(file)] == [row["prediction"] for row in rows]
+    assert counts["rows"] == len(rows)
+    assert ("answering", len(rows), len(rows)) in told
+
+
+@pytest.mark.parametrize("name", ["../demo", "/etc", "", None, "no-such-run"])
+def test_only_runs_that_are_listed_are_opened(desk: Any, name: str | None) -> None:
+    for do in (desk.progress, desk.go_on, desk.stop, desk.systems_of):
+        with pytest.raises(UserError, match="there is no run"):
+            do(name)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "message"), [(" \n", "paste 1 to"), ("好\n" * 65, "paste 1 to"), ("好" * 20_001, "at most")]
+)
+def test_what_is_pasted_has_limits(pasted: str, message: str) -> None:
+    from workflows.serving.desk import read_reviews
+
+    assert read_reviews(" 好 \n\n\ud83d\u3000差") == ["好", "?\u3000差"]
+    with pytest.raises(UserError, match=message):
+        read_reviews(pasted)
+
+
+@pytest.mark.slow
+def test_a_run_that_refuses_to_start_says_why(desk: Any, tmp_path: Path) -> None:
+    _write(tmp_path / "mine.csv", [("1", "很好", "good"), ("2", "很差", "bad")] * 20)
+    options = read_options(
+        *("--data-file", tmp_path / "mine.csv", "--text-column", "正文"),
+        *("--label-column", "标签", "--labels", "bad,good"),
+    )
+    own = replace(desk, outputs=tmp_path / "outputs", started=set())
+    name = own.start(options)
+    with pytest.raises(UserError, match=f"{name} is at work"):
+        own.start(options)
+    from workflows.serving.desk import _process_of
+
+    process = _process_of([tmp_path / "outputs" / name])
+    assert process is not None
+    process.wait()
+    progress = own.progress(name)
+    assert progress.state == "failed"
+    assert "columns 正文, 标签 are wanted" in progress.last_lines[-1]
+    assert own.runs() == {}
+
+
+@pytest.fixture(scope="module")
+def client(desk: Any) -> Iterator[TestClient]:
+    pytest.importorskip("gradio")
+    from workflows.serving.page import with_page
+    from workflows.serving.server import make_app
+
+    with TestClient(with_page(make_app({}, KEY), desk, KEY)) as client:
+        yield client
+
+
+def test_the_page_and_the_api_ask_for_the_key(client: TestClient) -> None:
+    basic = {"Authorization": "Basic " + base64.b64encode(f"me:{KEY}".encode()).decode()}
+    bearer = {b"Authorization": f"Bearer {KEY}".encode()}
+    for path in ("/", "/en/", "/report/x", "/config", "/gradio_api/info"):
+        for wrong in ({}, {"Authorization": "Basic eA"}, {"Authorization": "Basic *"}, bearer):
+            assert client.get(path, headers=wrong).status_code == 401, path
+    assert client.get("/v1/models", headers=basic).status_code == 401
+    assert client.get("/v1/models", headers=bearer).json() == {"object": "list", "data": []}
+    asked = client.post("/v1/classify", headers=bearer, json={"texts": ["好"]})
+    assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")
+    assert client.get("/health").status_code == 200
+    page = client.get("/", headers=basic)
+    assert page.status_code == 200
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    another_site = {**basic, "Sec-Fetch-Site": "cross-site"}
+    assert client.post("/gradio_api/upload", headers=another_site).status_code == 403
+    too_long = {**basic, "Content-Length": "999999999"}
+    assert client.post("/gradio_api/upload", headers=too_long).status_code == 413
+
+
+def test_reports_are_opened_by_name_alone(client: TestClient, demo_run: Demo) -> None:
+    auth = ("me", KEY.encode())
+    page = client.get(f"/report/{demo_run[0].path.name}", auth=auth)
+    assert page.content == demo_run[0].report_page.read_bytes()
+    assert "sandbox" in page.headers["content-security-policy"]
+    for name in ("..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd", f"{demo_run[0].path.name}%2freport.html", ""):
+        assert client.get(f"/report/{name}", auth=auth).status_code == 404
+
+
+@pytest.fixture
+def address(demo_run: Demo, project_copy: Path) -> Iterator[str]:
+    pytest.importorskip("gradio")
+    with subprocess.Popen(
+        [sys.executable, "run_swift.py", "app", str(demo_run[0].path), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=project_copy,
+    ) as server:
+        assert server.stdout is not None
+        said = next(line for line in server.stdout if line.startswith("serving at "))
+        yield said.split()[2].rstrip(";")
+        server.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_a_browser_types_uploads_starts_a_run_and_reads_its_report(
+    address: str, demo_rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    _write(
+        tmp_path / "mine.csv",
+        [(str(at), row["text"], "" if at else EVIL) for at, row in enumerate(demo_rows[:30])],
+    )
+    asked: list[str] = []
+    driver.expect.set_options(timeout=HANGS)
+    with driver.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(HANGS)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        page.fill("#pasted textarea", f"{EVIL}房间很干净，服务也热情\n太差了")
+        page.click("#ask")
+        page.locator(".card").nth(1).wait_for()
+        assert page.locator(".card").first.inner_text().startswith(EVIL)
+
+        page.get_by_role("tab", name="批量").click()
+        page.set_input_files("#table input[type=file]", tmp_path / "mine.csv")
+        page.locator("#column input").and_(page.get_by_label("评论所在列")).wait_for()
+        driver.expect(page.locator("#column input")).to_have_value("评论")
+        page.click("#answer-all")
+        with page.expect_download() as download:
+            page.locator("#answers a").first.click()
+        download.value.save_as(tmp_path / "answers.csv")
+        with open(tmp_path / "answers.csv", encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["评论"] for row in rows] == [row["text"] for row in demo_rows[:30]]
+        assert {row["prediction"] for row in rows} == {"negative", "positive"}
+
+        page.get_by_role("tab", name="训练").click()
+        page.get_by_label("训练行数").fill("160")
+        page.get_by_label("测试行数").fill("20")
+        page.click("#start")
+        progress = page.locator("#progress")
+        driver.expect(progress).to_contain_text("进行中")
+        driver.expect(progress).to_contain_text("✓ 准备数据")
+        page.click("#stop")
+        driver.expect(progress).to_contain_text("已停止")
+        page.reload()
+        page.get_by_role("tab", name="训练").click()
+        driver.expect(progress).to_contain_text("已停止")
+        page.click("#go-on")
+        driver.expect(progress).to_contain_text("已完成")
+        driver.expect(progress).to_contain_text("损失 15 / 15")
+
+        page.get_by_role("tab", name="运行").click()
+        report = page.frame_locator("#report iframe")
+        driver.expect(report.locator("h1")).to_contain_text("demo · tiny · lora")
+        assert page.evaluate("window.ran") is None
+        assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+        browser.close()
+
+
+def _write(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("编号", "评论", "标签"), *rows])

@@ -1,0 +1,363 @@
+"""What the page does: answers by any run, tables, and runs that are started, watched and stopped.
+
+A run is known by the name of its folder, which is looked up: no path comes from the browser.  A training is a
+process of its own, `run FOLDER`, so that it outlives the page, stops by Ctrl-C's signal, and goes on by the
+same command; it is found again among the machine's processes.
+"""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from tqdm import tqdm
+
+from workflows.core.errors import UserError
+from workflows.core.files import sha256
+from workflows.core.rows import Rows
+from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.screen import Screen
+from workflows.core.tables import open_table, read_chunks
+from workflows.data.reviews import strip_text
+from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import load_experiment
+from workflows.experiment.options import RunOptions, flags_of
+from workflows.experiment.resolve import resolve
+from workflows.model.folder import check_machine
+from workflows.pipeline.run import OUTPUTS, start_run, timed_folder
+from workflows.pipeline.stages import STAGES
+from workflows.serving.batcher import Batcher, Full
+from workflows.serving.predict import Wanted, predict_table
+from workflows.serving.server import MOST_CHARACTERS
+from workflows.serving.systems import Answer, Batches, Models, System, open_system
+
+OURS = [sys.executable, str(ROOT / "run_swift.py")]
+MOST_LINES = 64  # reviews that are pasted at once
+AT_ONCE = 64  # rows of a table that wait in the queue together: requests between them are answered soon
+MOST_CLAUSES = 40  # of a review that is asked without each of them
+LOG_END = 4000  # bytes
+MARKS = "，。；！？、…,;!?"
+CLAUSE = re.compile(rf"[{MARKS}\s]*[^{MARKS}\s][^{MARKS}]*[{MARKS}\s]*")
+
+
+class Late:
+    """A system that the thread that answers opens when it is first asked: models are that thread's alone."""
+
+    def __init__(self, opener: Callable[[], System]) -> None:
+        self.open = cache(opener)
+
+    def answer(self, texts: list[str]) -> list[Answer]:
+        """The answer to each text; of none, it only opens."""
+        system = self.open()
+        return system.answer(texts) if texts else []
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    stages: dict[str, bool]  # by name, in order: whether it is done
+    works: bool  # a process works on it
+    last_lines: list[str]  # of what that process said, the latest last
+    history: Rows  # losses, as SWIFT logs them, with `step` and `steps`
+
+    @property
+    def state(self) -> str:
+        """works, finished, failed, or stopped."""
+        if self.works:
+            return "works"
+        if self.stages and all(self.stages.values()):
+            return "finished"
+        return "failed" if self.last_lines and self.last_lines[-1].startswith("error: ") else "stopped"
+
+
+class PageScreen(Screen):
+    """A screen whose progress is told to a page: what is done, rows so far, rows in all."""
+
+    def __init__(self, tell: Callable[[str, int, int | None], Any]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def progress(self, title: str, total: int | None, counted: bool = True) -> tqdm:
+        """A bar that is drawn by the page."""
+        tell = self.tell
+
+        class Bar(tqdm):
+            def update(self, n: float | None = 1) -> bool | None:
+                tell(title, int(self.n + (n or 0)), total)
+                return super().update(n)
+
+        return Bar(total=total, file=sys.stderr, delay=float("inf"), leave=False)
+
+
+@dataclass
+class Desk:
+    """The runs in `outputs` and those that the command line named, and the models that answer for them."""
+
+    batcher: Batcher
+    models: Models
+    named: dict[str, Path] = field(default_factory=dict)
+    outputs: Path = OUTPUTS
+    started: set[str] = field(default_factory=set)
+
+    def runs(self) -> dict[str, Path]:
+        """The folder of each run, by name: those named first, then the newest."""
+        found = [path.parent for path in self.outputs.glob("*/experiment.yaml")]
+        found.sort(key=lambda folder: (folder / "experiment.yaml").stat().st_mtime, reverse=True)
+        return {**self.named, **{folder.name: folder for folder in found if folder.name not in self.named}}
+
+    def answering(self) -> list[str]:
+        """The names of runs that can answer."""
+        runs = {name: RunFolder(folder) for name, folder in self.runs().items()}
+        return [
+            name for name, run in runs.items() if run.exported.exists() or "score" in finished_stages(run)
+        ]
+
+    def watched(self) -> list[str]:
+        """The names of runs that can be worked on: first the one that is, then the newest."""
+        runs = {name: at.resolve() for name, at in self.runs().items() if not RunFolder(at).exported.exists()}
+        busy = _process_of(runs.values())
+        at_work = None if busy is None else Path(_folder_of(busy))
+
+        def order(name: str) -> tuple[bool, float]:
+            return runs[name] != at_work, -RunFolder(runs[name]).experiment.stat().st_mtime
+
+        return sorted(runs, key=order)
+
+    def reports(self) -> dict[str, Path]:
+        """The page of each run, comparison and study, by name."""
+        inside = [path for at in ("*", "studies/*") for path in self.outputs.glob(f"{at}/report.html")]
+        inside.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        named = {name: folder / "report.html" for name, folder in self.named.items()}
+        pages = {str(path.parent.relative_to(self.outputs)): path for path in inside}
+        return {name: path for name, path in {**named, **pages}.items() if path.is_file()}
+
+    def _folder(self, run: str | None) -> Path:
+        folder = self.runs().get(run or "")
+        if folder is None:
+            raise UserError(f"there is no run {run!r}; choose one of the list.")
+        return folder
+
+    # ---- Answers ----
+
+    def systems_of(self, run: str | None) -> list[str]:
+        """The systems that are shown side by side: the untouched model where it can answer, and what the run
+        made of it, last.
+        """
+        folder = self._folder(run)
+        experiment = load_experiment(RunFolder(folder).experiment)
+        before = [] if experiment.has_head or RunFolder(folder).exported.exists() else ["zero_shot"]
+        return [*before, "tuned" if experiment.tunes else "probe"]
+
+    def system(self, run: str | None, name: str) -> System:
+        """A system of a run, whose answers wait in the server's queue; a UserError where it cannot be
+        opened.
+        """
+        key = f"{name} of {run}"
+        late = self.batcher.systems.setdefault(
+            key, Late(partial(open_system, self._folder(run), name, self.models))
+        )
+        assert isinstance(late, Late)
+        self.batcher.ask(key, []).result()
+        return replace(late.open(), answer_rows=partial(self._answer_rows, key))
+
+    def _answer_rows(self, key: str, rows: Rows) -> Batches:
+        for start in range(0, len(rows), AT_ONCE):
+            part = rows[start : start + AT_ONCE]
+            yield [
+                {"id": row["id"], **said}
+                for row, said in zip(part, self._ask(key, [row["review"] for row in part]), strict=True)
+            ]
+
+    def _ask(self, key: str, texts: list[str]) -> list[Answer]:
+        while True:
+            try:
+                return self.batcher.ask(key, texts).result()
+            except Full as full:
+                if not self.batcher.is_open:
+                    raise
+                time.sleep(full.seconds)
+
+    def answer_table(
+        self, run: str | None, upload: Path, column: str | None, folder: Path, screen: Screen
+    ) -> tuple[Path, dict[str, Any]]:
+        """The uploaded table with its answers, in `folder`, and its counts.
+
+        Raises UserError as `predict_table` does.
+        """
+        output = folder / f"{upload.stem}-{run}{upload.suffix}"
+        system = self.system(run, self.systems_of(run)[-1])
+        return output, predict_table(system, [open_table(upload)], Wanted(column or ""), output, screen)
+
+    # ---- Runs that are started here ----
+
+    def keep(self, upload: Path) -> Path:
+        """An uploaded file where a run finds it again, also after the page is gone."""
+        kept = self.outputs / "app" / "uploads" / sha256(upload)[:12] / upload.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(upload, kept)
+        return kept
+
+    def plan(self, options: RunOptions) -> str:
+        """What `plan` says of the run that would be started; a UserError where it refuses."""
+        resolve(options)
+        command = [*OURS, "plan", *flags_of(options)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+        if done.returncode != 0:
+            raise UserError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or "plan failed")
+        return done.stdout.strip()
+
+    def start(self, options: RunOptions) -> str:
+        """Start a run; return its name.  Raises UserError where the options do not fit together, or another
+        run is at work.
+        """
+        self._check_idle()
+        experiment = resolve(options)
+        check_machine(experiment)
+        folder = self.outputs / timed_folder(experiment.name).name
+        start_run(experiment, folder, Screen())
+        self.started.add(folder.name)
+        self._work(folder)
+        return folder.name
+
+    def go_on(self, run: str | None) -> None:
+        """Go on with a run at its first unfinished stage; a UserError where another one is at work."""
+        self._check_idle()
+        self._work(self._folder(run))
+
+    def stop(self, run: str | None) -> None:
+        """Stop a run as Ctrl-C does; one that nobody works on stays as it is."""
+        process = _process_of([self._folder(run)])
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+
+    def _check_idle(self) -> None:
+        busy = _process_of(self.runs().values())
+        if busy is not None:
+            raise UserError(f"{Path(_folder_of(busy)).name} is at work: stop it, or wait.")
+
+    def _work(self, folder: Path) -> None:
+        log = self._log(folder.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as said:
+            subprocess.Popen(
+                [*OURS, "run", str(folder.resolve())],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,  # a Ctrl-C that ends the page does not reach it
+            )
+
+    def _log(self, name: str) -> Path:
+        """Outside of the run folder, which is gone where a run refuses to start."""
+        return self.outputs / "app" / f"{name}.log"
+
+    def progress(self, name: str | None) -> Progress:
+        """How far the run `name` is; a UserError where there is none."""
+        if name in self.started and name not in self.runs():  # it refused to start
+            return Progress({}, False, _last_lines(self._log(name)), [])
+        folder = self._folder(name)
+        run = RunFolder(folder)
+        experiment, done = load_experiment(run.experiment), finished_stages(run)
+        stages = {stage.name: stage.name in done for stage in STAGES if stage.is_part_of(experiment)}
+        works = _process_of([folder]) is not None
+        return Progress(stages, works, _last_lines(self._log(folder.name)), _history(run))
+
+
+def _process_of(folders: Iterable[Path]) -> psutil.Process | None:
+    """A process that works on one of the run folders by the command that `Desk` starts."""
+    asked = {str(folder.resolve()) for folder in folders}
+    for process in psutil.process_iter(["cmdline"]):
+        typed = process.info["cmdline"] or []
+        if typed[-2:-1] == ["run"] and typed[-1] in asked:
+            return process
+    return None
+
+
+def _folder_of(process: psutil.Process) -> str:
+    """The run folder that a process of `_process_of` works on."""
+    return str(process.info["cmdline"][-1])
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The end of what a command said; of a bar, which draws over itself, the latest state."""
+    if not log.exists():
+        return []
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_END))
+        said = file.read().decode("utf-8", errors="replace")
+    return [line for line in said.replace("\r", "\n").split("\n") if line.strip()][-8:]
+
+
+def _history(run: RunFolder) -> Rows:
+    """What SWIFT has logged of a training so far."""
+    log = run.sft / "logging.jsonl"
+    whole = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []  # the last may be half
+    history = []
+    for entry in map(json.loads, whole):
+        step, _, steps = entry.get("global_step/max_steps", "").partition("/")
+        if steps:
+            history.append({**entry, "step": int(step), "steps": int(steps)})
+    return history
+
+
+def read_reviews(pasted: str) -> list[str]:
+    """The reviews that were pasted, one a line; a UserError where there are none, too many, or too long
+    ones.
+    """
+    clean = pasted.encode("utf-8", errors="replace").decode("utf-8")
+    texts = [strip_text(line) for line in clean.splitlines() if strip_text(line)]
+    if not 0 < len(texts) <= MOST_LINES:
+        raise UserError(f"paste 1 to {MOST_LINES} reviews, one a line; a table takes more.")
+    if max(map(len, texts)) > MOST_CHARACTERS:
+        raise UserError(f"a review has {MOST_CHARACTERS:,} characters at most.")
+    return texts
+
+
+def weigh_clauses(system: System, texts: list[str], said: list[Answer]) -> list[list[tuple[str, float]]]:
+    """Each text's clauses, and by how much each raised the probability of the label that was given: what is
+    lost without it.  Nothing of a text with one clause, too many, or an answer that is no single label.
+    """
+    parts = [CLAUSE.findall(text) for text in texts]
+    for at, answer in enumerate(said):
+        if not isinstance(answer["prediction"], str) or not 1 < len(parts[at]) <= MOST_CLAUSES:
+            parts[at] = []
+    without = ["".join(clauses[:at] + clauses[at + 1 :]) for clauses in parts for at in range(len(clauses))]
+    answers = iter(system.answer(without) if without else [])
+    return [
+        [
+            (clause, share[answer["prediction"]] - next(answers)["probabilities"][answer["prediction"]])
+            for clause in clauses
+        ]
+        for clauses, answer in zip(parts, said, strict=True)
+        for share in [answer["probabilities"]]
+    ]
+
+
+class Columns(NamedTuple):
+    """Of an uploaded table."""
+
+    names: list[str]
+    longest: str | None  # the column with the longest cells: the review, likely
+    few: dict[str, list[str]]  # the values of each column that has few: a label, likely
+
+
+NO_COLUMNS = Columns([], None, {})
+
+
+def columns_of(upload: Path) -> Columns:
+    """The columns of an uploaded table, by its first rows; a UserError where it cannot be read."""
+    first = next(read_chunks(open_table(upload)))
+    values = {name: sorted(set(first[name]) - {""}) for name in first.columns}
+    longest = max(values, key=lambda name: sum(map(len, first[name].head(100))), default=None)
+    few = {name: each for name, each in values.items() if 1 < len(each) <= 10}
+    return Columns([*values], longest, few)
