@@ -252,6 +252,6 @@ def draw_learning_curves(
     axes.set_xlabel(say(text("labels_on_the_axis")))
     axes.set_ylabel(say(texts("metrics")["accuracy"]))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)  # clear of all lines
     figure.supxlabel(say(note), fontsize=8, color=GREY)
     return figure
