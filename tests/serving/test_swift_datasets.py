@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from workflows.core.files import read_json
+from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 
 PLUGIN = "workflows/serving/swift_datasets.py"
+# Says what SWIFT loads by each of the names that follow: JSON lines of rows.
+LOAD = f"""
+import json, sys
+from swift.dataset import load_dataset
+from swift.utils import import_external_file
+import_external_file({PLUGIN!r})
+for name in sys.argv[1:]:
+    print('@', json.dumps([*load_dataset([name])[0]]))
+"""
 
 
 @pytest.mark.slow
@@ -42,3 +51,25 @@ def test_swift_trains_on_a_data_set_by_name(
         assert f"'num_rows': {splits[split]['rows']}" in log or f"num_rows: {splits[split]['rows']}" in log
     with open(tmp_path / "sft" / "logging.jsonl", encoding="utf-8") as file:
         assert any("eval_loss" in json.loads(line) for line in file)
+
+
+@pytest.mark.slow
+def test_only_the_bare_name_is_ours(project_copy: Path, tmp_path: Path) -> None:
+    """A folder of one's own may be called as a data set is; data sets for heads have rows for heads."""
+    own = {"messages": [{"role": "user", "content": "自己的"}, {"role": "assistant", "content": "好评"}]}
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "data.jsonl").write_text(json.dumps(own) + "\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "demo"), "demo-aspects:test"],
+        capture_output=True,
+        text=True,
+        cwd=project_copy,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (mine,), aspects = (json.loads(line[2:]) for line in done.stdout.splitlines() if line.startswith("@ "))
+    assert mine["messages"] == own["messages"]
+    written = read_jsonl(RunFolder(project_copy / "outputs" / "swift" / "demo-aspects").split("test"))
+    assert [(row["messages"], row["label"], row["dataset"]) for row in aspects] == [
+        (row["messages"], row["label"], "demo-aspects") for row in written
+    ]
