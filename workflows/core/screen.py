@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -77,6 +78,9 @@ class Screen:
             else:
                 target = stack.enter_context(open(log, "ab"))
             assert target is not None
+            if not (_writes_to(sys.stdout, 1) and _writes_to(sys.stderr, 2)):  # but straight into a notebook
+                stack.enter_context(redirect_stdout(_stream(1)))
+                stack.enter_context(redirect_stderr(_stream(2)))
             saved = os.dup(1), os.dup(2)
             _redirect(target.fileno(), target.fileno())
             try:
@@ -85,6 +89,19 @@ class Screen:
                 _redirect(*saved)
                 for descriptor in saved:
                     os.close(descriptor)
+
+
+def _writes_to(stream: TextIO, descriptor: int) -> bool:
+    try:
+        return stream.fileno() == descriptor
+    except (OSError, ValueError):
+        return False
+
+
+@cache
+def _stream(descriptor: int) -> TextIO:
+    """What writes to a descriptor, wherever that leads by then; it stays, since loggers keep their stream."""
+    return open(descriptor, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)
 
 
 def _redirect(output: int, errors: int) -> None:
