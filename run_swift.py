@@ -308,8 +308,9 @@ def explain(
     text: Annotated[tuple[str, ...], Parameter(negative=(), help="a review; may be repeated")] = (),
     mistakes: Annotated[Flag, Parameter(help="explain the confident mistakes in the report")] = False,
     system: Annotated[
-        Literal["tuned", "zero_shot", "probe", "tfidf"], Parameter(help="what answers")
-    ] = "tuned",
+        Literal["tuned", "zero_shot", "probe", "tfidf"] | None,
+        Parameter(help="what answers (default: tuned)"),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Which clauses and words of a review carried its label: what the answer loses without each of them."""
@@ -318,10 +319,12 @@ def explain(
 
     if mistakes == bool(text):
         raise UserError("explain: give --text TEXT, or --mistakes.")
+    if mistakes and system is not None:
+        raise UserError("explain --mistakes: is about the report's own system; leave out --system.")
     if mistakes:
         explain_mistakes(folder, Screen(verbose))
     else:
-        explain_texts(folder, system, text, Screen(verbose))
+        explain_texts(folder, system or "tuned", text, Screen(verbose))
 
 
 @app.command

@@ -30,6 +30,7 @@ def tuned(demo_run: tuple[RunFolder, str]) -> System:
         ("good, but... slow", ["good, ", "but... ", "slow"]),
         ("！！！", ["！！！"]),
         ("很好", ["很好"]),
+        ("3.5星，1,000元,太贵.", ["3.5星，", "1,000元,", "太贵."]),
         ("第一行\n第二行", ["第一行\n", "第二行"]),
     ],
 )
@@ -50,19 +51,29 @@ def test_a_weight_is_what_the_label_loses_without_the_part(tuned: System) -> Non
     (found,) = explain(tuned, [TEXT])
     whole, *without = tuned.answer([TEXT, *(TEXT.replace(part.text, "") for part in found.clauses)])
     assert found.label == whole["prediction"]
-    odds = log_odds(whole["probabilities"][found.label])
+    odds = log_odds(whole["probabilities"], found.label)
     assert found.log_odds == pytest.approx(odds, abs=1e-3)
     for part, said in zip(found.clauses, without, strict=True):
-        assert part.weight == pytest.approx(odds - log_odds(said["probabilities"][found.label]), abs=1e-3)
+        assert part.weight == pytest.approx(odds - log_odds(said["probabilities"], found.label), abs=1e-3)
     assert found.sums[0] == pytest.approx(sum(part.weight for part in found.clauses))
     lines = list(render(found))
     assert f"its clauses add up to {found.sums[0]:+.2f}" in lines[-1]
     assert [line.split()[-1] for line in lines[3:6]] == ["房间很大，", "但是隔音太差，", "早餐也不好吃。"]
 
 
+def test_parts_of_a_text_that_the_model_is_sure_of_are_told_apart() -> None:
+    """1 - 1e-20 is 1 to a computer, but the other label's share is not 0."""
+    sure, surer = ({"negative": 1.0, "positive": share} for share in (1e-20, 1e-30))
+    assert log_odds(surer, "negative") - log_odds(sure, "negative") == pytest.approx(23.026, abs=1e-3)
+    assert log_odds({"a": 0.5, "b": 0.25, "c": 0.25}, "a") == 0
+    assert log_odds({"a": 0.0, "b": 1.0}, "a") < -700
+
+
 def test_a_single_word_is_all_there_is(tuned: System) -> None:
     (found,) = explain(tuned, ["差"])
     assert [part.weight for part in (*found.clauses, *found.words)] == [found.log_odds] * 2
+    assert any("without it nothing is left" in line for line in render(found))
+    assert explain(tuned, []) == []
 
 
 def test_parts_beyond_the_bound_are_counted(tuned: System, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +91,15 @@ def test_the_command_says_it_and_refuses_what_it_cannot(
     assert done.returncode == 0, done.stderr
     (found,) = explain(tuned, [TEXT])
     assert f"{found.label}, probability {found.probability:.3f}" in done.stdout
-    refused = command("explain", demo_run[0].path, "--text", " ")
-    assert (refused.returncode, refused.stderr) == (2, "error: explain: a text is empty; give a review.\n")
+    assert "jieba" not in done.stderr
+    for arguments, message in (
+        (["--text", " \u200b"], "explain: a text is empty; give a review."),
+        ([], "explain: give --text TEXT, or --mistakes."),
+        (["--mistakes", "--system", "tfidf"], "explain --mistakes: is about the report's own system; "),
+    ):
+        refused = command("explain", demo_run[0].path, *arguments)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert refused.stderr.startswith(f"error: {message}")
     with pytest.raises(UserError, match="not a run folder"):
         open_system(Path("/nowhere"))
 
@@ -94,6 +112,7 @@ def test_the_report_says_which_clause_carried_a_mistake(
     done = command("explain", run.path, "--mistakes")
     assert done.returncode == 0, done.stderr
     rows = read_jsonl(run.explained)
+    assert all(row["clause"] in row["text"] for row in rows)
     wrong = [row for row in read_jsonl(run.predictions("tuned")) if row["prediction"] != row["gold"]]
     assert {row["id"] for row in rows} <= {row["id"] for row in wrong}
     assert len(rows) == min(len(wrong), 20)

@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +22,18 @@ from typing import TYPE_CHECKING
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, write_jsonl
 from workflows.core.screen import Screen, as_typed
+from workflows.data.reviews import strip_text
 from workflows.pipeline.run import do_stages, open_run
 from workflows.reporting.content import confident_mistakes
 
 if TYPE_CHECKING:  # SWIFT takes seconds to import
     from workflows.serving.systems import System
 
-# A clause ends at these; what follows a mark directly, such as a closing quote, is still its own.
-CLAUSE = re.compile(r"[^，。！？；、…,.!?;~～\n]*[，。！？；、…,.!?;~～\n”』」）)\"'\s]*")
+# A clause ends at these, but not inside 3.5, 1,000 or a.com; what follows a mark directly, such as a closing
+# quote, is still its own.
+MARK = r"(?:[，。！？；、…!?;~～\n]|[.,](?!(?<=[A-Za-z0-9].)[A-Za-z0-9]))"
+CLAUSE = re.compile(rf"(?:(?!{MARK}).)*(?:{MARK}[”』」）)\"'\s]*)*")
 MOST_PARTS = 200  # of a kind: as many texts are answered
-CERTAIN = 1e-6  # a probability nearer to 0 or 1 is taken for this
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Explanation:
     probability: float  # of the label
     log_odds: float
     clauses: tuple[Part, ...]  # in the text's order
-    words: tuple[Part, ...]
+    words: tuple[Part, ...]  # none where they were not asked for
     left_out: int  # parts beyond MOST_PARTS, which were not tried
 
     @property
@@ -73,7 +77,7 @@ def explain_mistakes(folder: Path, screen: Screen) -> None:
     with screen.output_to(run.log("explain")):
         from workflows.serving.systems import open_system
 
-        explained = explain(open_system(folder, name), [row["text"] for row in wrong])
+        explained = explain(open_system(folder, name), [row["text"] for row in wrong], with_words=False)
     rows = []
     for row, found in zip(wrong, explained, strict=True):
         clause = max(found.clauses, key=lambda part: part.weight)
@@ -94,33 +98,34 @@ def explain_texts(folder: Path, name: str, texts: tuple[str, ...], screen: Scree
         screen.say("\n" + "\n".join(render(each)))
 
 
-def explain(system: System, texts: list[str]) -> list[Explanation]:
-    """What the label of each text hangs on.
+def explain(system: System, texts: list[str], with_words: bool = True) -> list[Explanation]:
+    """What the label of each text hangs on: its clauses and, `with_words`, its words.
 
     Raises UserError where rows may have several labels, or a number, and where a text is empty.
     """
     if system.experiment.dataset.task != "single_label":
         raise UserError(f"explain: is about one label a text; {system.run.path} has another task.")
-    pieces = [[*map(_bounded, (clauses_of(text), words_of(text)))] for text in texts]
+    pieces = [[_bounded(clauses_of(text)), _bounded(words_of(text) if with_words else [])] for text in texts]
     asked: list[str] = []
     for text, kinds in zip(texts, pieces, strict=True):
-        if not text.strip():
+        if not strip_text(text):
             raise UserError("explain: a text is empty; give a review.")
         asked += [text, *(_without(text, part) for parts, _ in kinds for part in parts)]
     # A text of one part leaves nothing: it is not asked.
-    said = iter(system.answer([text for text in asked if text.strip()]))
+    asked = [text for text in asked if strip_text(text)]
+    said = iter(system.answer(asked) if asked else ())
     explained = []
     for text, kinds in zip(texts, pieces, strict=True):
         whole = next(said)
         shares = whole["probabilities"]
         label = whole["prediction"] or max(shares, key=shares.__getitem__)
-        odds = log_odds(shares[label])
+        odds = log_odds(shares, label)
         found = []
         for parts, _ in kinds:
             weights = []
             for start, part in parts:
-                rest = _without(text, (start, part)).strip()  # of nothing, nothing is known: log-odds 0
-                without = log_odds(next(said)["probabilities"][label]) if rest else 0.0
+                rest = strip_text(_without(text, (start, part)))  # of nothing, nothing is known: log-odds 0
+                without = log_odds(next(said)["probabilities"], label) if rest else 0.0
                 weights.append(Part(part, start, odds - without))
             found.append(tuple(weights))
         clauses, words = found
@@ -136,7 +141,9 @@ def clauses_of(text: str) -> list[tuple[int, str]]:
 
 def words_of(text: str) -> list[tuple[int, str]]:
     """The words of a text with their places, as jieba cuts it; without blanks and marks."""
-    import jieba
+    with warnings.catch_warnings():  # that a package which it tries to import is outdated
+        warnings.simplefilter("ignore")
+        import jieba
 
     jieba.setLogLevel(logging.WARNING)  # it says how long its dictionary took
     return [
@@ -153,10 +160,10 @@ def _without(text: str, part: tuple[int, str]) -> str:
     return text[:start] + text[start + len(piece) :]
 
 
-def log_odds(probability: float) -> float:
-    """Of a probability, kept away from 0 and 1."""
-    share = min(max(probability, CERTAIN), 1 - CERTAIN)
-    return math.log(share / (1 - share))
+def log_odds(shares: Mapping[str, float], label: str) -> float:
+    """Of a label against all others; by their sum, since the difference to 1 of a large share is rounded."""
+    others = sum(share for name, share in shares.items() if name != label)
+    return math.log(max(shares[label], sys.float_info.min)) - math.log(max(others, sys.float_info.min))
 
 
 def render(explanation: Explanation, words: int = 8) -> Iterator[str]:
@@ -171,6 +178,8 @@ def render(explanation: Explanation, words: int = 8) -> Iterator[str]:
             bar = ("+" if part.weight > 0 else "-") * round(20 * abs(part.weight) / (largest or 1.0))
             yield f"  {part.weight:+7.2f} {bar:<20} {part.text.strip()}"
     clauses, in_words = explanation.sums
+    if len(explanation.clauses) == 1:
+        yield "  there is one clause: without it nothing is left, for which log-odds of 0 are taken"
     yield (
         f"  the text's own log-odds: {explanation.log_odds:+.2f}; its clauses add up to {clauses:+.2f}, all "
         f"its words to {in_words:+.2f}: parts act together, so these need not be equal"
