@@ -214,7 +214,7 @@ class Desk:
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
         if done.returncode != 0:
             raise UserError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or "plan failed")
-        return done.stdout.strip()
+        return done.stdout.partition("\n\n")[2].strip("\n")  # without the calibration's own lines
 
     def start(self, options: RunOptions) -> str:
         """Start a run; return its name.  Raises UserError where the options do not fit together, or another
@@ -295,7 +295,7 @@ def _last_lines(log: Path) -> list[str]:
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_END))
         said = file.read().decode("utf-8", errors="replace")
-    return [line for line in said.replace("\r", "\n").split("\n") if line.strip()][-8:]
+    return [line for line in said.replace("\r", "\n").split("\n") if line.strip()][-3:]
 
 
 def _history(run: RunFolder) -> Rows:
