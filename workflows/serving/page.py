@@ -149,8 +149,7 @@ def _choice(label: str, names: Callable[[], list[str]], events: Sequence[Any]) -
         found = names()
         return gr.update(choices=found, value=chosen if chosen in found else next(iter(found), None))
 
-    found = names()
-    box = gr.Dropdown(found, value=next(iter(found), None), label=label)
+    box = gr.Dropdown(names(), value=None, label=label)
     for event in events:
         event(renewed, box, box, show_progress="hidden", **EVENT)
     return box

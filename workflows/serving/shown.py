@@ -112,7 +112,8 @@ def show_progress(progress: Progress, state: str, language: str) -> str:
         f"{escape(in_language(names[name], language))}</span>"
         for name, done in progress.stages.items()
     )
-    said = "\n".join(progress.last_lines[-1:] if progress.works else progress.last_lines)
+    lines = {"works": progress.last_lines[-1:], "finished": []}.get(progress.state, progress.last_lines)
+    said = "\n".join(lines)
     return (
         f'<div class="card"><p><b>{escape(state)}</b></p><div class="stages">{stages}</div>'
         f'{_draw_losses(progress.history, language)}<div class="said">{escape(said)}</div></div>'
