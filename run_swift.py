@@ -32,6 +32,8 @@ from workflows.experiment.options import (
 )
 
 Run = Annotated[Path, Parameter(help="a run folder")]
+Answering = Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")]
+System = Literal["tuned", "zero_shot", "probe", "tfidf"]
 FinishedRun = Annotated[Path, Parameter(help="a finished run")]
 Output = Annotated[Path | None, Parameter(help="where to write (default: a new folder in outputs/)")]
 Opens = Annotated[Language, Parameter(help="language that the report opens in")]
@@ -267,7 +269,7 @@ def study(
 
 @app.command
 def predict(
-    folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
+    folder: Answering,
     /,
     *,
     input: Annotated[
@@ -282,9 +284,7 @@ def predict(
     text_column: Annotated[str, Parameter(help="the column with the review")] = "review",
     label_column: Annotated[str | None, Parameter(help="the column with the label, to be scored")] = None,
     output: Annotated[Path | None, Parameter(help="the table with the answers")] = None,
-    system: Annotated[
-        Literal["tuned", "zero_shot", "probe", "tfidf"], Parameter(help="what answers")
-    ] = "tuned",
+    system: Annotated[System, Parameter(help="what answers")] = "tuned",
     min_confidence: Annotated[float | None, Parameter(help="give no label below this probability")] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -302,15 +302,12 @@ def predict(
 
 @app.command
 def explain(
-    folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
+    folder: Answering,
     /,
     *,
     text: Annotated[tuple[str, ...], Parameter(negative=(), help="a review; may be repeated")] = (),
     mistakes: Annotated[Flag, Parameter(help="explain the confident mistakes in the report")] = False,
-    system: Annotated[
-        Literal["tuned", "zero_shot", "probe", "tfidf"] | None,
-        Parameter(help="what answers (default: tuned)"),
-    ] = None,
+    system: Annotated[System | None, Parameter(help="what answers (default: tuned)")] = None,
     verbose: Verbose = False,
 ) -> None:
     """Which clauses and words of a review carried its label: what the answer loses without each of them."""
@@ -329,7 +326,7 @@ def explain(
 
 @app.command
 def serve(
-    folder: Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")],
+    folder: Answering,
     /,
     *more: Annotated[Path, Parameter(help="other runs, asked by their folders' names")],
     host: Annotated[str, Parameter(help="address to listen on; 0.0.0.0: all")] = "127.0.0.1",

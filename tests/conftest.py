@@ -97,6 +97,17 @@ def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subpr
     )
 
 
+def start_command(*arguments: object, cwd: Path = ROOT) -> "subprocess.Popen[str]":
+    """Start run_swift.py in a process of its own, whose output is read while it works."""
+    return subprocess.Popen(
+        [sys.executable, "run_swift.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=cwd,
+    )
+
+
 def read_options(*flags: object) -> RunOptions:
     """What the flags of `run` ask for."""
     _, bound, *_ = app.parse_args(["run", *map(str, flags)], exit_on_error=False, print_error=False)

@@ -3,8 +3,6 @@
 import base64
 import csv
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.conftest import Command, read_options
+from tests.conftest import Command, read_options, start_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -182,13 +180,7 @@ def test_reports_are_opened_by_name_alone(client: TestClient, demo_run: Demo) ->
 @pytest.fixture
 def address(demo_run: Demo, project_copy: Path) -> Iterator[str]:
     pytest.importorskip("gradio")
-    with subprocess.Popen(
-        [sys.executable, "run_swift.py", "app", str(demo_run[0].path), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=project_copy,
-    ) as server:
+    with start_command("app", demo_run[0].path, "--port", 0, cwd=project_copy) as server:
         assert server.stdout is not None
         said = next(line for line in server.stdout if line.startswith("serving at "))
         yield said.split()[2].rstrip(";")

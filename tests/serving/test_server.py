@@ -4,8 +4,6 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +16,10 @@ import openai
 import pytest
 import uvicorn
 
+from tests.conftest import start_command
 from workflows.core.files import read_jsonl
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import ROOT
 from workflows.serving.batcher import Batcher, Full
 from workflows.serving.server import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, make_app
 from workflows.serving.systems import Models, System, open_system
@@ -218,13 +216,7 @@ def test_a_text_that_cannot_be_answered_fails_no_other_request(systems: dict[str
 
 def test_the_command_serves_and_stops_when_it_is_told(demo_run: Demo, tmp_path: Path) -> None:
     run, _ = demo_run
-    with subprocess.Popen(
-        [sys.executable, "run_swift.py", "serve", str(run.path), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=ROOT,
-    ) as server:
+    with start_command("serve", run.path, "--port", 0) as server:
         assert server.stdout is not None
         said = next(line for line in server.stdout if line.startswith("serving at "))
         address = said.split()[2].rstrip(";")

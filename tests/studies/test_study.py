@@ -2,14 +2,12 @@
 
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, start_command
 from tests.fake_hub import FakeHub
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -42,13 +40,7 @@ def test_a_study_that_is_killed_goes_on(
     assert re.search(r"the 4 that are left take: ~0\.\d h; memory at most: ~\d\.\d GB\n", planned)
     assert len(re.findall(r"demo-tiny-probe +\d\d +2 +0 +~\d+ +~0\.\d\d +~\d\.\d\n", planned)) == 2
     assert not out.exists()
-    with subprocess.Popen(
-        [sys.executable, "run_swift.py", *study],
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=ROOT,
-    ) as started:
+    with start_command(*study) as started:
         assert started.stdout is not None
         for line in started.stdout:
             if line.startswith("run 3 of 4"):

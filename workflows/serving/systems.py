@@ -39,7 +39,6 @@ from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import find_machine
-from workflows.model.patches import make_output_layer_input_contiguous, use_plain_attention_for_short_rows
 
 UNKNOWN_GOLD: dict[str, Any] = {"single_label": 0, "multi_label": [], "regression": 0.0}
 
@@ -127,7 +126,8 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
     `models`: where several systems share what they load; None: the adapter is merged, which answers fastest.
     Raises UserError where there is no such run or system, or its model cannot be had.
     """
-    run, exported = RunFolder(folder), RunFolder(folder).exported.exists()
+    run = RunFolder(folder)
+    exported = run.exported.exists()
     experiment = load_experiment(run.experiment)
     if exported:
         _check(folder, name == "tuned", f"an exported folder has no {name}, only tuned")
@@ -180,9 +180,8 @@ def _load(experiment: Experiment, checkpoint: Path | None, models: Models | None
     arguments = build_infer_arguments(ready, machine, nowhere, nowhere, None if beside else checkpoint)
     if models is not None:
         return models.load(arguments, checkpoint if is_adapter else None)
-    model, template = prepare_model_template(arguments)
-    make_output_layer_input_contiguous(model)
-    use_plain_attention_for_short_rows(model)
+    with LoadedModel().reused():  # as a run loads it
+        model, template = prepare_model_template(arguments)
     merged = merge_adapter(model)
     return merged, template, lambda: nullcontext(merged)
 

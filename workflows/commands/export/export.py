@@ -35,7 +35,6 @@ from workflows.model.machine import find_machine
 from workflows.model.patches import use_plain_attention_for_short_rows
 
 DIFFERENT_SHARE = 0.005  # of outputs; in bf16 and fp16 a near tie may fall the other way
-CHECK = "export.json"
 WITHOUT_THINKING = "{%- set enable_thinking = false -%}\n"
 WITH_SYSTEM = (
     "{%%- if messages[0]['role'] != 'system' -%%}"
@@ -62,7 +61,8 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
         raise UserError(f"{checkpoint}: is gone; train again: {COMMAND} run {run.path}")
     made_of = {"checkpoint": checkpoint.name, "answers_sha256": sha256(run.predictions("tuned"))}
     if folder.exists():
-        known = read_json(folder / CHECK) if (folder / CHECK).exists() else {}
+        written = RunFolder(folder).exported
+        known = read_json(written) if written.exists() else {}
         if not made_of.items() <= known.items():
             raise UserError(f"{folder}: is there already; name another with --output, or remove it.")
         screen.say(f"exported before: {as_typed(folder)}")
@@ -88,7 +88,7 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
         tuned = read_jsonl(run.predictions("tuned"))
         check = _check(part, model, test, tuned, join_answers(test, answers, experiment.labels))
         counts = {"prompts": len(test), "prompts_equal": equal}
-        write_json(part / CHECK, {**made_of, **counts, **check})
+        write_json(RunFolder(part).exported, {**made_of, **counts, **check})
         write_model_card(part, run, experiment, fetch_model(experiment.arguments), check)
         with open_whole(RunFolder(part).experiment) as file:
             file.write(save_experiment(_without_places(experiment)))
