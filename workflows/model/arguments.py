@@ -94,27 +94,19 @@ def build_infer_arguments(
     batch = merged.get("max_batch_size", merged.get("per_device_eval_batch_size", 16))
     taken = {*SHARED, *(INFER_NAMES - SFT_NAMES)}
     arguments = {name: value for name, value in merged.items() if name in taken} | {
-        # Full tuning trains fp32 weights; what came of it is read as the untuned model is.
-        "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
+        **_greedy(experiment, machine),
         "val_dataset": [str(test_file)],
-        "max_new_tokens": MAX_NEW_TOKENS,
-        "temperature": 0,
         "stream": False,
         "max_batch_size": batch,
         "write_batch_size": batch,  # the file grows with each batch: it shows progress and survives a stop
         "result_path": str(result_file),
-        "load_args": False,
         "truncation_strategy": truncation_of_answers(experiment),
     }
     if adapter is not None:  # an adapter beside the model, or (full tuning) the model itself
         is_adapter = (adapter / "adapter_config.json").exists()
         arguments |= {"adapters": [str(adapter)]} if is_adapter else {"model": str(adapter)}
     if experiment.tuning.engine == "vllm":
-        arguments |= {
-            "infer_backend": "vllm",
-            "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16))),
-            "vllm_gpu_memory_utilization": VLLM_SHARE,
-        }
+        arguments |= {**_on_vllm(merged), "vllm_gpu_memory_utilization": VLLM_SHARE}
     parsed = parse_swift(InferArguments, arguments)
     if not experiment.has_head:
         parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
@@ -130,17 +122,28 @@ def build_deploy_arguments(
     """
     merged = merged_arguments(experiment, machine)
     arguments = {name: value for name, value in merged.items() if name in SHARED} | {
-        "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
+        **_greedy(experiment, machine),
+        **_on_vllm(merged),
         "adapters": [f"{name}={path}" for name, path in adapters.items()],
-        "max_new_tokens": MAX_NEW_TOKENS,
-        "temperature": 0,
-        "load_args": False,
-        "infer_backend": "vllm",
-        "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16))),
         "host": host,
         "port": port,
     }
     return parse_swift(DeployArguments, arguments)
+
+
+def _greedy(experiment: Experiment, machine: Machine) -> Arguments:
+    """How a model answers, whoever asks it."""
+    return {
+        # Full tuning trains fp32 weights; what came of it is read as the untuned model is.
+        "torch_dtype": dtype_of_answers(experiment.arguments, experiment.pinned, machine),
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "temperature": 0,
+        "load_args": False,
+    }
+
+
+def _on_vllm(merged: Arguments) -> Arguments:
+    return {"infer_backend": "vllm", "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16)))}
 
 
 def truncation_of_answers(experiment: Experiment) -> str:

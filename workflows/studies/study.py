@@ -83,12 +83,11 @@ def run_study(
         study, taken, left_out = without_missing_models(study, taken, True, screen)
     with nullcontext() if so_far else locked(RunFolder(folder)):
         runs = [*{run.name: run for _, run in taken}.values()]
-        screen.say(
-            f"study {study.name}: {len(runs)} runs, {sum(run.is_done for run in runs)} of them finished"
-        )
+        missing = [run for run in runs if not run.is_done]
+        screen.say(f"study {study.name}: {len(runs)} runs, {len(runs) - len(missing)} of them finished")
         if not so_far:
-            _do_missing(runs, folder, screen)
-        elif not any(run.is_done for run in runs):
+            _do_missing(runs, missing, folder, screen)
+        elif len(missing) == len(runs):
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
         found = answer(study, taken, folder) | {"left_out": left_out, "command": command}
         write_json(folder / "study.json", found)
@@ -100,8 +99,7 @@ def run_study(
     return found
 
 
-def _do_missing(runs: list[Run], folder: Path, screen: Screen) -> None:
-    missing = [run for run in runs if not run.is_done]
+def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Screen) -> None:
     start = time.monotonic()
     for number, run in enumerate(missing):
         expected = expected_seconds(runs)
