@@ -212,11 +212,13 @@ def reproduce(folder: FinishedRun, /, *, verbose: Verbose = False) -> int:
 
 @app.command
 def benchmark(
-    kind: Literal["inference", "training", "pipeline", "startup", "data"],
+    kind: Literal["inference", "training", "pipeline", "serving", "startup", "data"],
     folder: Annotated[Path | None, Parameter(help="a finished run (for all but data)")] = None,
     /,
     *,
-    rows: Annotated[Count | None, Parameter(help="inference (default: 200), data (100,000)")] = None,
+    rows: Annotated[
+        Count | None, Parameter(help="inference (default: 200), serving (2,000), data (100,000)")
+    ] = None,
     steps: Annotated[Count, Parameter(help="training")] = 10,
     repeats: Annotated[Count, Parameter(help="of each, in turn")] = 3,
     output: Output = None,

@@ -2,9 +2,11 @@
 
 import base64
 import csv
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +62,27 @@ def test_before_and_after_are_the_runs_own_answers(desk: Any, demo_run: Demo) ->
     for name, _, answers in said:
         own = [row["prediction"] for row in read_jsonl(run.predictions(name))[:20]]
         assert [answer["prediction"] for answer in answers] == own
-    shown = show_answers([EVIL, *(row["text"] for row in rows[1:])], said, [[]] * 20, "zh")
+    shown = show_answers([EVIL, *(row["text"] for row in rows[1:])], said, {}, "zh")
     assert "<img" not in shown
     assert shown.count('class="card"') == 20
     assert shown.count('class="bar"') == 20 * 2 * 2
 
 
-def test_a_clause_weighs_what_is_lost_without_it(desk: Any, demo_run: Demo) -> None:
-    from workflows.serving.desk import weigh_clauses
+def test_clauses_are_shown_with_the_weights_that_explain_gives(desk: Any, demo_run: Demo) -> None:
+    from workflows.serving.desk import explain_clauses
+    from workflows.serving.explain import explain
+    from workflows.serving.shown import show_answers
 
     system = desk.system(demo_run[0].path.name, "tuned")
-    texts = ["房间很干净，早餐太难吃了！不会再来", "很好"]
-    said = system.answer(texts)
-    weights, none = weigh_clauses(system, texts, said)
-    assert none == []
-    assert "".join(clause for clause, _ in weights) == texts[0]
-    label = said[0]["prediction"]
-    (without,) = system.answer(["房间很干净，不会再来"])
-    lost = said[0]["probabilities"][label] - without["probabilities"][label]
-    assert weights[1] == ("早餐太难吃了！", pytest.approx(lost, abs=1e-5))
+    texts = [f"房间很干净，早餐太难吃了！\u3000{EVIL}不会再来", "很好"]
+    explained = explain_clauses(system, texts)
+    assert [*explained] == texts[:1]
+    (own,) = explain(system, texts[:1])
+    assert explained[texts[0]].clauses == own.clauses
+    shown = show_answers(texts, [("tuned", system.experiment, system.answer(texts))], explained, "zh")
+    weights = [f"{clause.weight:+.2f}" for clause in own.clauses]
+    assert re.findall(r"<sup>(.*?)</sup>", shown) == weights
+    assert escape(texts[0]) in re.sub(r"</?mark.*?>|<sup>.*?</sup>", "", shown)
 
 
 def test_a_table_is_answered_as_predict_answers_it(desk: Any, demo_run: Demo, tmp_path: Path) -> None:
@@ -204,11 +208,18 @@ def test_a_browser_types_uploads_starts_a_run_and_reads_its_report(
         page = browser.new_page()
         page.set_default_timeout(HANGS)
         page.on("request", lambda request: asked.append(request.url))
+        # The lists of runs come late: who asks before they are there is answered by the first run.
+        held: list[Any] = []
+        filled = False
+        page.route("**/queue/join*", lambda route: route.continue_() if filled else held.append(route))
         page.goto(address)
         page.fill("#pasted textarea", f"{EVIL}房间很干净，服务也热情\n太差了")
+        filled = True
         page.click("#ask")
         page.locator(".card").nth(1).wait_for()
         assert page.locator(".card").first.inner_text().startswith(EVIL)
+        for route in held:
+            route.continue_()
 
         page.get_by_role("tab", name="批量").click()
         page.set_input_files("#table input[type=file]", tmp_path / "mine.csv")

@@ -6,7 +6,6 @@ same command; it is found again among the machine's processes.
 """
 
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +35,7 @@ from workflows.model.folder import check_machine
 from workflows.pipeline.run import OUTPUTS, start_run, timed_folder
 from workflows.pipeline.stages import STAGES
 from workflows.serving.batcher import Batcher, Full
+from workflows.serving.explain import Explanation, clauses_of, explain
 from workflows.serving.predict import Wanted, predict_table
 from workflows.serving.server import MOST_CHARACTERS
 from workflows.serving.systems import Answer, Batches, Models, System, open_system
@@ -45,8 +45,6 @@ MOST_LINES = 64  # reviews that are pasted at once
 AT_ONCE = 64  # rows of a table that wait in the queue together: requests between them are answered soon
 MOST_CLAUSES = 40  # of a review that is asked without each of them
 LOG_END = 4000  # bytes
-MARKS = "，。；！？、…,;!?"
-CLAUSE = re.compile(rf"[{MARKS}\s]*[^{MARKS}\s][^{MARKS}]*[{MARKS}\s]*")
 
 
 class Late:
@@ -323,24 +321,14 @@ def read_reviews(pasted: str) -> list[str]:
     return texts
 
 
-def weigh_clauses(system: System, texts: list[str], said: list[Answer]) -> list[list[tuple[str, float]]]:
-    """Each text's clauses, and by how much each raised the probability of the label that was given: what is
-    lost without it.  Nothing of a text with one clause, too many, or an answer that is no single label.
+def explain_clauses(system: System, texts: list[str]) -> dict[str, Explanation]:
+    """What the label of each text hangs on, by text; nothing of a text with one clause or too many, nor where
+    a row has no single label.
     """
-    parts = [CLAUSE.findall(text) for text in texts]
-    for at, answer in enumerate(said):
-        if not isinstance(answer["prediction"], str) or not 1 < len(parts[at]) <= MOST_CLAUSES:
-            parts[at] = []
-    without = ["".join(clauses[:at] + clauses[at + 1 :]) for clauses in parts for at in range(len(clauses))]
-    answers = iter(system.answer(without) if without else [])
-    return [
-        [
-            (clause, share[answer["prediction"]] - next(answers)["probabilities"][answer["prediction"]])
-            for clause in clauses
-        ]
-        for clauses, answer in zip(parts, said, strict=True)
-        for share in [answer["probabilities"]]
-    ]
+    if system.experiment.dataset.task != "single_label":
+        return {}
+    asked = [text for text in dict.fromkeys(texts) if 1 < len(clauses_of(text)) <= MOST_CLAUSES]
+    return dict(zip(asked, explain(system, asked, with_words=False), strict=True))
 
 
 class Columns(NamedTuple):

@@ -26,7 +26,7 @@ from workflows.experiment.cards import DATASETS, METHODS, MODELS, load_preset, n
 from workflows.experiment.options import DataOptions, Language, RunOptions, TuningOptions
 from workflows.experiment.recipes import FROM_RUN
 from workflows.serving.batcher import Full
-from workflows.serving.desk import NO_COLUMNS, Desk, PageScreen, columns_of, read_reviews, weigh_clauses
+from workflows.serving.desk import NO_COLUMNS, Desk, PageScreen, columns_of, explain_clauses, read_reviews
 from workflows.serving.server import PATHS
 from workflows.serving.shown import STYLE, show_answers, show_counts, show_page, show_progress, show_table
 
@@ -142,12 +142,16 @@ def _build(desk: Desk, language: Language) -> gr.Blocks:
     return page
 
 
+def _first(names: Sequence[str]) -> str | None:
+    return next(iter(names), None)
+
+
 def _choice(label: str, names: Callable[[], list[str]], events: Sequence[Any]) -> gr.Dropdown:
     """A list to choose from that is up to date whenever one of the events has come."""
 
     def renewed(chosen: str | None) -> Any:
         found = names()
-        return gr.update(choices=found, value=chosen if chosen in found else next(iter(found), None))
+        return gr.update(choices=found, value=chosen if chosen in found else _first(found))
 
     box = gr.Dropdown(names(), value=None, label=label)
     for event in events:
@@ -161,14 +165,14 @@ def _build_try(desk: Desk, language: Language, words: dict[str, str], events: Se
     button, shown = gr.Button(words["ask"], variant="primary", elem_id="ask"), gr.HTML()
 
     def ask(run: str | None, pasted: str) -> str:
+        run = run or _first(desk.answering())  # who is quick asks before the list has been filled
         with _told():
             reviews = read_reviews(pasted)
             systems = [(name, desk.system(run, name)) for name in desk.systems_of(run)]
             said = [(name, system.experiment, system.answer(reviews)) for name, system in systems]
-            # The one place that asks which clauses carried a decision.
-            clauses = weigh_clauses(systems[-1][1], reviews, said[-1][2])
-        note = f'<p class="note">{words["clauses"]}</p>' if any(clauses) else ""
-        return show_answers(reviews, said, clauses, language) + note
+            explained = explain_clauses(systems[-1][1], reviews)
+        note = f'<p class="note">{words["clauses"]}</p>' if explained else ""
+        return show_answers(reviews, said, explained, language) + note
 
     button.click(ask, [run, pasted], shown, concurrency_limit=8, **EVENT)
 

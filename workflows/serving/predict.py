@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -90,8 +91,10 @@ def predict(
         if wanted.min_confidence is not None:
             screen.say(_render_trial(try_confidence(system, wanted.min_confidence), wanted.min_confidence))
         if output is not None:
+            start = time.monotonic()
             counts = predict_table(system, tables, wanted, output, screen)
             screen.say(_render_counts(counts, wanted))
+            screen.say(f"answered in {time.monotonic() - start:.2f} s, without loading")
             screen.say(f"answers: {as_typed(output)}")
             return
         given = (line.rstrip("\r\n") for line in sys.stdin) if lines else iter(texts)

@@ -1,6 +1,6 @@
 """The page's own pieces of HTML.  All that is typed, uploaded or named by a person is escaped here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -10,9 +10,11 @@ from workflows.core.texts import in_language, label_text, number, text, texts
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.figures import BLUE, GREY, ORANGE, series_of
 from workflows.serving.desk import Progress
+from workflows.serving.explain import Explanation
 from workflows.serving.systems import Answer
 
 STRONGEST = 0.6  # of a clause's colour
+FULL_COLOUR = 4.0  # log-odds: without that clause the label's odds are a 55th
 MOST_LABELS = 20  # that are counted: of numbers there may be as many as rows
 
 STYLE = f"""
@@ -44,10 +46,10 @@ STYLE = f"""
 def show_answers(
     reviews: Sequence[str],
     systems: Sequence[tuple[str, Experiment, Sequence[Answer]]],
-    clauses: Sequence[Sequence[tuple[str, float]]],
+    explained: Mapping[str, Explanation],
     language: str,
 ) -> str:
-    """A card a review: its clauses coloured, and the answer of each system with its bars."""
+    """A card a review: its clauses, coloured where they are explained; each system's answer with its bars."""
     titles = texts("systems")
     cards = []
     for at, review in enumerate(reviews):
@@ -56,16 +58,22 @@ def show_answers(
             f"{_show_answer(experiment, answers[at], language)}</div>"
             for name, experiment, answers in systems
         )
-        written = "".join(_show_clause(*each) for each in clauses[at]) or escape(review)
+        written = _show_clauses(explained[review]) if review in explained else escape(review)
         cards.append(f'<div class="card"><p>{written}</p><div class="sides">{sides}</div></div>')
     return "".join(cards)
 
 
-def _show_clause(clause: str, weight: float) -> str:
-    if abs(weight) < 0.005:
-        return escape(clause)
-    colour = f"{BLUE if weight > 0 else ORANGE}{round(255 * STRONGEST * min(1.0, abs(weight))):02x}"
-    return f'<mark style="background: {colour}">{escape(clause)}<sup>{weight:+.2f}</sup></mark>'
+def _show_clauses(explanation: Explanation) -> str:
+    written, end = "", 0
+    for part in explanation.clauses:
+        colour = f"{BLUE if part.weight > 0 else ORANGE}"
+        colour += f"{round(255 * STRONGEST * min(1.0, abs(part.weight) / FULL_COLOUR)):02x}"
+        written += escape(explanation.text[end : part.start])
+        written += (
+            f'<mark style="background: {colour}">{escape(part.text)}<sup>{part.weight:+.2f}</sup></mark>'
+        )
+        end = part.start + len(part.text)
+    return written + escape(explanation.text[end:])
 
 
 def _show_answer(experiment: Experiment, said: Answer, language: str) -> str:

@@ -82,7 +82,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
     Also the rows where SWIFT's outputs (batches of 16) are not ours, with how nearly the model was undecided,
     and what the probe of the run took of its tuning and answering.
     """
-    experiment, machine = _experiment_in_words(run), find_machine()
+    experiment, machine = experiment_in_words(run), find_machine()
     test = read_jsonl(run.split("test"))[:rows]
     arguments = build_infer_arguments(
         experiment, machine, run.split("test"), run.path / "none", checkpoint_of(run)
@@ -135,7 +135,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
         if (said := outputs["ours"][id]) != other
     ]
     return {
-        **_about(experiment, machine, len(test), sum(map(len, prompts))),
+        **about(experiment, machine, len(test), sum(map(len, prompts))),
         "seconds": seconds,
         "ratios": {
             "SWIFT, batches of 16 / ours": ratio(seconds["swift_16"], seconds["ours"]),
@@ -156,7 +156,7 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
     preset as it is; and the time that the matrix products of all tokens alone need at this machine's best
     speed.
     """
-    experiment, machine = _experiment_in_words(run), find_machine()
+    experiment, machine = experiment_in_words(run), find_machine()
     body = read_sizes(Path(experiment.model.arguments["model"])).body
     products = "products of all tokens"
     seconds: dict[str, list[float]] = {"ours": [], "swift": [], products: []}
@@ -168,7 +168,7 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
             speed = products_per_second(machine.torch_dtype, machine.device)
             seconds[products].append(4 * body * sum(plain["tokens"]) / speed)
     return {
-        **_about(experiment, machine, steps, int(sum(plain["tokens"]))),
+        **about(experiment, machine, steps, int(sum(plain["tokens"]))),
         "seconds": seconds,
         "ratios": {
             "SWIFT / ours": ratio(seconds["swift"], seconds["ours"]),
@@ -302,7 +302,7 @@ def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str
     }
 
 
-def _experiment_in_words(run: RunFolder) -> Experiment:
+def experiment_in_words(run: RunFolder) -> Experiment:
     """The run's experiment, its model ready; a UserError where a head answers, which writes no words."""
     experiment = load_experiment(run.experiment)
     if experiment.has_head:
@@ -310,7 +310,8 @@ def _experiment_in_words(run: RunFolder) -> Experiment:
     return with_local_model(experiment)
 
 
-def _about(experiment: Experiment, machine: Machine, rows: int, tokens: int) -> Figures:
+def about(experiment: Experiment, machine: Machine, rows: int, tokens: int) -> Figures:
+    """What was measured, and on what."""
     return {
         "dataset": experiment.dataset.name,
         "model": experiment.model.name,

@@ -49,6 +49,8 @@ def benchmark(
         screen.say(f"  {name:14} {median(each):8.2f} s (median of {len(each)})")
     for name, value in ratios.items():
         screen.say(f"  {name}: {value}")
+    if "milliseconds_of_one_text" in figures:
+        screen.say(f"  one text: {figures['milliseconds_of_one_text']:.1f} ms (median)")
     screen.say(f"benchmark: {as_typed(written / 'benchmark.json')}")
 
 
@@ -65,6 +67,10 @@ def _measure(
         benchmark_training,
     )
 
+    if kind == "serving":
+        from workflows.commands.benchmark.serving import benchmark_serving
+
+        return benchmark_serving(run, rows or 2000, repeats, screen)
     if kind == "pipeline":
         return benchmark_pipeline(run, repeats, screen)
     if kind == "inference":

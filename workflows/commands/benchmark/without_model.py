@@ -80,7 +80,9 @@ def _write_table(path: Path, rows: int) -> None:
             writer.writerow([label, f"{number}：{text}"])
 
 
-def in_turn(works: Mapping[str, Callable[[], None]], repeats: int, screen: Screen) -> dict[str, list[float]]:
+def in_turn(
+    works: Mapping[str, Callable[[], object]], repeats: int, screen: Screen
+) -> dict[str, list[float]]:
     """Seconds of each of `works`, `repeats` times, one after the other."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     with screen.progress("benchmark", total=repeats * len(works)) as bar:
@@ -93,8 +95,9 @@ def in_turn(works: Mapping[str, Callable[[], None]], repeats: int, screen: Scree
     return seconds
 
 
-def run_command(command: list[str]) -> None:
-    """Run a command; RuntimeError with the end of its output where it fails."""
+def run_command(command: list[str]) -> str:
+    """What a command says; RuntimeError with the end of its errors where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
