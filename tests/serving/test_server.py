@@ -220,9 +220,7 @@ def test_the_command_serves_and_stops_when_it_is_told(demo_run: Demo, tmp_path: 
         assert server.stdout is not None
         said = next(line for line in server.stdout if line.startswith("serving at "))
         address = said.split()[2].rstrip(";")
-        for _ in range(600):
-            with contextlib.suppress(httpx.ConnectError):
-                assert httpx.get(f"{address}/models").json()["data"][0]["id"] == run.path.name
-                break
+        models = httpx.get(f"{address}/models", timeout=60).json()["data"]
+        assert [model["id"] for model in models] == [run.path.name]
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)

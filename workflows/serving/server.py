@@ -16,7 +16,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Literal
 
 import uvicorn
@@ -175,18 +175,20 @@ def serve(
     """Serve until SIGTERM or Ctrl-C, then finish what is in flight, for `grace` seconds at most; `path` is
     said.  Raises UserError where the port is taken.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=grace))
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind((host, port))
+            listening.bind((host, port))
+            listening.listen(server.config.backlog)  # before it is said: who reads the line can connect
         except OSError as error:
             raise UserError(
                 f"--host {host} --port {port}: {error.strerror or error}; take another."
             ) from error
-        port = tried.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    screen.say(f"serving at http://{shown}:{port}{path}; stop with Ctrl-C")
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=grace)
+        shown = f"[{host}]" if ":" in host else host
+        screen.say(f"serving at http://{shown}:{listening.getsockname()[1]}{path}; stop with Ctrl-C")
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is finished
+            server.run(sockets=[listening])
 
 
 def _check_key(path: str, authorization: bytes, key: str | None) -> None:
