@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -121,8 +120,11 @@ def work() -> None:
             constants.DOWNLOAD_CHUNK_SIZE = PIECE
         result = {"folder": str(_download(repository))}
     except Exception as error:  # each client has its own family of exceptions; all mean "not from here"
-        parts = getattr(error, "failed_files", None)  # ModelScope's, of which one is as good as all
-        cause = next(iter(parts.values())) if parts else error
+        cause: BaseException = error
+        if parts := getattr(error, "failed_files", None):  # ModelScope's, of which one is as good as all
+            cause = next(iter(parts.values()))
+        elif type(error).__name__ == "LocalEntryNotFoundError":  # Hugging Face's: nor is it in the cache
+            cause = error.__cause__ or error
         name = "" if isinstance(cause, HubError) else f"{type(cause).__name__}: "
         result = {"error": f"{name}{' '.join(str(cause).split())[:200]}"}
     answers.write(json.dumps(result))
@@ -160,16 +162,16 @@ def _bytes_moved(pid: int) -> int:
 
 
 def _download(repository: Repository) -> Path:
-    for _ in range(2):
+    import requests
+
+    try:
         folder = _ask_client(repository)
-        bad = [] if repository.hub == "modelscope" else list(_corrupted(folder))
-        for path in bad:  # the client would take both for what was asked
-            path.resolve().unlink(missing_ok=True)
-            path.unlink()
-        if not bad:
-            break
-    else:
-        raise HubError(f"{', '.join(path.name for path in bad)}: not what the checksum says, twice")
+    except requests.exceptions.ChunkedEncodingError:  # huggingface_hub 0 goes on only when it is asked again
+        folder = _ask_client(repository)
+    if repository.hub == "huggingface" and _discard_corrupted(folder):
+        folder = _ask_client(repository)
+        if names := _discard_corrupted(folder):
+            raise HubError(f"{', '.join(names)}: not what the checksum says, twice")
     if missing := [name for name in repository.wanted if not (folder / name).is_file()]:
         raise HubError(f"it has no {', '.join(missing)}")
     return folder
@@ -194,20 +196,22 @@ def _ask_client(repository: Repository, local_files_only: bool = False) -> Path:
     return Path(snapshot_download(repository.id, **asked))
 
 
-def _corrupted(snapshot: Path) -> Iterator[Path]:
-    """Files of a Hugging Face snapshot that are not what the hub announced.
+def _discard_corrupted(snapshot: Path) -> list[str]:
+    """Delete the files of a Hugging Face snapshot that are not what the hub announced; their names.
 
     Each is a link to a file named by its ETag: the SHA-256 of a large file, git's SHA-1 of any other.
     """
-    for path in sorted(snapshot.rglob("*")):
-        if not path.is_symlink():
-            continue
-        name = path.readlink().name
+    bad = []
+    for path in sorted(each for each in snapshot.rglob("*") if each.is_symlink()):
+        announced, content = path.readlink().name, path.resolve()
         digest = hashlib.sha256()
-        if len(name) == 40:
-            digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-        with open(path, "rb") as file:
+        if len(announced) == 40:
+            digest = hashlib.sha1(f"blob {content.stat().st_size}\0".encode(), usedforsecurity=False)
+        with open(content, "rb") as file:
             for part in iter(partial(file.read, 2**20), b""):
                 digest.update(part)
-        if len(name) in (40, 64) and digest.hexdigest() != name:
-            yield path
+        if len(announced) in (40, 64) and digest.hexdigest() != announced:
+            bad.append(path.name)
+            content.unlink()
+            path.unlink()
+    return bad
