@@ -138,6 +138,7 @@ def test_qwen3_5_asks_for_what_swift_loads_it_with_and_no_other_model_does(
 ) -> None:
     found = {"qwen_vl_utils": False, "torchvision": False}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True if found.get(name, True) else None)
+    monkeypatch.setattr(metadata, "version", lambda name: "5.2.0")  # transformers may be older
     card = load_model_card("qwen3.5-0.8b")
     with pytest.raises(UserError, match=r"pip install qwen_vl_utils torchvision \"torch==") as caught:
         check_environment(card, "fast")
