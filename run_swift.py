@@ -368,26 +368,20 @@ def open_page(
 @app.command
 def doctor(
     *,
-    gpu: Annotated[Flag, Parameter(help="stop where there is no GPU, instead of using the CPU")] = False,
+    gpu: Annotated[
+        Flag, Parameter(help="then run ten small commands on the GPU; leaves one file to send")
+    ] = False,
+    json: Annotated[Flag, Parameter(help="print one JSON object instead of lines")] = False,
+    lang: Annotated[Language, Parameter(help="language of the lines")] = "en",
     output: Output = None,
 ) -> int:
-    """Ten small commands that show whether all works here, and one file on how they went.
+    """Whether a run would work here, and what to do where not; nothing is downloaded.
 
-    The exit code is 3 where something is not well.
+    The exit code is 3 where something would stop a run, or a command did not end well.
     """
-    use_one_gpu()
-    from workflows.commands.doctor import examine
-    from workflows.model.machine import find_machine
-    from workflows.pipeline.run import timed_folder
+    from workflows.commands.doctor.doctor import see_doctor
 
-    if gpu and find_machine().device != "cuda":
-        raise UserError("doctor --gpu: there is no GPU here; without --gpu it tries the CPU.")
-    folder, screen = (output or timed_folder("doctor")).expanduser().resolve(), Screen()
-    examined = examine(folder, screen)
-    unwell = ", ".join(outcome["shows"] for outcome in examined["commands"] if outcome["problems"])
-    screen.say(f"not well: {unwell}" if unwell else "all is well")
-    screen.say(f"doctor: {as_typed(folder / 'doctor.json')}")
-    return 3 if unwell else 0
+    return see_doctor(gpu, json, lang, output, Screen())
 
 
 @app.command(name="list")

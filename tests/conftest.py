@@ -204,3 +204,16 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
     """A ModelScope and Hugging Face hub on loopback, empty, with caches of its own."""
     with serve_hub(tmp_path / "hub") as served:
         yield served
+
+
+@pytest.fixture
+def hub_here(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """That hub for this process too, whose clients have read their settings long ago."""
+    from modelscope_hub import set_default_config
+
+    for name, value in hub.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", f"{hub.env['HF_HOME']}/hub")
+    set_default_config(None)
+    yield hub
+    set_default_config(None)

@@ -1,21 +1,29 @@
 """A hub on loopback that answers as the ModelScope hub and the Hugging Face hub do, from files in a folder.
 
-Only what downloading needs: file listing and file content; and ModelScope's uploads, for which any token will
-do.  A repository is the folder <root>/<kind>/<owner>/<name>, kind being models or datasets.
+Only what downloading needs: file listing and file content, from any byte on; and ModelScope's uploads, for
+which any token will do.  A repository is the folder <root>/<kind>/<owner>/<name>, kind being models or
+datasets.  Told so, it answers some requests badly (`FakeHub.fail`).
 """
 
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+# An HTTP status; of the content half and then the end, one byte changed, half and then nothing, or a byte a
+# second; or no answer at all.
+Fault = int | Literal["cut", "corrupt", "stall", "drip", "silent"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,14 @@ class FakeHub:
 
     root: Path
     env: dict[str, str]
+    faults: list[tuple[str, Fault]] = field(default_factory=list)
+    asked: list[tuple[str, int]] = field(default_factory=list)  # GET: address, first byte
+
+    def fail(self, part: str, fault: Fault, times: int = 1000) -> None:
+        """Answer so to the next requests whose address has `part`, the content's (GET) alone where it is of
+        the content.
+        """
+        self.faults.extend([(part, fault)] * times)
 
     def put(self, kind: str, repository: str, name: str, content: bytes) -> None:
         """Publish a file."""
@@ -36,8 +52,11 @@ class FakeHub:
 def serve_hub(root: Path) -> Iterator[FakeHub]:
     """Serve `root` until the block ends."""
     root.mkdir(parents=True)
+    released = threading.Event()  # for requests that would never end
 
     class Handler(BaseHTTPRequestHandler):
+        first = 0  # the byte that an answer starts at
+
         def do_HEAD(self) -> None:
             self.answer(with_body=False)
 
@@ -77,39 +96,83 @@ def serve_hub(root: Path) -> Iterator[FakeHub]:
             self.send(b"{}", True)
 
         def answer(self, with_body: bool) -> None:
+            first = re.search(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            self.first = int(first[1]) if first and with_body else 0
+            if with_body:
+                hub.asked.append((self.path, self.first))
+            fault = self.fault(with_body)
+            if fault == "silent":
+                released.wait()
+                self.close_connection = True
+                return
+            if isinstance(fault, int):
+                self.send_error(fault)
+                return
             url = urlparse(self.path)
             parts = unquote(url.path).strip("/").split("/")
             query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            path: Path | None = None
-            if parts[:2] == ["api", "v1"] and parts[-1] == "files":  # ModelScope: list a repository
-                self.send(json.dumps(listing(root / "/".join(parts[2:5]))).encode(), with_body)
-                return
-            if (
-                parts[:3] == ["api", "v1", "models"]
-                and len(parts) == 5
-                and (root / "/".join(parts[2:])).is_dir()
-            ):
-                self.send(b'{"Code": 200, "Success": true, "Data": {}}', with_body)  # ModelScope: it exists
-                return
-            if parts[:2] == ["api", "v1"] and parts[-1] == "repo":  # ModelScope: one file
-                path = root / "/".join(parts[2:5]) / query["FilePath"]
-            elif (
-                len(parts) > 5 and parts[0] == "datasets" and parts[3] == "resolve"
-            ):  # Hugging Face: one file
-                path = root / "/".join(parts[:3]) / "/".join(parts[5:])
-            if path is None or not path.is_file():
+            content = self.modelscope(parts, query) if parts[:2] == ["api", "v1"] else self.huggingface(parts)
+            if content is None:
                 self.send_error(404)
                 return
-            self.send(path.read_bytes(), with_body)
+            self.send(content, with_body, fault)
 
-        def send(self, content: bytes, with_body: bool) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+        def fault(self, with_body: bool) -> Fault | None:
+            for each in hub.faults:
+                if each[0] in self.path and (with_body or isinstance(each[1], int) or each[1] == "silent"):
+                    hub.faults.remove(each)
+                    return each[1]
+            return None
+
+        def modelscope(self, parts: list[str], query: dict[str, str]) -> bytes | None:
+            """A listing of a repository, one file, or that it exists: /api/v1/<kind>/<owner>/<name>/..."""
+            folder = root / "/".join(parts[2:5])
+            if not folder.is_dir():
+                return None
+            if parts[-1] in ("files", "tree"):
+                return json.dumps(listing(folder)).encode()
+            if parts[-1] == "repo":
+                return content_of(folder / query["FilePath"])
+            return b'{"Code": 200, "Success": true, "Data": {}}'
+
+        def huggingface(self, parts: list[str]) -> bytes | None:
+            """/api/<kind>/<owner>/<name>/{revision,tree}/...; [/datasets]/<owner>/<name>/resolve/..."""
+            if parts[0] == "api":
+                folder = root / "/".join(parts[1:4])
+                if not folder.is_dir():
+                    return None
+                files = tree(folder)
+                if parts[4:5] == ["tree"]:
+                    return json.dumps(files).encode()
+                siblings = [{"rfilename": each["path"]} for each in files]
+                return json.dumps({"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": siblings}).encode()
+            kind, rest = ("datasets", parts[1:]) if parts[0] == "datasets" else ("models", parts)
+            return (
+                content_of(root / kind / "/".join(rest[:2]) / "/".join(rest[4:])) if len(rest) > 4 else None
+            )
+
+        def send(self, content: bytes, with_body: bool, fault: Fault | None = None) -> None:
+            self.send_response(206 if self.first else 200)
+            self.send_header("Content-Length", str(len(content) - self.first))
+            if self.first:
+                self.send_header("Content-Range", f"bytes {self.first}-{len(content) - 1}/{len(content)}")
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
-            if with_body:
-                self.wfile.write(content)
+            if not with_body:
+                return
+            rest = content[self.first :]
+            if fault == "corrupt":
+                rest = bytes([rest[0] ^ 1]) + rest[1:]
+            if fault == "drip":
+                for number in range(len(rest)):
+                    self.wfile.write(rest[number : number + 1])
+                    if released.wait(1):
+                        break
+            self.wfile.write(rest[: len(rest) // 2] if fault in ("cut", "stall") else rest)
+            if fault == "stall":
+                released.wait()
+            self.close_connection = fault is not None
 
         def log_message(self, format: str, *args: object) -> None:
             """Stay silent."""
@@ -118,10 +181,35 @@ def serve_hub(root: Path) -> Iterator[FakeHub]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     caches = {"MODELSCOPE_CACHE": str(root / "modelscope-cache"), "HF_HOME": str(root / "hf-home")}
+    hub = FakeHub(root, {"MODELSCOPE_ENDPOINT": address, "HF_ENDPOINT": address, **caches})
     try:
-        yield FakeHub(root, {"MODELSCOPE_ENDPOINT": address, "HF_ENDPOINT": address, **caches})
+        yield hub
     finally:
+        released.set()
         server.shutdown()
+
+
+def content_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def tree(folder: Path) -> list[dict[str, object]]:
+    """A repository's files in Hugging Face's form, each stored as a large file."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [
+        {
+            "type": "file",
+            "oid": hashlib.sha1(str(path).encode()).hexdigest(),
+            "size": path.stat().st_size,
+            "path": str(path.relative_to(folder)),
+            "lfs": {
+                "oid": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "size": path.stat().st_size,
+                "pointerSize": 130,
+            },
+        }
+        for path in files
+    ]
 
 
 def listing(folder: Path) -> dict[str, object]:

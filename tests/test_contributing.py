@@ -133,3 +133,12 @@ def test_a_method_trains_with_its_own_loss(trained: list[RunFolder]) -> None:
     assert len(losses[0]) == len(losses[1]) == 2
     assert losses[0] != losses[1]  # to the power of 0 all rows weigh the same
     assert read_yaml(trained[1].experiment) != read_yaml(trained[2].experiment)
+
+
+def test_each_promise_of_the_security_page_names_tests_that_are_there() -> None:
+    promised = (ROOT / "SECURITY.md").read_text(encoding="utf-8").split("## What is not")[0]
+    for promise in promised.split("\n- ")[1:]:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", promise)
+        assert named, promise
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), test

@@ -5,6 +5,7 @@ The hubs are served on loopback; the clients are the real ones, in processes of 
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,11 @@ import pytest
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
 from workflows.core.files import read_json
+from workflows.core.hubs import HUBS
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import load_dataset_card
+from workflows.data.sources import at_hand, find_files
+from workflows.experiment.cards import HubSource, load_dataset_card
+from workflows.experiment.options import DataOptions
 
 JD = (
     b"sentence,label,dataset\n"
@@ -85,6 +89,20 @@ def test_no_source_gives_one_error_with_each_reason_and_the_flag(
     ):
         assert part in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_that_one_hub_does_not_give_comes_from_the_next(hub_here: FakeHub) -> None:
+    hub_here.put("datasets", "DAMO_NLP/jd", "train.csv", JD)
+    files = {"train": "train.csv"}
+    card = replace(
+        load_dataset_card("jd"),
+        local=(),
+        sources=tuple(HubSource(name, "DAMO_NLP/jd", files) for name in HUBS),
+    )
+    hub_here.fail("/api/v1/", 401)
+    found, place = find_files(card, DataOptions())
+    assert (place, found["train"].read_bytes()) == ("huggingface: DAMO_NLP/jd", JD)
+    assert at_hand(card, None) == "huggingface cache"
 
 
 @pytest.mark.parametrize("by", ["flag", "variable"])

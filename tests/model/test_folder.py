@@ -1,6 +1,7 @@
 """Models by name, folder and hub id; what is refused before a model is loaded."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from importlib import metadata
@@ -11,11 +12,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.conftest import make_experiment
+from tests.fake_hub import FakeHub
 from workflows.core.errors import UserError
+from workflows.core.hubs import Hub
 from workflows.experiment.cards import MODELS, ROOT, Label, ModelCard, names_of
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.model_cards import describe_folder, load_model_card
-from workflows.model.folder import check_label_words, fetch_model
+from workflows.model.folder import check_label_words, fetch_from_hubs, fetch_model
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 
@@ -135,6 +138,7 @@ def test_qwen3_5_asks_for_what_swift_loads_it_with_and_no_other_model_does(
 ) -> None:
     found = {"qwen_vl_utils": False, "torchvision": False}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True if found.get(name, True) else None)
+    monkeypatch.setattr(metadata, "version", lambda name: "5.2.0")  # transformers may be older
     card = load_model_card("qwen3.5-0.8b")
     with pytest.raises(UserError, match=r"pip install qwen_vl_utils torchvision \"torch==") as caught:
         check_environment(card, "fast")
@@ -171,3 +175,47 @@ def test_the_first_qwen_has_no_head() -> None:
     first = replace(experiment, model=ModelCard("qwen-1.8b", {"model": "x", "model_type": "qwen"}))
     with pytest.raises(UserError, match=r"--method head: .* first Qwen \(qwen-1.8b\); take --method lora"):
         check_method(first)
+
+
+def _put_tiny(hub: FakeHub, model: str) -> None:
+    for path in TINY.iterdir():
+        hub.put("models", model, path.name, path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("first", "address", "other"),
+    [("modelscope", "/api/v1/", "hf-home"), ("huggingface", "/api/models/", "modelscope-cache")],
+)
+def test_what_one_hub_does_not_give_comes_from_the_other(
+    hub_here: FakeHub, first: Hub, address: str, other: str
+) -> None:
+    _put_tiny(hub_here, f"someone/{first}")
+    hub_here.fail(address, 403)
+    folder = fetch_from_hubs(f"someone/{first}", None, first, True)
+    assert other in folder.parts
+    assert (folder / "model.safetensors").read_bytes() == (TINY / "model.safetensors").read_bytes()
+    # A revision is one hub's own.
+    with pytest.raises(UserError) as error:
+        fetch_from_hubs(f"someone/{first}", "v2", first, True)
+    tried = str(error.value).split("Tried: ")[1]
+    assert re.match(
+        rf"{first}: [^;\n]*403[^;\n]*\. To work offline, give a local folder with --model DIR", tried
+    )
+
+
+def test_without_a_hub_its_cache_does_if_it_is_whole(
+    hub_here: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put_tiny(hub_here, "someone/cached")
+    folder = fetch_from_hubs("someone/cached", None, "modelscope", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fetch_from_hubs.cache_clear()
+    assert fetch_from_hubs("someone/cached", None, "modelscope", True) == folder
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    fetch_from_hubs.cache_clear()
+    with pytest.raises(UserError) as error:
+        fetch_from_hubs("someone/cached", None, "modelscope", True)
+    assert "modelscope: HF_HUB_OFFLINE is set; huggingface: HF_HUB_OFFLINE is set. To work" in str(
+        error.value
+    )

@@ -1,19 +1,18 @@
 """Finds a data set's files: --data-file, a local folder, the ModelScope hub, the Hugging Face hub, in that
 order.
 
-Hub files come through the hubs' own clients and their caches: `modelscope_hub.HubApi` (modelscope's, which
-does not load torch) and `huggingface_hub.hf_hub_download`.
+Hub files come through the hubs' own clients and their caches: workflows/core/hubs.py.
 """
 
 import os
 from pathlib import Path
 
 from workflows.core.errors import UserError
+from workflows.core.hubs import HubError, Repository, fetch, find_cached
 from workflows.experiment.cards import DATASETS, DatasetCard, HubSource
 from workflows.experiment.options import DataOptions
 
 DATA_DIR_VARIABLE = "REVIEW_DATA_DIR"
-REACH_SECONDS = 10.0  # the clients themselves try for half a minute before they give a dead network up
 
 
 def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path], str]:
@@ -32,17 +31,14 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
         tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
     for source in card.sources:
         try:
-            if not _is_cached(source):
-                _check_reachable(source)
-            return {split: _fetch(source, name) for split, name in source.files.items()}, source.place
-        except Exception as error:  # each client has its own family of exceptions; all mean "not from here"
-            tried.append(
-                f"{source.hub} {source.id}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            )
+            folder = _find_in_cache(source) or fetch(_repository(source))
+            return {split: folder / name for split, name in source.files.items()}, source.place
+        except HubError as error:
+            tried.append(f"{source.hub} {source.id}: {error}")
     raise UserError(
         f"data set {card.name}: no source could be reached. Tried: "
         f"{'; '.join(tried) or 'nothing is known of it'}. "
-        "Give the file with --data-file FILE, or its folder with --data-dir DIR (or "
+        "To work offline, give the file with --data-file FILE, or its folder with --data-dir DIR (or "
         f"{DATA_DIR_VARIABLE}=DIR)."
     )
 
@@ -69,7 +65,7 @@ def at_hand(card: DatasetCard, data_dir: str | None) -> str | None:
     local = find_local_files(card, DataOptions(data_dir=data_dir))
     if local is not None:
         return "embedded" if local[1] == str(DATASETS) else local[1]
-    return next((f"{source.hub} cache" for source in card.sources if _is_cached(source)), None)
+    return next((f"{source.hub} cache" for source in card.sources if _find_in_cache(source)), None)
 
 
 def _local_folders(data_dir: str | None) -> list[Path]:
@@ -78,35 +74,9 @@ def _local_folders(data_dir: str | None) -> list[Path]:
     return [*([Path(named).expanduser()] if named else []), DATASETS]
 
 
-def _fetch(source: HubSource, name: str, only_cached: bool = False) -> Path:
-    """A file of a hub, downloaded where it is not in the cache; what it raises where that fails differs."""
-    if source.hub == "modelscope":
-        from modelscope_hub import HubApi
-
-        return Path(HubApi().download_file(source.id, "dataset", name, local_files_only=only_cached))
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(source.id, name, repo_type="dataset", local_files_only=only_cached))
+def _repository(source: HubSource) -> Repository:
+    return Repository(source.hub, "dataset", source.id, wanted=tuple(source.files.values()))
 
 
-def _is_cached(source: HubSource) -> bool:
-    from huggingface_hub.errors import LocalEntryNotFoundError
-    from modelscope_hub import CacheNotFound
-
-    try:
-        return all(_fetch(source, name, only_cached=True) for name in source.files.values())
-    except (CacheNotFound, LocalEntryNotFoundError):
-        return False
-
-
-def _check_reachable(source: HubSource) -> None:
-    """Raise ConnectionError at once where the hub does not answer."""
-    import requests
-    from huggingface_hub import constants
-    from modelscope_hub import get_default_config
-
-    endpoint = str(get_default_config().endpoint) if source.hub == "modelscope" else constants.ENDPOINT
-    try:
-        requests.head(endpoint, timeout=REACH_SECONDS, allow_redirects=False)
-    except requests.RequestException as error:
-        raise ConnectionError(f"{endpoint} does not answer") from error
+def _find_in_cache(source: HubSource) -> Path | None:
+    return find_cached(_repository(source))

@@ -4,19 +4,27 @@ Nothing here imports torch or SWIFT until a model is needed (`fetch_model`).
 """
 
 import importlib.util
-from collections.abc import Callable
+import sys
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
+from workflows.core.files import read_json
+from workflows.core.hubs import HUBS, Hub, HubError, Repository, fetch, find_cached
 from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT, Arguments, Label
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import describe_folder, read_config, runs_own_code
 from workflows.model.machine import find_machine, fit_to_machine, is_full
 
+WEIGHTS = ("*.safetensors", "*.bin")
+# As SWIFT leaves them out: the same weights in other forms.
+NOT_WANTED = (
+    *("*.zip", "*.gguf", "*.pth", "*.pt", "consolidated*", "onnx/*", "*.safetensors.md", "*.msgpack"),
+    *("*.onnx", "*.ot", "*.h5"),
+)
 FLASH_ATTENTION = {"flash_attn", "flash_attention_2"}  # SWIFT's names for the package flash_attn
 
 
@@ -73,32 +81,19 @@ def _why_no_flash_attention(experiment: Experiment) -> str | None:
 
 
 def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
-    """The local folder of the model that `arguments` name: of a hub id SWIFT's download, or what is in the
-    hub's cache where the hub is not in reach; without `weights` only what describes the model: config,
-    tokenizer, generation config.
+    """The local folder of the model that `arguments` name; of a hub id what `fetch_from_hubs` gives;
+    without `weights` only what describes the model: config, tokenizer, generation config.
 
     Switches remote code off in SWIFT's loader, and refuses a folder that asks for it, for all but the first
     Qwen. Raises UserError where the model cannot be had, with what was tried.
     """
     from swift.model.register import ModelLoader
-    from swift.utils import safe_snapshot_download
 
     model = str(arguments["model"])
     folder = ROOT / model  # `tiny` ships with the project; an absolute path stays as it is
     if not folder.is_dir():
         revision, use_hf = arguments.get("model_revision"), arguments.get("use_hf") in (True, "true")
-        download = partial(safe_snapshot_download, model, revision, weights, use_hf)
-        try:
-            folder = Path(download())
-        except Exception as error:  # whatever a hub client raises, the user's way out is the same
-            cached = _cached(download, weights)
-            if cached is None:
-                raise UserError(
-                    f"model {model}: could not be downloaded ({type(error).__name__}: "
-                    f"{' '.join(str(error).split())[:200]}). "
-                    "Give a local folder with --model DIR, or take the other hub with --set use_hf=true."
-                ) from error
-            folder = cached
+        folder = fetch_from_hubs(model, revision, "huggingface" if use_hf else "modelscope", weights)
     remote_code = runs_own_code(folder)
     if not remote_code and "auto_map" in read_config(folder):
         raise UserError(
@@ -109,14 +104,46 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     return folder
 
 
-def _cached(download: Callable[..., str], weights: bool) -> Path | None:
-    """What is in a hub's cache of the model that `download` fetches; None where that is not all of it."""
-    try:
-        folder = Path(download(local_files_only=True))
-    except Exception:  # each hub client has its own
-        return None
-    wanted = ("*.safetensors", "*.bin") if weights else ("config.json",)
-    return folder if any(any(folder.glob(pattern)) for pattern in wanted) else None
+@cache  # the stages of a run ask one after another, and a hub out of reach takes its time
+def fetch_from_hubs(model: str, revision: str | None, first: Hub, weights: bool) -> Path:
+    """The folder of a hub id, from `first` or its cache, else from the other hub or its cache.
+
+    A `revision` is a hub's own, so the other is not asked for it. Raises UserError where no hub gives it.
+    """
+    tried = []
+    for hub in (first,) if revision else (first, *(other for other in HUBS if other != first)):
+        repository = Repository(
+            hub, "model", model, revision, unwanted=NOT_WANTED if weights else (*NOT_WANTED, *WEIGHTS)
+        )
+        try:
+            folder = fetch(repository)
+        except HubError as error:
+            tried.append(f"{hub}: {error}")
+            cached = find_cached(repository)
+            if cached is None or not _is_whole(cached, weights):
+                continue
+            folder = cached
+        if tried:
+            print(f"model {model}: taken from {folder}; {'; '.join(tried)}", file=sys.stderr)
+        return folder
+    raise UserError(
+        f"model {model}: could not be downloaded. Tried: {'; '.join(tried)}. To work offline, give a local "
+        "folder with --model DIR, or take the embedded model: --model tiny."
+    )
+
+
+def _is_whole(folder: Path, weights: bool) -> bool:
+    """Whether a hub's cache has all of a model: ModelScope's does not say."""
+    index = folder / "model.safetensors.index.json"
+    shards = set(read_json(index)["weight_map"].values()) if weights and index.is_file() else set()
+    needed = [
+        ("config.json",),
+        ("*token*", "vocab*"),
+        *([WEIGHTS] if weights else []),
+        *((each,) for each in shards),
+    ]
+    has_all = all(any(any(folder.glob(name)) for name in names) for names in needed)
+    return has_all and not any(folder.glob("*.incomplete"))
 
 
 def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:

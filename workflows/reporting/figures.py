@@ -35,6 +35,12 @@ EVALUATED = ("accuracy", "macro_f1", "mae", "rmse")  # what training measures on
 Say = Callable[[Text | str], str]  # a text in the figure's language; a label's name as it can be drawn
 
 
+def chinese_fonts() -> list[str]:
+    """The fonts installed here that have Chinese letters."""
+    installed = fontManager.get_font_names()
+    return [font for font in CHINESE_FONTS if font in installed]
+
+
 def save_figure(
     folder: Path, name: str, draw: Callable[..., Figure], *data: Any, labels: Sequence[str] = ()
 ) -> None:
@@ -44,8 +50,7 @@ def save_figure(
     """
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of each absent font
     folder.mkdir(parents=True, exist_ok=True)
-    installed = fontManager.get_font_names()
-    fonts = [*(font for font in CHINESE_FONTS if font in installed), "DejaVu Sans"]
+    fonts = [*chinese_fonts(), "DejaVu Sans"]
     style: dict[str, Any] = {
         "font.size": 10,
         "axes.spines.top": False,

@@ -1,4 +1,4 @@
-"""Whether this machine does what the project asks of it: ten small commands, and one file on how they went.
+"""Whether a GPU does what the project asks of it: ten small commands, and one file on how they went.
 
 python run_swift.py doctor --gpu
 
@@ -102,13 +102,16 @@ def describe_machine(machine: Machine) -> dict[str, Any]:
     return described
 
 
-def examine(folder: Path, screen: Screen, steps: tuple[Step, ...] = STEPS) -> dict[str, Any]:
-    """Describe this machine, run `steps`, and write folder/doctor.json after each; return its content.
+def examine(
+    folder: Path, screen: Screen, checks: list[dict[str, Any]], steps: tuple[Step, ...] = STEPS
+) -> dict[str, Any]:
+    """Describe this machine, run `steps`, and write folder/doctor.json after each; return its content, which
+    has `checks` too.
 
     Its `well` says whether every command ended as it should; each of `commands` has its problems.
     """
     outcomes: list[dict[str, Any]] = []
-    report = {**describe_machine(find_machine()), "well": False, "commands": outcomes}
+    report = {**describe_machine(find_machine()), "well": False, "checks": checks, "commands": outcomes}
     for line in summary_of(report):
         screen.say(line)
     for number, step in enumerate(steps, start=1):
