@@ -76,7 +76,7 @@ def _number_and_path(error: BaseException) -> tuple[int | None, str | None]:
         if "inline_container.cc" in said:  # torch.save's, whatever kept it from writing
             return errno.ENOSPC, None
         if found := re.match(r"Parent directory (.+) does not exist", said):  # torch.save's, too
-            return errno.ENOENT, f"{found[1]}/"
+            return errno.ENOENT, f"{found[1]}/file"
         if found := re.match(r"Symlink loop from '(.+)'", said):  # pathlib's
             return errno.ELOOP, found[1]
     found = re.search(r'\(os error (\d+)\)(?: at path "(.+)")?', said)  # safetensors', tokenizers'
