@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-KILL = "TEST_KILL"  # the variable that tells a fork when to die
+ORDER = "TEST_ORDER"  # the variable that tells a fork what to die of
 CARD = """
 question: {en: "Which is better on few rows?", zh: 行数很少时哪个更好？}
 options: {test_samples: 20, set: [max_steps=4, save_steps=1, eval_steps=1]}
@@ -47,10 +48,14 @@ Command = Callable[..., Any]
 def arm(order: dict[str, Any]) -> None:
     """Let this process be killed as `order` says; called in it.
 
-    `after`: in so many seconds.  Else at an event, a file in `folder` that is changed or a server that starts
-    to listen: the first that is not before number `target` of those `known`, or as many as `later` after it;
-    each is noted in the file `seen`.
+    `memory`: it gets so many bytes more than it has, and is not killed.  `after`: in so many seconds.  Else
+    at an event, a file in `folder` that is changed or a server that starts to listen: the first that is not
+    before number `target` of those `known`, or as many as `later` after it; each is noted in the file `seen`.
     """
+    if "memory" in order:
+        taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + order["memory"],) * 2)
+        return
     if "after" in order:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a process without a word, as SIGKILL does
         signal.setitimer(signal.ITIMER_REAL, order["after"])
@@ -103,11 +108,11 @@ class Killer:
 
     def do(self, number: int, **order: Any) -> int:
         """Do a command, to be killed as `arm` says; its exit code, negative where it was killed."""
-        os.environ[KILL] = json.dumps(order)
+        os.environ[ORDER] = json.dumps(order)
         try:
             done = self.command(*steps(self.folder)[number])
         finally:
-            del os.environ[KILL]
+            del os.environ[ORDER]
         if done.returncode < 0:
             self.killed.append(f"{steps(self.folder)[number][0]}: {order.get('after', order.get('target'))}")
         elif done.returncode:

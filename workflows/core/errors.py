@@ -15,6 +15,7 @@ from pathlib import Path
 GOES_ON = "the same command then goes on"
 NAME_ANOTHER = f"change that, or name another path; {GOES_ON}"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_MEMORY = ("can't allocate memory", "bad_alloc", "can't start new thread")  # of torch, C++, Python
 PLENTY = 10e9  # bytes: more than a checkpoint of any model here
 # What the system refuses a path for, and what to do about it.
 REFUSED = {
@@ -61,7 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("can't allocate memory" in said or "bad_alloc" in said))
+        or (isinstance(error, RuntimeError) and any(part in said for part in NO_MEMORY))
     )
 
 

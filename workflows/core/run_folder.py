@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, write_json
+from workflows.core.files import read_json, remove_left_parts, write_json
 
 SPLITS = ("train", "val", "test")
 
@@ -122,6 +122,7 @@ def locked(run: RunFolder) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%F %T}")
         file.flush()
+        remove_left_parts(run.path)
         yield
 
 
