@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ORDER = "TEST_ORDER"  # the variable that tells a fork what to die of
+ORDER = "TEST_ORDER"  # the variable that tells a fork what to die of, or how much memory it gets
 CARD = """
 question: {en: "Which is better on few rows?", zh: 行数很少时哪个更好？}
 options: {test_samples: 20, set: [max_steps=4, save_steps=1, eval_steps=1]}
@@ -30,12 +30,11 @@ draws: 1
 arms: {probe: {}, tuned: {}}
 compare: [[tuned, probe]]
 """
-# Files with times in them, and times in the others.
-TIMED = re.compile(
-    r"^study/(report|study[.]json)|/(logs|figures)/|/(stages|environment)[.]json$|/report[.](md|html)$|/[.]lock$"
-    "|/training_args[.]bin$|/logging[.]jsonl$"
+# Files that say when and how long, and SWIFT's arguments, among them the checkpoint gone on from.
+OF_THE_WAY = re.compile(
+    r"^study/(report|study[.]json)|/(logs|figures)/|/(stages|environment|args)[.]json$|/report[.](md|html)$"
+    r"|/[.]lock$|/training_args[.]bin$|/logging[.]jsonl$"
 )
-SECONDS = re.compile(rb'"train_(runtime|samples_per_second|steps_per_second)": [0-9.]+')
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 LISTENS = "socket.bind"
 EVENTS = {LISTENS, "open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "shutil.rmtree"}
@@ -131,7 +130,7 @@ class Killer:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What two folders of the same commands do not have in common, times aside."""
+    """What is not the same in two folders of the same commands, but for the way there."""
     contents = [_contents(folder) for folder in (one, other)]
     return sorted(
         name for name in {*contents[0], *contents[1]} if contents[0].get(name) != contents[1].get(name)
@@ -142,8 +141,15 @@ def _contents(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(each for each in folder.rglob("*") if each.is_file()):
         name = str(path.relative_to(folder))
-        if not TIMED.search(name):
-            found[name] = SECONDS.sub(b"", path.read_bytes().replace(str(folder).encode(), b"FOLDER"))
+        if OF_THE_WAY.search(name):
+            continue
+        found[name] = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
+        if path.name == "training.json":  # the trainer's summary is of its last session alone
+            training = json.loads(found[name])
+            for entry in training["log_history"]:
+                for figure in [figure for figure in entry if figure.startswith("train_")]:
+                    del entry[figure]
+            found[name] = json.dumps(training, sort_keys=True).encode()
     return found
 
 
