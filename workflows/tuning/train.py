@@ -52,26 +52,26 @@ def train(
         ready, piece_tokens = fit_to_memory(
             run, with_local_model(experiment), machine, memory_within_reach(machine.device)
         )
-        own = build_sft_arguments(run, ready, machine, resume_from)
-        if pairs or any(getattr(own, name) for name in WITHOUT_ROWS):
+        arguments = build_sft_arguments(run, ready, machine, resume_from)
+        if pairs or any(getattr(arguments, name) for name in WITHOUT_ROWS):
             piece_tokens = None
         free = f"{free_memory(machine.device) / 1e9:.0f} GB of memory are free"
         if piece_tokens is not None and piece_tokens < PIECE_TOKENS.get(machine.device, PIECE_TOKENS["cpu"]):
             screen.say(f"  {free}: {piece_tokens} tokens are computed at a time, with the same result")
-        checkpointing = own.training_args.gradient_checkpointing
+        checkpointing = arguments.training_args.gradient_checkpointing
         if checkpointing and "gradient_checkpointing" not in experiment.pinned:
             screen.say(f"  {free}: gradient checkpointing is on, with the same result")
         plan = Plan(measure, piece_tokens, pairs, afterwards)
         while True:
             watched = register_watch(bar, plan)
             try:
-                arguments, result = _train(job, ready, machine, resume_from, watched)
+                result = _train(job, ready, arguments, watched)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 traceback.print_exc()  # into the log
-                fewer = _fewer_rows_at_a_time(ready, own.training_args, piece_tokens)
+                fewer = _fewer_rows_at_a_time(ready, arguments.training_args, piece_tokens)
                 if fewer is None:
                     raise UserError(out_of_memory_line(run, ready, machine)) from error
             watched.model = None
@@ -80,7 +80,7 @@ def train(
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             ready, resume_from = fewer, last_checkpoint(job)
-            own = build_sft_arguments(run, ready, machine, resume_from)
+            arguments = build_sft_arguments(run, ready, machine, resume_from)
     base.remove_adapter(watched.model)
     watched.model = None  # SWIFT's table of callbacks would keep it
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
@@ -100,14 +100,12 @@ def train(
     return summary
 
 
-def _train(
-    job: Job, ready: Experiment, machine: Machine, resume_from: Path | None, watched: Watched
-) -> tuple[Any, dict[str, Any]]:
-    """SWIFT's arguments as they were used, and what its training returned."""
+def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dict[str, Any]:
+    """What SWIFT's training by `arguments`, those of `ready`, returned."""
     run = job.run
-    arguments = build_sft_arguments(run, ready, machine, resume_from)
-    if resume_from is not None:
-        _resume_with(resume_from / "trainer_state.json", arguments.training_args.train_batch_size)
+    if arguments.resume_from_checkpoint is not None:
+        state = Path(arguments.resume_from_checkpoint) / "trainer_state.json"
+        _resume_with(state, arguments.training_args.train_batch_size)
     arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
     template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
     terms = _loss_terms(run, ready, template, smoothing)
@@ -116,7 +114,7 @@ def _train(
         arguments.training_args.loss_type = register_label_loss(labels, terms)
     try:
         with job.base.reused():
-            return arguments, (rlhf_main if isinstance(ready.recipe, Preference) else sft_main)(arguments)
+            return (rlhf_main if isinstance(ready.recipe, Preference) else sft_main)(arguments)
     except (ValueError, TypeError) as error:
         if watched.rows:  # training had begun: no matter of arguments any more
             raise
@@ -147,11 +145,14 @@ def _fewer_rows_at_a_time(ready: Experiment, own: Any, piece_tokens: int | None)
     if rows == 1 or (piece_tokens is not None and batches == 1):
         return None
     parts = next(parts for parts in range(2, rows + 1) if rows % parts == 0)
-    fewer = {"per_device_train_batch_size": rows // parts, "gradient_accumulation_steps": batches * parts}
-    tell(text("memory_ran_out_in_a_batch", rows=rows // parts, batches=batches * parts))
-    return replace(
-        ready, overrides={**ready.overrides, **{name: str(value) for name, value in fewer.items()}}
-    )
+    rows, batches = rows // parts, batches * parts
+    tell(text("memory_ran_out_in_a_batch", rows=rows, batches=batches))
+    fewer = {
+        "per_device_train_batch_size": str(rows),
+        "per_device_eval_batch_size": str(min(rows, own.per_device_eval_batch_size)),
+        "gradient_accumulation_steps": str(batches),
+    }
+    return replace(ready, overrides={**ready.overrides, **fewer})
 
 
 def _loss_terms(run: RunFolder, experiment: Experiment, template: Any, smoothing: float) -> Terms | None:
