@@ -47,13 +47,22 @@ Command = Callable[..., Any]
 def arm(order: dict[str, Any]) -> None:
     """Let this process be killed as `order` says; called in it.
 
-    `memory`: it gets so many bytes more than it has, and is not killed.  `after`: in so many seconds.  Else
+    `memory`: it gets so many bytes more than it has once it opens a file with `once` in its name, and is not
+    killed.  `after`: in so many seconds.  Else
     at an event, a file in `folder` that is changed or a server that starts to listen: the first that is not
     before number `target` of those `known`, or as many as `later` after it; each is noted in the file `seen`.
     """
     if "memory" in order:
-        taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken + order["memory"],) * 2)
+
+        def limit(event: str, given: tuple[Any, ...]) -> None:
+            if event == "open" and order["once"] in str(given[0]):
+                order["once"] = "\0"  # in no path
+                pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+                resource.setrlimit(
+                    resource.RLIMIT_AS, (pages * resource.getpagesize() + order["memory"],) * 2
+                )
+
+        sys.addaudithook(limit)
         return
     if "after" in order:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a process without a word, as SIGKILL does
