@@ -93,7 +93,7 @@ def test_commands_short_of_memory_take_fewer_rows_at_a_time_and_say_so(
     trained = command("train", run.path)
     assert trained.returncode == 0, trained.stderr
     assert re.search(r"memory ran out, so \d+ tokens at most are computed at a time", trained.stdout)
-    monkeypatch.setenv(ORDER, json.dumps({"memory": 50 << 20, "once": ".zero_shot-"}))
+    monkeypatch.setenv(ORDER, json.dumps({"memory": 50 << 20, "once": ".features-"}))
     answered = command("infer", run.path)
     assert answered.returncode == 0, answered.stderr
     assert "rows at most are read at a time from here on" in answered.stdout

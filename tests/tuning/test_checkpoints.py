@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from tests.conftest import make_experiment
 from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.experiment.job import Job
 from workflows.tuning.checkpoints import last_checkpoint
 
@@ -31,7 +33,7 @@ def _write(run: RunFolder, step: int, best: int) -> Path:
 
 
 @pytest.fixture
-def job(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Job:  # whose screen is read
+def job(tmp_path: Path) -> Job:
     run = RunFolder(tmp_path / "run")
     for step, best in ((10, 10), (20, 20), (30, 20)):
         _write(run, step, best)
@@ -40,7 +42,7 @@ def job(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Job:  # whose scre
 
 
 def _resumed(job: Job) -> str | None:
-    found = last_checkpoint(job)
+    found = last_checkpoint(replace(job, screen=Screen()))  # as the terminal is now
     return None if found is None else found.name
 
 

@@ -139,7 +139,8 @@ def _fewer_rows_at_a_time(ready: Experiment, own: Any, piece_tokens: int | None)
     """`ready` with half the rows at a time (or a third, …) and twice as many such batches to a step; None
     where a step was in pieces of single rows already (step.py), or its batches are.
 
-    `own`: SWIFT's training arguments of `ready`.
+    The rows of a step stay the same, but under `group_by_length`, whose order SWIFT draws by the rows of a
+    batch.  `own`: SWIFT's training arguments of `ready`.
     """
     rows, batches = own.per_device_train_batch_size, own.gradient_accumulation_steps
     if rows == 1 or (piece_tokens is not None and batches == 1):
