@@ -12,7 +12,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ORDER = "TEST_ORDER"  # the variable that tells a fork what to die of, or how much memory it gets
+ORDER = "TEST_ORDER"  # the variable that tells a fork what to die of
 CARD = """
 question: {en: "Which is better on few rows?", zh: 行数很少时哪个更好？}
 options: {test_samples: 20, set: [max_steps=4, save_steps=1, eval_steps=1]}
@@ -47,23 +46,10 @@ Command = Callable[..., Any]
 def arm(order: dict[str, Any]) -> None:
     """Let this process be killed as `order` says; called in it.
 
-    `memory`: it gets so many bytes more than it has once it opens a file with `once` in its name, and is not
-    killed.  `after`: in so many seconds.  Else
-    at an event, a file in `folder` that is changed or a server that starts to listen: the first that is not
-    before number `target` of those `known`, or as many as `later` after it; each is noted in the file `seen`.
+    `after`: in so many seconds.  Else at an event, a file in `folder` that is changed or a server that starts
+    to listen: the first that is not before number `target` of those `known`, or as many as `later` after it;
+    each is noted in the file `seen`.
     """
-    if "memory" in order:
-
-        def limit(event: str, given: tuple[Any, ...]) -> None:
-            if event == "open" and order["once"] in str(given[0]):
-                order["once"] = "\0"  # in no path
-                pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-                resource.setrlimit(
-                    resource.RLIMIT_AS, (pages * resource.getpagesize() + order["memory"],) * 2
-                )
-
-        sys.addaudithook(limit)
-        return
     if "after" in order:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a process without a word, as SIGKILL does
         signal.setitimer(signal.ITIMER_REAL, order["after"])

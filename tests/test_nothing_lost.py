@@ -1,20 +1,22 @@
 """What a run is after kills, on a full disk, with torn checkpoints, and where memory runs out."""
 
-import json
 import os
 import random
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import GPU_HERE, Command
-from tests.kill_runs import ORDER, Killer, differences, kill_all
-from workflows.core.files import read_jsonl
+from tests.kill_runs import Killer, differences, kill_all
+from workflows.core.files import read_json, write_json
 from workflows.core.run_folder import RunFolder
+from workflows.core.texts import text
 
 pytestmark = pytest.mark.slow
 
@@ -76,26 +78,15 @@ def _disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.skipif(GPU_HERE, reason="the limit is on this process's memory, not on a GPU's")
-def test_answers_short_of_memory_take_fewer_rows_at_a_time_which_screen_and_report_say(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_report_says_where_memory_ran_out(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
 ) -> None:
-    file, run = tmp_path / "long.csv", RunFolder(tmp_path / "run")
-    rows = [
-        f"{i}号店的菜很好吃，{'服务也热情，下次还会再来。' * 20},{('差评', '好评')[i % 2]}\n"
-        for i in range(60)
-    ]
-    file.write_text("text,label\n" + "".join(rows), encoding="utf-8")
-    flags = ["--data-file", file, "--text-column", "text", "--label-column", "label", "--labels", "差评,好评"]
-    flags += ["--keep-near-copies", "--set", "max_steps=1", "--run-folder", run.path]
-    assert command("prepare", *flags).returncode == 0
-    monkeypatch.setenv(ORDER, json.dumps({"memory": 50 << 20, "once": ".features-"}))
-    answered = command("infer", run.path)
-    assert answered.returncode == 0, answered.stderr
-    assert "rows at most are read at a time from here on" in answered.stdout
-    assert len(read_jsonl(run.predictions("zero_shot"))) == len(read_jsonl(run.split("test")))
-    monkeypatch.delenv(ORDER)
-    assert command("run", run.path).returncode == 0
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    stages = read_json(run.stages)
+    del stages["report"]
+    stages["train"]["told"] = [asdict(text("memory_ran_out_in_a_step", tokens=512))]
+    write_json(run.stages, stages)
+    assert command("report", run.path).returncode == 0
     page = run.report_markdown.read_text(encoding="utf-8")
-    assert re.search(r"rozen probe: memory ran out, so \d+ rows", page)
-    assert "内存不足，此后每次最多" in page
+    assert "raining: memory ran out, so 512 tokens at most are computed at a time" in page
+    assert "内存不足，此后每次最多计算 512 个 token" in page
