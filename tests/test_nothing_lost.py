@@ -87,6 +87,6 @@ def test_the_report_says_where_memory_ran_out(
     stages["train"]["told"] = [asdict(text("memory_ran_out_in_a_step", tokens=512))]
     write_json(run.stages, stages)
     assert command("report", run.path).returncode == 0
-    page = run.report_markdown.read_text(encoding="utf-8")
+    page = run.report_page.read_text(encoding="utf-8")
     assert "raining: memory ran out, so 512 tokens at most are computed at a time" in page
     assert "内存不足，此后每次最多计算 512 个 token" in page
