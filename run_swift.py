@@ -6,6 +6,7 @@ Your own reviews: run --data-file reviews.csv --text-column text --label-column 
 """
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from workflows.core.errors import UserError
+from workflows.core.errors import UserError, what_to_mend
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import (
     DEFAULTS,
@@ -443,6 +444,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        from workflows.pipeline.run import OUTPUTS
+
+        places = (OUTPUTS, Path.home(), os.environ.get("TMPDIR", "/tmp"))
+        if (said := what_to_mend(error, (*places, *arguments))) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

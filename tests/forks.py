@@ -14,6 +14,7 @@ import os
 import sys
 
 import run_swift
+from tests.kill_runs import ORDER, arm
 
 LIGHT = ("pandas", "sklearn.linear_model", "sklearn.feature_extraction.text", "cleanlab", "matplotlib.figure")
 HEAVY = (
@@ -48,6 +49,8 @@ def _command(arguments: list[str], files: list[str], environment: dict[str, str]
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     if "datasets.fingerprint" in sys.modules:  # else all forks would draw the same names for files
         sys.modules["datasets.fingerprint"].fingerprint_rng.seed()
+    if (order := environment.get(ORDER)) is not None:
+        arm(json.loads(order))
     sys.exit(run_swift.main(arguments))
 
 

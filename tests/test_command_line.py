@@ -1,7 +1,9 @@
 """What a person meets on the command line: help without torch, errors of one line, nothing left behind."""
 
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -234,7 +236,8 @@ def test_two_commands_do_not_work_on_one_run(command: Command, tmp_path: Path) -
     with locked(RunFolder(tmp_path / "run")):
         done = command("train", tmp_path / "run")
     assert done.returncode == 2
-    assert "another command is working on this run" in done.stderr
+    holder = f"process {os.getpid()} on {socket.gethostname()} since 2"
+    assert f"another command is working on this run ({holder}" in done.stderr
 
 
 def test_stages_out_of_order_say_what_comes_first(command: Command, tmp_path: Path) -> None:

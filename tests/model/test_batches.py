@@ -1,5 +1,7 @@
 """Batches follow the bytes that rows take, and go on in halves where memory runs out."""
 
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from workflows.core.errors import UserError
+from workflows.core.told import listening
 from workflows.experiment.cards import ROOT
 from workflows.inference.scorer import Greedy, _Scorer, score_prompts
 from workflows.model import batches
@@ -122,3 +125,28 @@ def test_batches_after_one_that_found_no_memory_are_as_small() -> None:
     ]
     assert sorted(answered) == list(range(20))
     assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 2]
+
+
+def test_a_process_without_memory_for_a_batch_takes_half_of_it_and_says_so() -> None:
+    a_row = 64 << 20  # bytes, which the system gives and takes back as a whole
+
+    def work(batch: list[int]) -> list[int]:
+        torch.empty(len(batch) * a_row, dtype=torch.int8)
+        return batch
+
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    said: list[str] = []
+    with listening(said.append) as told:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 4 * a_row, before[1]))
+        try:
+            done = list(in_batches(dict.fromkeys(range(12), 50), "cpu", lambda width: 12, work))
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+    assert sorted(row for batch in done for row in batch) == list(range(12))
+    assert max(map(len, done)) == 3
+    assert [line.split(" at most")[0] for line in said] == [
+        "  memory ran out, so 6 rows",
+        "  memory ran out, so 3 rows",
+    ]
+    assert len(told) == 2

@@ -25,6 +25,24 @@ def open_whole(path: Path) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_left_parts(folder: Path) -> None:
+    """Remove what killed processes left of `open_whole`, in a folder and in those right inside it."""
+    for path in (*folder.glob(".*.part"), *folder.glob("*/.*.part")):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; what is not a finite number becomes null."""
     with open_whole(path) as file:

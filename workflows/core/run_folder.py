@@ -5,17 +5,19 @@ keeps, for each finished stage, the fingerprint of what went into it: a stage wh
 not run again.
 """
 
+import fcntl
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, write_json
+from workflows.core.files import read_json, remove_left_parts, write_json
 
 SPLITS = ("train", "val", "test")
 
@@ -96,21 +98,31 @@ def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
 
 def discard_if_unstarted(run: RunFolder) -> None:
     """Remove a run folder that holds no stage's files yet, so that a refused start leaves nothing behind."""
-    if {path.name for path in run.path.iterdir()} <= {run.experiment.name, ".lock", "logs"}:
+    if run.path.exists() and {path.name for path in run.path.iterdir()} <= {
+        run.experiment.name,
+        ".lock",
+        "logs",
+    }:
         shutil.rmtree(run.path)
 
 
 @contextmanager
 def locked(run: RunFolder) -> Iterator[None]:
-    """Hold the run folder for this process; a UserError where another process holds it."""
+    """Hold the run folder for this process; a UserError that says which other process holds it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(run.path / ".lock", blocking=False).acquire()
-    except Timeout as error:
-        raise UserError(
-            f"{run.path}: another command is working on this run; wait for it, or stop it."
-        ) from error
-    with held:
+    with open(run.path / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read() or "it just began"
+            raise UserError(
+                f"{run.path}: another command is working on this run ({holder}); wait for it, or stop it."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%F %T}")
+        file.flush()
+        remove_left_parts(run.path)
         yield
 
 

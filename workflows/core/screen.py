@@ -1,5 +1,7 @@
 """What a person sees while a run works: short lines and progress bars; SWIFT's own output goes to a file."""
 
+from __future__ import annotations
+
 import copy
 import io
 import os
@@ -9,11 +11,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
+
+from workflows.core.told import listening
+
+if TYPE_CHECKING:
+    from workflows.core.texts import Text
 
 
 class Screen:
@@ -36,7 +43,7 @@ class Screen:
             sys.exit(1)
 
     @contextmanager
-    def silenced(self) -> Iterator["Screen"]:
+    def silenced(self) -> Iterator[Screen]:
         """A screen that shows bars only, no lines."""
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             silent = copy.copy(self)
@@ -65,9 +72,9 @@ class Screen:
         )
 
     @contextmanager
-    def output_to(self, log: Path) -> Iterator[None]:
+    def output_to(self, log: Path) -> Iterator[list[Text]]:
         """Send everything written to standard output and error, by C code and child processes too, to
-        `log`.
+        `log`; what is told within it (told.py) is said here, and gathers in the list.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -84,7 +91,7 @@ class Screen:
             saved = os.dup(1), os.dup(2)
             _redirect(target.fileno(), target.fileno())
             try:
-                yield
+                yield stack.enter_context(listening(self.say))
             finally:
                 _redirect(*saved)
                 for descriptor in saved:
@@ -107,7 +114,11 @@ def _stream(descriptor: int) -> TextIO:
 def _redirect(output: int, errors: int) -> None:
     """Standard output and error go to these descriptors from now on."""
     for stream, descriptor, target in ((sys.stdout, 1, output), (sys.stderr, 2, errors)):
-        stream.flush()
+        try:
+            stream.flush()
+        except OSError:  # into a log on a full disk: what could not be written goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            stream.flush()
         os.dup2(target, descriptor)
 
 

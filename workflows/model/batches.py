@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from workflows.core.errors import UserError
+from workflows.core.errors import UserError, is_out_of_memory
+from workflows.core.texts import text
+from workflows.core.told import tell
 from workflows.model.loaded import body_of, carries_state
 from workflows.model.machine import free_memory
 
@@ -108,7 +110,7 @@ def in_batches(
 ) -> Iterator[list[Answered]]:
     """What `work` makes of rows, batch by batch, longest first; `lengths` and `most` as in `length_batches`.
 
-    Where memory runs out, that batch and those after it have at most half its tokens.
+    Where memory runs out, that batch and those after it have at most half its tokens, which is told.
     Raises UserError where it does at one row.
     """
     waiting = list(length_batches(lengths, device, most))
@@ -117,7 +119,7 @@ def in_batches(
         try:
             yield work(batch)
             continue
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         gc.collect()  # what the failed batch held is let go only after that block
@@ -131,9 +133,6 @@ def in_batches(
                 "prompt (fewer examples), or take a smaller model; the same command then goes on."
             )
         left = {row: lengths[row] for rows in (batch, *waiting) for row in rows}
-        waiting = list(length_batches(left, device, most, len(batch) // 2 * longest))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch found no memory: on a GPU an exception of its own, on a CPU a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        fewer = len(batch) // 2
+        tell(text("memory_ran_out_at_rows", rows=fewer))
+        waiting = list(length_batches(left, device, most, fewer * longest))

@@ -6,7 +6,7 @@ unfinished stage.
 
 import time
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -170,7 +170,7 @@ def run_stages(
         start = time.monotonic()
         reset_peak_memory()
         try:
-            with screen.output_to(run.log(stage.name)):
+            with screen.output_to(run.log(stage.name)) as told:
                 summary = stage.do(replace(shared, inputs=fingerprint(inputs)))
         except UserError:
             raise
@@ -186,6 +186,7 @@ def run_stages(
             "peak_memory_bytes": peak_memory(),
             "systems": summary.get("seconds", {}) if isinstance(summary, dict) else {},
             "at": f"{datetime.now():%F %T}",
+            **({"told": [asdict(said) for said in told]} if told else {}),
         }
         mark_finished(run, stage.name, record)
         screen.say(f"  {seconds:.0f} s")

@@ -10,8 +10,9 @@ from workflows.experiment.job import Job
 from workflows.experiment.recipes import Plain
 from workflows.inference.infer import measure_validation, work_of
 from workflows.model.machine import machine_of
+from workflows.tuning.checkpoints import last_checkpoint
 from workflows.tuning.plain import train_plainly
-from workflows.tuning.train import last_checkpoint, train
+from workflows.tuning.train import train
 
 SCORE_AND_REPORT = 10.0  # seconds; 8 and 10 in two runs on 2 cores of an AMD EPYC, most of it the figures
 
@@ -32,7 +33,7 @@ def train_and_measure(job: Job) -> dict[str, Any]:
 
     # Answers take as long as before tuning; of a head none were given.
     afterwards = finished_stages(run).get("zero_shot", {}).get("seconds", 0.0) + SCORE_AND_REPORT
-    start, resumed = time.monotonic(), last_checkpoint(run, job.inputs) is not None
+    start, resumed = time.monotonic(), last_checkpoint(job) is not None
     if isinstance(experiment.recipe, Plain):
         summary = train_plainly(job, machine_of(job))
     else:

@@ -137,6 +137,7 @@ def describe_labels(files: Files) -> list[Section]:
 def describe_run(files: Files, experiment: Experiment) -> Section:
     """Time and peak memory of each stage, versions, seeds, and SWIFT's arguments."""
     rows: list[list[Text | str]] = []
+    told: list[Block] = []
     for stage, title in texts("stages").items():
         if stage in files.stages:
             record = files.stages[stage]
@@ -146,6 +147,9 @@ def describe_run(files: Files, experiment: Experiment) -> Section:
             if (before := record.get("taken_over")) is not None:
                 took = text("taken_over", seconds=before["seconds"], run=Path(before["run"]).name)
             rows.append([title, took, shown, record["at"]])
+            told += [
+                Paragraph(text("told", stage=title, said=Text(**said))) for said in record.get("told", [])
+            ]
     headings = (text("stage"), text("time"), text("peak_memory"), text("done_at"))
     facts: dict[str, Any] = {}
     if files.environment is not None:
@@ -163,5 +167,5 @@ def describe_run(files: Files, experiment: Experiment) -> Section:
         **experiment.recipe_settings,
     }
     settings = [(name, str(value)) for name, value in facts.items()]
-    tables = [Grid(headings, rows), Grid((text("setting"), text("value")), settings, texts=(0, 1))]
-    return Section(text("time_memory_versions_settings"), tables, folded=True)
+    grids = Grid(headings, rows), Grid((text("setting"), text("value")), settings, texts=(0, 1))
+    return Section(text("time_memory_versions_settings"), [*told, *grids], folded=True)

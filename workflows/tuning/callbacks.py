@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from swift.callbacks import TrainerCallback, callbacks_map
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from workflows.model.loaded import body_of
 from workflows.model.machine import give_back_freed_memory
 from workflows.model.tokens import common_beginning
+from workflows.tuning.checkpoints import keep_order
 from workflows.tuning.step import share_beginning, shares_beginning, train_in_pieces
 
 RUN_WATCH = "run_watch"
@@ -158,6 +160,10 @@ class WatchCallback(TrainerCallback):
     def _measured(self) -> dict[str, float]:
         with self.trainer.accelerator.autocast():  # as in training: some weights are in fp32
             return self.plan.measure(self.watched.model, self.trainer.template)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint was written."""
+        keep_order(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any

@@ -18,7 +18,10 @@ import torch
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from workflows.model.batches import is_out_of_memory, length_batches
+from workflows.core.errors import is_out_of_memory
+from workflows.core.texts import text
+from workflows.core.told import tell
+from workflows.model.batches import length_batches
 from workflows.model.patches import PLAIN_ATTENTION
 
 SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
@@ -32,7 +35,7 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
 
     A mean over tokens is SWIFT's own to weigh (it divides by the tokens of the whole step); a mean over rows,
     a head's, is weighed here.  Where memory runs out all the same, the batch is computed anew in pieces of
-    half the size, and so are the batches after it.
+    half the size, and so are the batches after it, which is told.
     """
     step, compute_loss = trainer.training_step, trainer.compute_loss
     share = 1.0
@@ -53,7 +56,7 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
                     share = len(piece["labels"]) / rows if trainer.task_type == "seq_cls" else 1.0
                     losses.append(step(model, piece, *args, **named))
                 break
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 widest = inputs["labels"].shape[1] if present is None else int(present.sum(1).max())
@@ -61,6 +64,7 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
                 if budget <= widest or trainer.args.gradient_accumulation_steps > 1:
                     raise
                 budget = max(widest, budget // 2)
+                tell(text("memory_ran_out_in_a_step", tokens=budget))
             model.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -1,26 +1,30 @@
 """The door of the training stage: SftArguments to sft_main to the best checkpoint."""
 
-import shutil
+import gc
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
-from workflows.core.errors import UserError
+from workflows.core.errors import UserError, is_out_of_memory
 from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.texts import text
+from workflows.core.told import tell
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments
-from workflows.model.batches import is_out_of_memory
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, free_memory, memory_within_reach
 from workflows.model.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
-from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, register_watch
+from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, Watched, register_watch
+from workflows.tuning.checkpoints import last_checkpoint
 from workflows.tuning.label_loss import Terms, balanced_weights, register_label_loss
 
 # Arguments with which a batch has no rows of known length that could be computed in pieces.
@@ -40,7 +44,7 @@ def train(
     memory is too small for one row.
     """
     run, experiment, screen, base = job.run, job.experiment, job.screen, job.base
-    resume_from = last_checkpoint(run, job.inputs)
+    resume_from = last_checkpoint(job)
     if resume_from:
         screen.say(f"  going on from {resume_from.name}")
     pairs = isinstance(experiment.recipe, Preference)  # of answers: DPO's trainer has its own steps and loss
@@ -54,37 +58,29 @@ def train(
         free = f"{free_memory(machine.device) / 1e9:.0f} GB of memory are free"
         if piece_tokens is not None and piece_tokens < PIECE_TOKENS.get(machine.device, PIECE_TOKENS["cpu"]):
             screen.say(f"  {free}: {piece_tokens} tokens are computed at a time, with the same result")
-        if (
-            arguments.training_args.gradient_checkpointing
-            and "gradient_checkpointing" not in experiment.pinned
-        ):
+        checkpointing = arguments.training_args.gradient_checkpointing
+        if checkpointing and "gradient_checkpointing" not in experiment.pinned:
             screen.say(f"  {free}: gradient checkpointing is on, with the same result")
-        watched = register_watch(bar, Plan(measure, piece_tokens, pairs, afterwards))
-        arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
-        template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
-        terms = _loss_terms(run, experiment, template, smoothing)
-        if terms is not None:
-            labels = label_tokens(template, ready.labels)
-            arguments.training_args.loss_type = register_label_loss(labels, terms)
-        try:
-            with base.reused():
-                result = (rlhf_main if pairs else sft_main)(arguments)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            traceback.print_exc()  # into the log
-            raise UserError(out_of_memory_line(run, ready, machine)) from error
-        except (ValueError, TypeError) as error:
-            if watched.rows:  # training had begun: no matter of arguments any more
-                raise
-            traceback.print_exc()  # into the log
-            raise UserError(
-                f"SWIFT could not start the training: {' '.join(str(error).split())} Usual causes: a "
-                "--set value that "
-                "SWIFT does not know, target_modules that this model lacks, or a max_length shorter than "
-                "every row. "
-                f"More in {run.log('train')}."
-            ) from error
+        plan = Plan(measure, piece_tokens, pairs, afterwards)
+        while True:
+            watched = register_watch(bar, plan)
+            try:
+                result = _train(job, ready, arguments, watched)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                traceback.print_exc()  # into the log
+                fewer = _fewer_rows_at_a_time(ready, arguments.training_args, piece_tokens)
+                if fewer is None:
+                    raise UserError(out_of_memory_line(run, ready, machine)) from error
+            watched.model = None
+            base.release()
+            gc.collect()  # what the failed step held is let go only after that block
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            ready, resume_from = fewer, last_checkpoint(job)
+            arguments = build_sft_arguments(run, ready, machine, resume_from)
     base.remove_adapter(watched.model)
     watched.model = None  # SWIFT's table of callbacks would keep it
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
@@ -102,6 +98,62 @@ def train(
     }
     write_json(run.training, summary)
     return summary
+
+
+def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dict[str, Any]:
+    """What SWIFT's training by `arguments`, those of `ready`, returned."""
+    run = job.run
+    if arguments.resume_from_checkpoint is not None:
+        state = Path(arguments.resume_from_checkpoint) / "trainer_state.json"
+        _resume_with(state, arguments.training_args.train_batch_size)
+    arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
+    template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
+    terms = _loss_terms(run, ready, template, smoothing)
+    if terms is not None:
+        labels = label_tokens(template, ready.labels)
+        arguments.training_args.loss_type = register_label_loss(labels, terms)
+    try:
+        with job.base.reused():
+            return (rlhf_main if isinstance(ready.recipe, Preference) else sft_main)(arguments)
+    except (ValueError, TypeError) as error:
+        if watched.rows:  # training had begun: no matter of arguments any more
+            raise
+        traceback.print_exc()  # into the log
+        raise UserError(
+            f"SWIFT could not start the training: {' '.join(str(error).split())} Usual causes: a "
+            "--set value that "
+            "SWIFT does not know, target_modules that this model lacks, or a max_length shorter than "
+            "every row. "
+            f"More in {run.log('train')}."
+        ) from error
+
+
+def _resume_with(state: Path, rows: int) -> None:
+    """Let a checkpoint go on with so many rows at a time: an older transformers takes the number from it."""
+    before = read_json(state)
+    if before.get("train_batch_size") != rows:
+        write_json(state, {**before, "train_batch_size": rows})
+
+
+def _fewer_rows_at_a_time(ready: Experiment, own: Any, piece_tokens: int | None) -> Experiment | None:
+    """`ready` with half the rows at a time (or a third, …) and twice as many such batches to a step; None
+    where a step was in pieces of single rows already (step.py), or its batches are.
+
+    The rows of a step stay the same, but under `group_by_length`, whose order SWIFT draws by the rows of a
+    batch.  `own`: SWIFT's training arguments of `ready`.
+    """
+    rows, batches = own.per_device_train_batch_size, own.gradient_accumulation_steps
+    if rows == 1 or (piece_tokens is not None and batches == 1):
+        return None
+    parts = next(parts for parts in range(2, rows + 1) if rows % parts == 0)
+    rows, batches = rows // parts, batches * parts
+    tell(text("memory_ran_out_in_a_batch", rows=rows, batches=batches))
+    fewer = {
+        "per_device_train_batch_size": str(rows),
+        "per_device_eval_batch_size": str(min(rows, own.per_device_eval_batch_size)),
+        "gradient_accumulation_steps": str(batches),
+    }
+    return replace(ready, overrides={**ready.overrides, **fewer})
 
 
 def _loss_terms(run: RunFolder, experiment: Experiment, template: Any, smoothing: float) -> Terms | None:
@@ -147,18 +199,3 @@ def _row_counts(tokens: dict[str, Any], used: int) -> dict[str, Any]:
     missing = tokens["rows"] - used
     # Any other number means that SWIFT could not encode some rows, or cut long ones in pieces.
     return {"given": tokens["rows"], "used": used, "left_out": over if missing == len(over) else None}
-
-
-def last_checkpoint(run: RunFolder, inputs: str) -> Path | None:
-    """The newest whole checkpoint of an interrupted training with the same inputs; clears away any other
-    training.
-    """
-    marker = run.trained_on
-    if not marker.exists() or marker.read_text(encoding="utf-8") != inputs:
-        shutil.rmtree(run.sft, ignore_errors=True)
-        run.sft.mkdir(parents=True)
-        marker.write_text(inputs, encoding="utf-8")
-        return None
-    # The trainer writes its state last: a checkpoint that has it is whole.
-    whole = [path.parent for path in run.sft.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
