@@ -36,8 +36,10 @@ def as_read(cell: str) -> str:
 
 
 def check_format(path: Path) -> str:
-    """The format of a table to be written; a UserError where its name says none."""
+    """The format of a table to be written; a UserError where its name says none, or it is a folder."""
     kind = FORMATS.get(path.suffix.lower())
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file.")
     if kind is None:
         raise UserError(f"{path}: name a file that ends with one of {', '.join(FORMATS)}.")
     return kind

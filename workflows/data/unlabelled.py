@@ -9,9 +9,9 @@ from workflows.core.errors import UserError
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS
 from workflows.core.screen import Screen
-from workflows.core.tables import read_table
+from workflows.core.tables import NotText, name_columns, read_table
 from workflows.data.near_copies import find_near_copies
-from workflows.data.reviews import Review, strip_text
+from workflows.data.reviews import NOT_TEXT, Review, strip_text
 from workflows.experiment.cards import DatasetCard
 
 
@@ -29,7 +29,7 @@ def read_unlabelled(
     if column is None:
         raise UserError(
             f"--unlabelled {path}: column {' or '.join(columns)} is wanted, the file has "
-            f"{', '.join(map(repr, frame.columns))}. Name it with --text-column and --label-column."
+            f"{name_columns(frame.columns)}. Name it with --text-column and --label-column."
         )
     places = {row["review"]: split for split in SPLITS for row in splits[split]}
     kept: list[Review] = []
@@ -40,6 +40,8 @@ def read_unlabelled(
         place = places.get(text)
         if not text:
             reason = "empty text"
+        elif isinstance(raw, NotText):
+            reason = NOT_TEXT
         elif valid != text:
             reason = "not valid Unicode"
         elif place is not None:
