@@ -3,6 +3,7 @@
 Each case goes through `prepare` and `predict`, which share their reader; rows read = kept + rejected.
 """
 
+import io
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openpyxl
 import pyarrow as pa
@@ -28,9 +29,11 @@ from workflows.experiment import cards
 from workflows.experiment.cards import load_dataset_card, load_preset, load_prompt
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.options import DEFAULTS
-from workflows.serving.predict import Wanted, find_inputs, predict_table
-from workflows.serving.systems import System, open_system
+from workflows.serving.predict import Wanted, find_inputs, lines_of_input, predict_table
 from workflows.studies.card import load_study
+
+if TYPE_CHECKING:  # SWIFT takes seconds to import
+    from workflows.serving.systems import System
 
 GOOD = (
     "房间很大，早餐也不错",
@@ -425,6 +428,7 @@ READ: dict[str, tuple[str, Make, list[str], dict[str, int]]] = {
         ['他说"很好",\n还要来', '房间"很大"其实小'],
         {},
     ),
+    "a cell of 10 MB": ("a.csv", _text(f"{TEXT}1,{'好' * 3_500_000}\n"), ["好" * 3_500_000], {}),
     "rows too short": ("a.csv", _text(f"{TEXT}1\n"), [], {"empty text": 1}),
     "blank lines": ("a.csv", _text(f"{TEXT}\n\n1,好\n"), ["好"], {}),
     "words that stand for nothing elsewhere": (
@@ -540,6 +544,13 @@ READ: dict[str, tuple[str, Make, list[str], dict[str, int]]] = {
 }
 
 
+FILES: dict[str, tuple[str, Make]] = {
+    **{name: case[:2] for name, case in REFUSED.items()},
+    **{name: case[:2] for name, case in NOT_WANTED.items()},
+    **{name: case[:2] for name, case in READ.items()},
+}
+
+
 def _run_prepare(path: Path, folder: Path, *more: str) -> int:
     return main(
         ["prepare", "--dataset", "waimai", "--data-file", str(path), "--run-folder", str(folder), *more]
@@ -568,12 +579,14 @@ def test_prepare_refuses_a_bad_file_in_one_line_and_leaves_nothing(
 
 
 @pytest.fixture(scope="module")
-def tfidf(demo_run: tuple[RunFolder, str]) -> System:
+def tfidf(demo_run: tuple[RunFolder, str]) -> "System":
+    from workflows.serving.systems import open_system
+
     return open_system(demo_run[0].path, "tfidf")
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_predict_refuses_the_same_files(tmp_path: Path, tfidf: System, case: str) -> None:
+def test_predict_refuses_the_same_files(tmp_path: Path, tfidf: "System", case: str) -> None:
     name, make, message = REFUSED[case]
     make(tmp_path / name)
     with pytest.raises(UserError, match=message):
@@ -618,7 +631,7 @@ local: [{train: own.csv}]
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
-YAML = {
+YAML: dict[str, tuple[str | bytes, str]] = {
     "a billion laughs": (LAUGHS, r"line 2: references \(\*name\) are not read; write it out"),
     "a reference to itself": ("a: &a [*a]\n", "line 1: references"),
     "a key twice": ("name: a\nname: b\n", "line 1: key 'name' stands twice"),
@@ -830,13 +843,21 @@ def test_few_real_reviews_in_big5_and_in_gb18030_are_told_apart(
             assert read_table(path)["review"].tolist() == [text for text in known if text]
 
 
-def test_what_predict_reads_it_keeps(tmp_path: Path, tfidf: System) -> None:
+def test_lines_of_standard_input_are_utf8_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\ufeff房间很大\r\n送餐很快\n".encode())))
+    assert [*lines_of_input()] == ["房间很大", "送餐很快"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\n" + "送餐".encode("gb18030"))))
+    with pytest.raises(UserError, match="--input -: line 2 is not UTF-8; convert the lines"):
+        [*lines_of_input()]
+
+
+def test_what_predict_reads_it_keeps(tmp_path: Path, tfidf: "System") -> None:
     """All rows of strange files, each with an answer or the reason why it has none."""
     for name, make, reasons in [
         ("a.csv", READ["GBK"][1], {}),
         ("b.jsonl", READ["what is no text"][1], {"not a text": 5, "empty text": 2}),
         ("c.xlsx", READ["formulas and errors"][1], {"empty text": 2}),
-        ("d.jsonl", READ["half a surrogate pair"][1], {}),
+        ("d.jsonl", READ["half a surrogate pair"][1], {"not valid Unicode": 1}),
         ("e.jsonl", READ["other keys in each row"][1], {}),
         ("f.csv", _text("label,review\n" + "".join(f"1,{text}\n" for text in TRADITIONAL), "cp950"), {}),
     ]:

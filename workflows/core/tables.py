@@ -1,7 +1,7 @@
 """Reads a file of reviews, whatever its format and encoding, in chunks of rows of strings.
 
 CSV, TSV, JSONL, Parquet and XLSX; text files in UTF-8 (with or without BOM), GB18030, Big5, or UTF-16 with
-BOM.  No file is ever whole in memory; with pandas 2 a CSV is.
+BOM.  No file is ever whole in memory, but for the texts of XLSX; with pandas 2 a CSV is.
 
 Not covered: JSON that is one array; a quote that is never closed, where the next one stands at a cell's end.
 """

@@ -177,6 +177,15 @@ def strip_text(text: str) -> str:
     return text.strip().strip(INVISIBLE).strip()
 
 
+def why_no_review(cell: str) -> str:
+    """The reason why a cell is no review; none ("") where it is one."""
+    if isinstance(cell, NotText):
+        return NOT_TEXT
+    if not strip_text(cell):
+        return EMPTY_TEXT
+    return KEPT if cell.encode("utf-8", "replace").decode("utf-8") == cell else NOT_UNICODE
+
+
 def _read_rows(
     tables: dict[str, Table],
     card: DatasetCard,

@@ -12,7 +12,7 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,8 +27,8 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.statistics import wilson_interval
 from workflows.core.table_writers import check_format, open_table_writer
-from workflows.core.tables import NotText, Table, name_columns, open_table, read_chunks
-from workflows.data.reviews import EMPTY_TEXT, NOT_TEXT, strip_text
+from workflows.core.tables import Table, name_columns, open_table, read_chunks
+from workflows.data.reviews import why_no_review
 from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.labels import normalise_label
@@ -94,7 +94,7 @@ def predict(
             screen.say(_render_counts(counts, wanted))
             screen.say(f"answers: {as_typed(output)}")
             return
-        given = (line.rstrip("\r\n") for line in sys.stdin) if lines else iter(texts)
+        given = lines_of_input() if lines else iter(texts)
         at_once = 1 if sys.stdin.isatty() else LINES_AT_ONCE
         while block := list(islice(given, at_once)):
             for text, said in zip(block, answer_texts(system, block), strict=True):
@@ -102,6 +102,18 @@ def predict(
                     zip(added_columns(system, wanted), row_of(system, wanted, text, said), strict=True)
                 )
                 screen.say(json.dumps({"text": text, **cells}, ensure_ascii=False))
+
+
+def lines_of_input() -> Iterator[str]:
+    """The lines of standard input; a UserError for one that is not UTF-8."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"--input -: line {number} is not UTF-8; convert the lines (iconv -f GB18030 -t UTF-8), or "
+                "give them as a file, which may be GB18030 or Big5."
+            ) from error
 
 
 def _render_trial(trial: dict[str, Any] | None, least: float) -> str:
@@ -252,10 +264,10 @@ def _whole_lines(path: Path) -> tuple[int, int]:
 def answer_texts(
     system: System, texts: list[str], done: Callable[[int], Any] = lambda count: None
 ) -> list[Answer | None]:
-    """The prediction and probabilities of each text, in order; None for an empty one, and for a cell that is
-    no text.  `done` is told how many more are answered.
+    """The prediction and probabilities of each text, in order; None for what is no review.  `done` is told
+    how many more are answered.
     """
-    full = [at for at, text in enumerate(texts) if strip_text(text) and not isinstance(text, NotText)]
+    full = [at for at, text in enumerate(texts) if not why_no_review(text)]
     found: list[Answer | None] = [None] * len(texts)
     done(len(texts) - len(full))
     for batch in system.answers([texts[at] for at in full]):
@@ -275,7 +287,7 @@ def added_columns(system: System, wanted: Wanted) -> list[str]:
 def row_of(system: System, wanted: Wanted, text: str, said: Answer | None) -> list[str]:
     """The cells of `added_columns` for a text and its answer."""
     shares = list((said or {}).get("probabilities") or {})
-    label, reason = "", NOT_TEXT if isinstance(text, NotText) else EMPTY_TEXT
+    label, reason = "", why_no_review(text)
     if said is not None:
         label, reason = _written(said["prediction"]), ""
         if said["prediction"] is None:
