@@ -46,7 +46,7 @@ def _expected(text: str, kind: str) -> str:
 @pytest.mark.parametrize("kind", sorted(set(FORMATS.values())))
 @FEW
 @given(rows=TABLES)
-@example(rows=[("1", "_x0041_"), ("0", "'=1"), ("1", "nan"), ("0", "#N/A"), ("1", "5.0")])
+@example(rows=[("1", "好\r吃"), ("1", "_x0041_"), ("0", "'=1"), ("1", "nan"), ("0", "#N/A"), ("1", "5.0")])
 def test_a_table_that_was_written_is_read_again(kind: str, rows: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a.{kind}"

@@ -634,7 +634,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
 YAML: dict[str, tuple[str | bytes, str]] = {
     "a billion laughs": (LAUGHS, r"line 2: references \(\*name\) are not read; write it out"),
     "a reference to itself": ("a: &a [*a]\n", "line 1: references"),
-    "a key twice": ("name: a\nname: b\n", "line 1: key 'name' stands twice"),
+    "a key twice": ("name: a\nname: b\n", "line 2: key 'name' stands twice"),
     "deep brackets": ("[" * 1200, "not readable as YAML: "),
     "Python in it": (
         "a: !!python/object/apply:os.system [ls]\n",

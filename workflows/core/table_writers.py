@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ from workflows.core.tables import FORMATS
 FORMULA = re.compile(r"[=+\-@\t\r]")  # what a cell begins with that may be run
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?%?")  # which may begin so, too
 XLSX_ROWS, XLSX_CELL = 1_048_576, 32_767  # what Excel takes: rows of a sheet, characters of a cell
+ENDS = "\r\n"
 NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 Write = Callable[[pd.DataFrame], None]
@@ -59,7 +61,9 @@ def open_table_writer(path: Path, columns: list[str], kind: str) -> Iterator[Wri
 def _delimited(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
     # With a mark of UTF-8, by which spreadsheets know it.
     with open(path, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
+        # A cell that holds \r is quoted only where a line's end does; lines end with \n all the same.
+        lines = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(ENDS)}\n"))
+        writer = csv.writer(lines, delimiter="\t" if kind == "tsv" else ",", lineterminator=ENDS)
         writer.writerow(map(harmless, columns))
         yield lambda frame: writer.writerows(map(harmless, row) for row in frame.itertuples(index=False))
 
