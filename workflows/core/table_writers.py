@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 
@@ -58,12 +58,16 @@ def open_table_writer(path: Path, columns: list[str], kind: str) -> Iterator[Wri
         yield write
 
 
+def csv_writer(file: TextIO, delimiter: str = ",") -> Any:
+    """Python's writer of CSV, whose lines end with \\n; unlike it, this one also quotes a cell that holds \\r."""
+    lines = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(ENDS)}\n"))
+    return csv.writer(lines, delimiter=delimiter, lineterminator=ENDS)
+
+
 def _delimited(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
     # With a mark of UTF-8, by which spreadsheets know it.
     with open(path, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
-        # A cell that holds \r is quoted only where a line's end does; lines end with \n all the same.
-        lines = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(ENDS)}\n"))
-        writer = csv.writer(lines, delimiter="\t" if kind == "tsv" else ",", lineterminator=ENDS)
+        writer = csv_writer(file, "\t" if kind == "tsv" else ",")
         writer.writerow(map(harmless, columns))
         yield lambda frame: writer.writerows(map(harmless, row) for row in frame.itertuples(index=False))
 
