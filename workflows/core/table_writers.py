@@ -59,7 +59,7 @@ def open_table_writer(path: Path, columns: list[str], kind: str) -> Iterator[Wri
 
 
 def csv_writer(file: TextIO, delimiter: str = ",") -> Any:
-    """Python's writer of CSV, whose lines end with \\n; unlike it, this one also quotes a cell that holds \\r."""
+    """Python's writer of CSV, with \\n at a line's end; but it quotes a cell that holds \\r, too."""
     lines = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(ENDS)}\n"))
     return csv.writer(lines, delimiter=delimiter, lineterminator=ENDS)
 

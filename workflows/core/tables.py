@@ -154,6 +154,7 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> int:
         reader, whole = csv.reader(file, delimiter=delimiter, strict=True), 0  # lines that are well
         try:
             header = next((row for row in reader if any(map(str.strip, row))), [])
+            whole = reader.line_num
             refuse_twice(table.path, [name for name in header if name])
             if not header_alone:
                 for _ in reader:
