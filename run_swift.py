@@ -436,10 +436,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         from workflows.experiment.cards import COMMAND
 
-        print(f"error: {' '.join(str(error).split())} ({COMMAND} --help)", file=sys.stderr)
+        print(f"error: {_on_one_line(' '.join(str(error).split()))} ({COMMAND} --help)", file=sys.stderr)
         return 2
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_on_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -452,6 +452,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2
+
+
+def _on_one_line(text: str) -> str:
+    """A message without what would break its line, or steer the terminal: it may quote a stranger's file."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 if __name__ == "__main__":

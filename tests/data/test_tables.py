@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from workflows.core import tables
+from workflows.core import encodings, tables
 from workflows.core.errors import UserError
 from workflows.core.tables import open_table, read_chunks, read_table
 
@@ -81,7 +81,7 @@ def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encodin
     [
         ("a.csv", "label,review\n1,好\n0,差,很差\n", "line 3"),
         ("a.csv", "label,review\n1,好,但是早餐很差\n0,差\n", "not a regular table"),
-        ("a.csv", 'label,review\n1,"没有结尾的引号\n0,差\n', "EOF inside string"),
+        ("a.csv", 'label,review\n1,"没有结尾的引号\n0,差\n', "line 2: unexpected end of data"),
         ("a.csv", "", "empty"),
         ("a.jsonl", '{"label": 1}\n{"label": \n', "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: holds list"),
@@ -132,7 +132,7 @@ def test_a_file_read_in_many_chunks_gives_the_same_rows(
         pd.DataFrame(rows).to_parquet(path)
     whole = read_table(path)
     monkeypatch.setattr(tables, "CHUNK_ROWS", 3)
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 5)  # cuts characters in two
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 5)  # cuts characters in two
     at_once = suffix == ".csv" and not tables.CHUNKS_ARE_WHOLE  # with pandas 2, on Python 3.10
     sizes = [20] if at_once else [3] * 6 + [2]
     assert [len(chunk) for chunk in read_chunks(open_table(path))] == sizes
@@ -164,7 +164,7 @@ def test_a_row_with_too_many_cells_is_refused_wherever_chunks_begin(
 def test_a_byte_that_no_encoding_has_is_refused_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, bad: bytes, message: str, block: int
 ) -> None:
-    monkeypatch.setattr(tables, "BLOCK_BYTES", block)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", block)
     bom = "\ufeff" if encoding == "utf-16-le" else ""
     good = "1,早上好\n".encode(encoding)  # 上 has the byte of a line end in UTF-16
     path = tmp_path / "reviews.csv"

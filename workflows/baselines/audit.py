@@ -6,7 +6,6 @@ confident learning (Northcutt et al. 2021). With 5 % of the labels flipped, the 
 the ranking hold about three fifths of the flipped ones.
 """
 
-import csv
 import hashlib
 import io
 from typing import Any
@@ -22,7 +21,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.core.table_writers import harmless
+from workflows.core.table_writers import csv_writer, harmless
 from workflows.experiment.job import Job
 
 # Measured beside (1, 3) and C = 1: as good a ranking in half the time.
@@ -57,7 +56,7 @@ def audit(job: Job) -> dict[str, Any]:
     order = rank(labels, shares) if shares is not None else []
     text = io.StringIO("\ufeff")  # spreadsheets take the file for UTF-8 by this mark
     text.seek(1)
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text)
     writer.writerow(COLUMNS)
     suspects: list[tuple[str, ...]] = []
     for index in order:

@@ -4,10 +4,15 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+
+from workflows.core.errors import UserError
+
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 @contextmanager
@@ -80,6 +85,21 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def check_file(path: Path) -> None:
+    """Raise UserError where `path` is no ordinary file that can be read."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind != stat.S_IFREG:
+            raise UserError(f"{path}: is {KINDS.get(kind, 'no ordinary file')}; name a file.")
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: there is no such file.") from error
+    except OSError as error:  # a loop of links, no permission, a name that is too long
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r}: is no name of a file: {error}.") from error
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 import pandas as pd
 
@@ -20,6 +21,7 @@ from workflows.core.tables import FORMATS
 FORMULA = re.compile(r"[=+\-@\t\r]")  # what a cell begins with that may be run
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?%?")  # which may begin so, too
 XLSX_ROWS, XLSX_CELL = 1_048_576, 32_767  # what Excel takes: rows of a sheet, characters of a cell
+ENDS = "\r\n"
 NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 Write = Callable[[pd.DataFrame], None]
@@ -36,8 +38,10 @@ def as_read(cell: str) -> str:
 
 
 def check_format(path: Path) -> str:
-    """The format of a table to be written; a UserError where its name says none."""
+    """The format of a table to be written; a UserError where its name says none, or it is a folder."""
     kind = FORMATS.get(path.suffix.lower())
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file.")
     if kind is None:
         raise UserError(f"{path}: name a file that ends with one of {', '.join(FORMATS)}.")
     return kind
@@ -54,10 +58,16 @@ def open_table_writer(path: Path, columns: list[str], kind: str) -> Iterator[Wri
         yield write
 
 
+def csv_writer(file: TextIO, delimiter: str = ",") -> Any:
+    """Python's writer of CSV, with \\n at a line's end; but it quotes a cell that holds \\r, too."""
+    lines = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(ENDS)}\n"))
+    return csv.writer(lines, delimiter=delimiter, lineterminator=ENDS)
+
+
 def _delimited(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
     # With a mark of UTF-8, by which spreadsheets know it.
     with open(path, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
+        writer = csv_writer(file, "\t" if kind == "tsv" else ",")
         writer.writerow(map(harmless, columns))
         yield lambda frame: writer.writerows(map(harmless, row) for row in frame.itertuples(index=False))
 

@@ -1,27 +1,27 @@
 """Reads a file of reviews, whatever its format and encoding, in chunks of rows of strings.
 
-CSV, TSV, JSONL, Parquet and XLSX; text files in UTF-8 (with or without BOM), GB18030, or UTF-16 with BOM.
-No file but XLSX is ever whole in memory; with pandas 2 a CSV is, too.
+CSV, TSV, JSONL, Parquet and XLSX; text files in UTF-8 (with or without BOM), GB18030, Big5, or UTF-16 with
+BOM.  No file is ever whole in memory, but for the texts of XLSX; with pandas 2 a CSV is.
 
-Not covered: JSON that is one array; Big5, whose bytes are valid GB18030 too.
+Not covered: JSON that is one array; a quote that is never closed, where the next one stands at a cell's end.
 """
 
-import codecs
+import csv
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from workflows.core.encodings import find_encoding
 from workflows.core.errors import UserError
-from workflows.core.files import sha256
+from workflows.core.files import check_file, sha256
+from workflows.core.sheets import read_parquet, read_sheet, refuse_bomb, refuse_twice
 
 FORMATS = {
     ".csv": "csv",
@@ -31,14 +31,16 @@ FORMATS = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-# A file with fewer undecodable characters than this share is damaged UTF-8, not another encoding.
-DAMAGED_SHARE = 0.01
-CHUNK_ROWS = 20_000
+CHUNK_ROWS, CHUNK_CELLS = 20_000, 2_000_000  # at most
 # pandas 2 (the newest for Python 3.10) cuts off the first row of a later chunk without a word where it is too
 # long: there a CSV is read at once.
 CHUNKS_ARE_WHOLE = int(pd.__version__.split(".")[0]) >= 3
-BLOCK_BYTES = 1 << 20
 HEADER_CHARACTERS = 1 << 16
+COLUMNS_NAMED, NAME_CHARACTERS = 20, 40  # in an error, at most
+
+
+class NotText(str):
+    """A cell of JSONL or Parquet that is no text there: a number, a truth value, a list, an object."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,13 @@ def open_table(path: Path) -> Table:
     Raises UserError where the file is missing, of an unknown format, or in no encoding that is read, naming
     the place.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file.")
+    check_file(path)
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UserError(
             f"{path}: format {path.suffix or '(none)'} is not read; use one of {', '.join(FORMATS)}."
         )
-    encoding = None if kind in ("parquet", "xlsx") else _find_encoding(path)
+    encoding = None if kind in ("parquet", "xlsx") else find_encoding(path)
     return Table(path, kind, encoding, sha256(path))
 
 
@@ -92,44 +93,16 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.concat(read_chunks(open_table(path)), ignore_index=True).fillna("")
 
 
-def _find_encoding(path: Path) -> str:
-    """The encoding of a text file; a UserError names the line that does not fit."""
-    with open(path, "rb") as file:
-        start = file.read(3)
-    misfit = _first_misfit(path, "utf-8")
-    if misfit is None:
-        return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
-    with open(path, encoding="utf-8", errors="replace") as text:
-        damaged = total = 0
-        while part := text.read(BLOCK_BYTES):
-            damaged, total = damaged + part.count("\ufffd"), total + len(part)
-    if damaged < DAMAGED_SHARE * total:
-        raise UserError(
-            f"{path}, line {misfit[0]}: byte 0x{misfit[1]:02x} is not UTF-8, the rest of the file is; "
-            "mend that line or save the file as UTF-8 again."
-        )
-    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding, name = ("utf_16", "UTF-16") if utf16 else ("gb18030", "GB18030")
-    misfit = _first_misfit(path, encoding)
-    if misfit is not None:
-        raise UserError(
-            f"{path}, line {misfit[0]}: byte 0x{misfit[1]:02x} is neither UTF-8 nor {name}; "
-            "save the file as UTF-8."
-        )
-    return encoding
+def name_columns(names: Iterable[str]) -> str:
+    """The columns of a file, as an error lists them."""
+    first = [*map(shorten, names)]
+    more = len(first) - COLUMNS_NAMED
+    return ", ".join(first[:COLUMNS_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _first_misfit(path: Path, encoding: str) -> tuple[int, int] | None:
-    """Line and value of the first byte that `encoding` does not have there."""
-    line = 1
-    with open(path, "rb") as file:
-        try:
-            for part in codecs.iterdecode(iter(partial(file.read, BLOCK_BYTES), b""), encoding):
-                line += part.count("\n")
-        except UnicodeDecodeError as error:
-            before = error.object[: error.start].decode(error.encoding, errors="ignore")
-            return line + before.count("\n"), error.object[error.start]
-    return None
+def shorten(name: str) -> str:
+    """A cell or a column's name in quotes, as an error shows it."""
+    return repr(name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}…")
 
 
 def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.DataFrame]:
@@ -139,6 +112,7 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
     # An export may say .csv and separate by semicolons or tabs.
     delimiter = next((each for each in (usual, "\t", ";", ",") if each in header), usual)
     try:
+        rows = _rows_at_once(_check_delimited(table, delimiter, header_alone=columns is not None))
         with pd.read_csv(
             table.path,
             encoding=table.encoding,
@@ -148,7 +122,7 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
             index_col=False,
             usecols=columns,
             low_memory=False,
-            chunksize=CHUNK_ROWS if CHUNKS_ARE_WHOLE else sys.maxsize,
+            chunksize=rows if CHUNKS_ARE_WHOLE else sys.maxsize,
         ) as chunks:
             while True:
                 with warnings.catch_warnings():
@@ -161,7 +135,7 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
                 yield chunk
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{table.path}: the file is empty.") from error
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         raise UserError(
             f"{table.path}: not a regular table: {reason}. A text that holds {delimiter!r}, a quote or a "
@@ -169,53 +143,103 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
         ) from error
 
 
+def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> int:
+    """The number of columns.
+
+    Raises UserError for two of one name, and, unless only the header is looked at, csv.Error for a quoted
+    cell that goes on after its quote: pandas would join it, and lines after it, without a word.
+    """
+    csv.field_size_limit(sys.maxsize)
+    with open(table.path, encoding=table.encoding, newline="") as file:
+        reader, whole = csv.reader(file, delimiter=delimiter, strict=True), 0  # lines that are well
+        try:
+            header = next((row for row in reader if any(map(str.strip, row))), [])
+            whole = reader.line_num
+            refuse_twice(table.path, [name for name in header if name])
+            if not header_alone:
+                for _ in reader:
+                    whole = reader.line_num
+        except csv.Error as error:
+            raise csv.Error(f"line {whole + 1}: {error}") from error
+    return len(header)
+
+
+def _rows_at_once(columns: int) -> int:
+    return max(1, min(CHUNK_ROWS, CHUNK_CELLS // max(1, columns)))
+
+
 def _read_jsonl(table: Table) -> Iterator[pd.DataFrame]:
     with open(table.path, encoding=table.encoding, newline="\n") as file:
-        rows = (_parse_line(table, number, line) for number, line in enumerate(file, 1) if line.strip())
+        rows: list[dict[str, Any]] = []
+        names: dict[str, None] = {}
         empty = True
-        while chunk := list(islice(rows, CHUNK_ROWS)):
-            empty = False
-            yield _as_strings(pd.DataFrame(chunk, dtype=object))
-    if empty:
-        raise UserError(f"{table.path}: the file is empty.")
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            rows.append(_parse_line(table, number, line))
+            names.update(dict.fromkeys(rows[-1]))
+            if len(rows) >= _rows_at_once(len(names)):
+                yield _as_strings(pd.DataFrame(rows, dtype=object), NotText)
+                rows, names, empty = [], {}, False
+        if rows:
+            yield _as_strings(pd.DataFrame(rows, dtype=object), NotText)
+        elif empty:
+            raise UserError(f"{table.path}: the file is empty.")
 
 
 def _parse_line(table: Table, number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = json.loads(line, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{table.path}, line {number}: not JSON: {error}.") from error
     if not isinstance(row, dict):
         raise UserError(f"{table.path}, line {number}: holds {type(row).__name__}, not an object with keys.")
     return row
 
 
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return row
+
+
 def _read_binary(table: Table) -> Iterator[pd.DataFrame]:
     try:
         if table.format == "xlsx":
-            yield _as_strings(pd.read_excel(table.path, dtype=object, keep_default_na=False))
-            return
-        from pyarrow.parquet import ParquetFile
-
-        with ParquetFile(table.path) as file:
-            if file.metadata.num_rows == 0:
-                yield _as_strings(file.read().to_pandas())
-            for batch in file.iter_batches(CHUNK_ROWS):
-                yield _as_strings(batch.to_pandas())
+            frames = read_sheet(table.path, CHUNK_ROWS, CHUNK_CELLS)
+        else:
+            frames = read_parquet(table.path, CHUNK_ROWS)
+        expanded = 0
+        for frame in frames:
+            # A sheet makes a number of a text that looks like one.
+            cells = _as_strings(frame, str if table.format == "xlsx" else NotText)
+            expanded += sum(sum(map(len, cells[name])) for name in cells.columns)
+            refuse_bomb(table.path, expanded)
+            yield cells
+    except UserError:
+        raise
     except Exception as error:  # each engine has its own exceptions for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{table.path}: not readable as {table.format}: {reason}.") from error
 
 
-def _as_strings(frame: pd.DataFrame) -> pd.DataFrame:
+def _as_strings(frame: pd.DataFrame, other: type[str]) -> pd.DataFrame:
+    """A frame of texts; what was none becomes one of the kind `other`."""
     # As objects: pandas' own strings cannot hold half of a surrogate pair, which a JSON escape can bring.
     empty = frame.isna()
     cells = {
-        str(name): ["" if no else _as_string(cell) for cell, no in zip(frame[name], empty[name], strict=True)]
+        str(name): [
+            "" if no else _as_string(cell, other) for cell, no in zip(frame[name], empty[name], strict=True)
+        ]
         for name in frame.columns
     }
     return pd.DataFrame(cells, dtype=object)
 
 
-def _as_string(cell: Any) -> str:
-    return cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else str(cell)
+def _as_string(cell: Any, other: type[str]) -> str:
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, dict | list):
+        return other(json.dumps(cell, ensure_ascii=False, default=str))
+    return cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else other(cell)

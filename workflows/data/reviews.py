@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.statistics import describe_lengths
-from workflows.core.tables import Table, read_chunks
+from workflows.core.tables import NotText, Table, name_columns, read_chunks, shorten
 from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
 from workflows.experiment.labels import INVISIBLE, labels_flag, normalise_label
@@ -30,13 +30,15 @@ CONFLICT, DUPLICATE = "conflicting labels", "duplicate"
 DROPPED, NEAR_COPY = "dropped by hand", "near copy of a test row"
 SAME_TEXT = "same text as a test row"  # of another data set
 EMPTY_TEXT, EMPTY_LABEL, NOT_UNICODE = "empty text", "empty label", "not valid Unicode"
+NOT_TEXT = "not a text"  # but a number, a truth value, a list, an object
 NEUTRAL, UNLABELLED = "neutral label", "unlabelled"
 REASONS = (
     *(KEPT, EMPTY_TEXT, EMPTY_LABEL, NOT_UNICODE, NEUTRAL, UNLABELLED, UNKNOWN_LABEL),
-    *(CONFLICT, DUPLICATE, DROPPED, NEAR_COPY, SAME_TEXT),
+    *(CONFLICT, DUPLICATE, DROPPED, NEAR_COPY, SAME_TEXT, NOT_TEXT),
 )
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 DIGEST_BYTES = 8  # of a text; any two of five million texts share theirs with a probability below 1e-6
+LABEL_CHARACTERS = 40  # a longer value is no label
 VALUES_TOLD_APART = 1000  # of unknown labels: the column may be none of labels
 
 
@@ -165,7 +167,7 @@ def choose_layout(card: DatasetCard, path: Path, columns: list[str]) -> Layout:
             return layout
     wanted = " or ".join(f"{layout.text}, {layout.label}" for layout in card.layouts)
     raise UserError(
-        f"{path}: columns {wanted} are wanted, the file has {', '.join(map(repr, columns))}. "
+        f"{path}: columns {wanted} are wanted, the file has {name_columns(columns)}. "
         "Name them with --text-column and --label-column."
     )
 
@@ -173,6 +175,15 @@ def choose_layout(card: DatasetCard, path: Path, columns: list[str]) -> Layout:
 def strip_text(text: str) -> str:
     """A text without blanks and invisible marks at its ends."""
     return text.strip().strip(INVISIBLE).strip()
+
+
+def why_no_review(cell: str) -> str:
+    """The reason why a cell is no review; none ("") where it is one."""
+    if isinstance(cell, NotText):
+        return NOT_TEXT
+    if not strip_text(cell):
+        return EMPTY_TEXT
+    return KEPT if cell.encode("utf-8", "replace").decode("utf-8") == cell else NOT_UNICODE
 
 
 def _read_rows(
@@ -215,6 +226,7 @@ def classify_rows(tables: dict[str, Table], card: DatasetCard, neutral: str | No
         digests = np.frombuffer(b"".join(map(_digest, texts)), dtype=np.uint64)
         reasons[(reasons == CODES[KEPT]) & (digests == 0)] = CODES[NOT_UNICODE]
         reasons[lengths == 0] = CODES[EMPTY_TEXT]
+        reasons[[isinstance(text, NotText) for text in chunk.texts]] = CODES[NOT_TEXT]
         parts.append((reasons, labels, lengths, digests))
         for row in np.flatnonzero(reasons == CODES[UNKNOWN_LABEL]).tolist():
             value = normalise_label(chunk.labels[row])
@@ -323,17 +335,20 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
 def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
     split, _, number = rows.id(int(np.argmax(rows.reasons == CODES[UNKNOWN_LABEL]))).partition(":")
     value, values = next(iter(counts)), rows.layouts[split].values
-    where = f"{rows.tables[split].path.name}, row {number}: label {value!r}"
+    where = f"{rows.tables[split].path.name}, row {number}: label {shorten(value)}"
     mapping = [f"{known}={name}" for name, group in values.items() for known in group]
-    listed = ", ".join(f"{other!r} in {count} row(s)" for other, count in counts.most_common(5))
+    listed = ", ".join(f"{shorten(other)} in {count} row(s)" for other, count in counts.most_common(5))
     if not mapping:
         return (
             f"{where} is no number (not known: {listed}). Mend such rows, or name the value in the card's "
             "`unlabelled`, which leaves them out."
         )
-    return (
-        f"{where} is none of {', '.join(values)} "
-        f"(known values: {', '.join(known.split('=')[0] for known in mapping)}; not known: {listed}). "
-        "Say what it means, or leave such rows out by an empty name: "
-        f"{labels_flag(','.join([*mapping, f'{value}=']))}"
-    )
+    if len(value) > LABEL_CHARACTERS or not value.isprintable() or {",", "，", "="} & {*value}:
+        wanted = (
+            "Mend such rows; or, where the column holds no labels, name the right one with --label-column."
+        )
+    else:
+        flag = labels_flag(",".join([*mapping, f"{value}="]))
+        wanted = f"Say what it means, or leave such rows out by an empty name: {flag}"
+    known = ", ".join(value for group in values.values() for value in group)
+    return f"{where} is none of {', '.join(values)} (known values: {known}; not known: {listed}). {wanted}"

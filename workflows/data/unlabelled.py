@@ -9,9 +9,9 @@ from workflows.core.errors import UserError
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS
 from workflows.core.screen import Screen
-from workflows.core.tables import read_table
+from workflows.core.tables import name_columns, read_table
 from workflows.data.near_copies import find_near_copies
-from workflows.data.reviews import Review, strip_text
+from workflows.data.reviews import Review, strip_text, why_no_review
 from workflows.experiment.cards import DatasetCard
 
 
@@ -29,7 +29,7 @@ def read_unlabelled(
     if column is None:
         raise UserError(
             f"--unlabelled {path}: column {' or '.join(columns)} is wanted, the file has "
-            f"{', '.join(map(repr, frame.columns))}. Name it with --text-column and --label-column."
+            f"{name_columns(frame.columns)}. Name it with --text-column and --label-column."
         )
     places = {row["review"]: split for split in SPLITS for row in splits[split]}
     kept: list[Review] = []
@@ -38,17 +38,14 @@ def read_unlabelled(
         id, text = f"unlabelled:{number}", strip_text(raw)
         valid = text.encode("utf-8", "replace").decode("utf-8")
         place = places.get(text)
-        if not text:
-            reason = "empty text"
-        elif valid != text:
-            reason = "not valid Unicode"
-        elif place is not None:
+        reason = why_no_review(raw)
+        if not reason and place is not None:
             reason = "duplicate" if place in ("train", "unlabelled") else f"stands in {place}"
+        if reason:
+            rejected.append({"id": id, "review": valid, "reason": reason})
         else:
             places[text] = "unlabelled"
             kept.append(Review(id, text, 0))
-            continue
-        rejected.append({"id": id, "review": valid, "reason": reason})
     held_out = [row["review"] for split in ("val", "test") for row in splits[split]]
     with screen.progress("unlabelled: looking for near copies", total=len(kept)) as bar:
         copies = find_near_copies([review.text for review in kept], [], held_out, bar).train_in_test

@@ -11,6 +11,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from workflows.core.errors import UserError
+from workflows.core.files import check_file
+from workflows.experiment.options import absolute
 from workflows.experiment.recipes import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout; of an installed copy, the folder it is in
@@ -25,6 +27,8 @@ STUDIES = ROOT / "workflows" / "studies"
 COMMAND = "run-swift" if INSTALLED else "python run_swift.py"  # as a person types it
 
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
+NAME = re.compile(r"[^\W_][^/\\\x00-\x1f]{0,99}")  # a folder is called by it
+NO_NAME = "a folder is called by it: begin it with a letter or a digit, and leave out '/'"
 PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Task = Literal["single_label", "multi_label", "regression"]
@@ -77,6 +81,21 @@ class DatasetCard:
     sources: tuple[HubSource, ...] = ()
     task: Task = "single_label"
 
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise UserError(f"data set {self.name!r}: {NO_NAME}.")
+        files = (*self.local, *(source.files for source in self.sources))
+        for name in (name for each in files for name in each.values()):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise UserError(
+                    f"data set {self.name}: file {name!r} lies outside of the folder with the data; name it "
+                    "from there, without '..', or give it with --data-file."
+                )
+        for kind in ("name", "words"):
+            told = [getattr(label, kind).strip().casefold() for label in self.labels]
+            if "" in told or len({*told}) < len(told):
+                raise UserError(f"data set {self.name}: each label needs {kind} of its own.")
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -118,12 +137,31 @@ def has_head(preset: Arguments) -> bool:
     return preset.get("task_type") == "seq_cls"
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values, each written once: a few lines of references to references may stand for billions."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            where = self.peek_event().start_mark
+            raise yaml.YAMLError(f"line {where.line + 1}: references (*name) are not read; write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {key.value!r} stands twice")
+            seen.update([key.value] if isinstance(key, yaml.ScalarNode) else [])
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML card; a UserError where the file holds anything else."""
+    check_file(path)
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = yaml.load(file, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date, say, that the calendar lacks
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, not a mapping of keys to values.")
@@ -199,8 +237,9 @@ def load_prompt(name: str) -> Prompt:
 
     Raises UserError for an unknown placeholder, and where texts and the keys that fill them do not fit.
     """
-    own = name not in names_of(PROMPTS) and Path(name).expanduser().is_file()
-    path = Path(name).expanduser().resolve() if own else card_path(PROMPTS, name, "prompt")
+    path = Path(absolute(name))
+    own = name not in names_of(PROMPTS) and path.is_file()
+    path = path if own else card_path(PROMPTS, name, "prompt")
     origin = {"file": str(path)} if own else {}
     prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_yaml(path)}, path)
     known = ("review", "labels", "descriptions", "examples")

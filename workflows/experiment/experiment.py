@@ -5,6 +5,7 @@ only a preset whose method SWIFT does not have holds one key more, `recipe`.  An
 resolved: the YAML that it is stored as repeats the run even when a card has changed since.
 """
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ def save_experiment(experiment: Experiment) -> str:
 
 def load_experiment(path: Path) -> Experiment:
     """The experiment stored at `path`; a UserError where it does not exist or does not fit."""
-    if not path.exists():
+    if not os.path.lexists(path):  # which no name makes fail
         raise UserError(
             f"{path.parent}: not a run folder (it has no {path.name}); `{COMMAND} prepare` starts one."
         )

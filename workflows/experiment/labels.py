@@ -5,6 +5,7 @@ import re
 from workflows.core.errors import UserError
 
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # marks that str.strip leaves, though nobody sees them
+FULL_WIDTH = str.maketrans("０１２３４５６７８９．－＋", "0123456789.-+")
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -40,8 +41,8 @@ def parse_labels(text: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]
 
 
 def normalise_label(value: str) -> str:
-    """A label value as compared: stripped, and 1.0 as 1."""
-    value = value.strip().strip(INVISIBLE).strip()
+    """A label value as compared: stripped, 1.0 as 1, and digits of full width as digits."""
+    value = value.strip().strip(INVISIBLE).strip().translate(FULL_WIDTH)
     whole = WHOLE_NUMBER.fullmatch(value)
     return whole.group(1) if whole else value
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.experiment.cards import MODELS, Arguments, ModelCard, did_you_mean, names_of, read_yaml
+from workflows.experiment.options import absolute
 
 
 def load_model_card(name: str) -> ModelCard:
@@ -16,7 +17,7 @@ def load_model_card(name: str) -> ModelCard:
     """
     cards = {card: read_yaml(MODELS / f"{card}.yaml") for card in names_of(MODELS)}
     by_hub_id = {str(arguments.get("model")).lower(): card for card, arguments in cards.items()}
-    folder = Path(name).expanduser().resolve()
+    folder = Path(absolute(name))
     if name not in cards and folder.is_dir():
         return ModelCard(folder.name, describe_folder(folder))
     card = name if name in cards else by_hub_id.get(name.lower())

@@ -4,6 +4,7 @@ Flags, --help, experiment.yaml and the command that repeats a run are all derive
 else knows an option by name before it is used.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,16 @@ from workflows.core.errors import UserError
 
 
 def absolute(path: str) -> str:
-    """The path from the root, so that a run can be repeated from another folder."""
-    return str(Path(path).expanduser().resolve())
+    """The path from the root, so that a run can be repeated from another folder; a UserError where it cannot
+    be told.
+    """
+    try:
+        # Unlike Path.resolve it takes a loop of links, of which the reader says more.
+        found = os.path.realpath(Path(path).expanduser())
+        Path(found).exists()  # fails where there can be no such file
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{path!r}: is no path: {error}.") from error
+    return found
 
 
 def _absolute(kind: Any, tokens: tuple[Token, ...]) -> str:

@@ -75,7 +75,7 @@ def resolve(options: RunOptions) -> Experiment:
     else:
         name = tuning.model or "tiny"
         model = load_model_card(name)
-        if name not in names_of(MODELS) and Path(name).expanduser().is_dir():
+        if name not in names_of(MODELS) and Path(absolute(name)).is_dir():
             tuning = replace(tuning, model=absolute(name))
         chat_or_base = "zh-continue" if model.is_base else "zh-question"
         in_words = not has_head(preset) and dataset.task == "single_label"
@@ -152,7 +152,7 @@ def choose_dataset(options: DataOptions) -> DatasetCard:
 
 def _missing_flags(path: Path, options: DataOptions) -> str:
     """What to add to the command line, read off the file itself."""
-    from workflows.core.tables import open_table, read_chunks  # pandas takes 0.3 s to import
+    from workflows.core.tables import name_columns, open_table, read_chunks  # pandas takes 0.3 s to import
 
     counts: Counter[str] = Counter()
     for frame in read_chunks(open_table(path)):
@@ -161,7 +161,7 @@ def _missing_flags(path: Path, options: DataOptions) -> str:
             example = "--text-column TEXT --label-column LABEL --labels 差评,好评"
             return (
                 f"{path}: say which columns hold text and label: {example}. The file has "
-                f"{', '.join(map(repr, columns))}."
+                f"{name_columns(columns)}."
             )
         counts.update(map(normalise_label, frame.get(options.label_column, [])))
     most = counts.most_common(8)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,8 +28,8 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.statistics import wilson_interval
 from workflows.core.table_writers import check_format, open_table_writer
-from workflows.core.tables import Table, open_table, read_chunks
-from workflows.data.reviews import strip_text
+from workflows.core.tables import Table, name_columns, open_table, read_chunks
+from workflows.data.reviews import why_no_review
 from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.labels import normalise_label
@@ -38,7 +39,6 @@ if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is
 
 BLOCK_ROWS = 4096  # answered and kept at a time: rows of like length share a batch
 VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
-EMPTY = "empty text"
 
 
 LINES_AT_ONCE = 256  # of standard input
@@ -97,12 +97,26 @@ def predict(
             screen.say(f"answered in {time.monotonic() - start:.2f} s, without loading")
             screen.say(f"answers: {as_typed(output)}")
             return
-        given = (line.rstrip("\r\n") for line in sys.stdin) if lines else iter(texts)
+        given = lines_of_input() if lines else iter(texts)
         at_once = 1 if sys.stdin.isatty() else LINES_AT_ONCE
         while block := list(islice(given, at_once)):
             for text, said in zip(block, answer_texts(system, block), strict=True):
-                cells = dict(zip(added_columns(system, wanted), row_of(system, wanted, said), strict=True))
+                cells = dict(
+                    zip(added_columns(system, wanted), row_of(system, wanted, text, said), strict=True)
+                )
                 screen.say(json.dumps({"text": text, **cells}, ensure_ascii=False))
+
+
+def lines_of_input() -> Iterator[str]:
+    """The lines of standard input; a UserError for one that is not UTF-8."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"--input -: line {number} is not UTF-8; convert the lines (iconv -f GB18030 -t UTF-8), or "
+                "give them as a file, which may be GB18030 or Big5."
+            ) from error
 
 
 def _render_trial(trial: dict[str, Any] | None, least: float) -> str:
@@ -143,7 +157,7 @@ def find_inputs(names: tuple[str, ...]) -> list[Table]:
     """The files that names and patterns stand for, in order; a UserError for one that stands for none."""
     tables = []
     for name in names:
-        found = [name] if Path(name).is_file() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute, too
+        found = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute, too
         if not found:
             raise UserError(f"--input {name}: there is no such file.")
         tables += [open_table(Path(each)) for each in found]
@@ -180,8 +194,9 @@ def predict_table(
             for table in tables:
                 for chunk in read_chunks(table):
                     said = [json.loads(line) for line in islice(lines, len(chunk))]
+                    answers = zip(chunk[wanted.text_column], said, strict=True)
                     new = pd.DataFrame(
-                        [row_of(system, wanted, each) for each in said], columns=added, dtype=object
+                        [row_of(system, wanted, *each) for each in answers], columns=added, dtype=object
                     )
                     counts.add(chunk, said, new)
                     write(pd.concat([chunk[columns].reset_index(drop=True), new], axis=1))
@@ -203,7 +218,7 @@ def _look_at(tables: list[Table], wanted: Wanted, screen: Screen) -> tuple[list[
                 columns = columns or list(chunk.columns)
                 for name in filter(None, (wanted.text_column, wanted.label_column)):
                     if name not in chunk.columns:
-                        has = ", ".join(map(repr, chunk.columns))
+                        has = name_columns(chunk.columns)
                         raise UserError(f"{table.path}: has no column {name!r}; it has {has}.")
                 if {*chunk.columns} != {*columns}:
                     other = sorted({*chunk.columns} ^ {*columns})[0]
@@ -252,10 +267,10 @@ def _whole_lines(path: Path) -> tuple[int, int]:
 def answer_texts(
     system: System, texts: list[str], done: Callable[[int], Any] = lambda count: None
 ) -> list[Answer | None]:
-    """The prediction and probabilities of each text, in order; None for an empty one.  `done` is told how
-    many more are answered.
+    """The prediction and probabilities of each text, in order; None for what is no review.  `done` is told
+    how many more are answered.
     """
-    full = [at for at, text in enumerate(texts) if strip_text(text)]
+    full = [at for at, text in enumerate(texts) if not why_no_review(text)]
     found: list[Answer | None] = [None] * len(texts)
     done(len(texts) - len(full))
     for batch in system.answers([texts[at] for at in full]):
@@ -272,10 +287,10 @@ def added_columns(system: System, wanted: Wanted) -> list[str]:
     return ["prediction", *shares, "reason", *(["system"] if wanted.name_system else [])]
 
 
-def row_of(system: System, wanted: Wanted, said: Answer | None) -> list[str]:
-    """An answer's cells of `added_columns`."""
+def row_of(system: System, wanted: Wanted, text: str, said: Answer | None) -> list[str]:
+    """The cells of `added_columns` for a text and its answer."""
     shares = list((said or {}).get("probabilities") or {})
-    label, reason = "", EMPTY
+    label, reason = "", why_no_review(text)
     if said is not None:
         label, reason = _written(said["prediction"]), ""
         if said["prediction"] is None:

@@ -15,11 +15,12 @@ from pydantic import Field
 
 from workflows.core.errors import UserError
 from workflows.core.texts import Text, texts
-from workflows.experiment.cards import STUDIES, card_path, from_mapping, names_of, read_yaml
+from workflows.experiment.cards import NAME, NO_NAME, STUDIES, card_path, from_mapping, names_of, read_yaml
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import (
     RunOptions,
     SourceOptions,
+    absolute,
     asked,
 )
 from workflows.experiment.resolve import GROUPS, options_of, resolve
@@ -102,12 +103,15 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
     """The study of a card, by name or YAML file; `flags` go before its options and its grid, `smoke` makes it
     small, `draws` is the number of draws of all arms.  Raises UserError for what does not fit together.
     """
-    own = name not in names_of(STUDIES) and Path(name).expanduser().is_file()
-    path = Path(name).expanduser() if own else card_path(STUDIES, name, "study")
+    path = Path(absolute(name))
+    own = name not in names_of(STUDIES) and path.is_file()
+    path = path if own else card_path(STUDIES, name, "study")
     study = from_mapping(Study, {"name": path.stem, **read_yaml(path)}, path)
     names = [*study.options, *study.grid, *(each for arm in study.arms.values() for each in arm.options)]
     systems, compared = map(study.system, study.arms), (each for pair in study.compare for each in pair)
+    unusual = [] if NAME.fullmatch(study.name) else [study.name]
     wrong = [
+        *(f"name {each!r}: {NO_NAME}" for each in unusual),
         *(f"{each} is set by sizes and draws" for each in names if each in OF_A_STUDY),
         *(f"{each} is no option of `run`" for each in names if each not in GROUPS),
         *(f"{each} is no system; known: {', '.join(SYSTEMS)}" for each in systems if each not in SYSTEMS),
