@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import permitted
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import (
     DEFAULTS,
@@ -46,6 +47,23 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app.meta.group_parameters = Group("Any command", sort_key=3)
+
+
+@app.meta.default
+def any_command(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    offline: Annotated[
+        Flag, Parameter(help="reach no other machine: local files, and what the hubs' caches hold")
+    ] = False,
+    trust_code: Annotated[
+        Pairs, Parameter(help="let this argument of a card or run folder run code; may be repeated")
+    ] = (),
+) -> int:
+    """Carry out the command that the words name, `run` if they name none; its exit code."""
+    words = words if words and not words[0].startswith("-") else ("run", *words)
+    with permitted(offline, trust_code):
+        return app(words, exit_on_error=False, print_error=False) or 0
 
 
 @app.command
@@ -432,10 +450,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: labels and reviews are Chinese
             stream.reconfigure(encoding="utf-8", errors="replace")
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments = ["run", *arguments]
     try:
-        return app(arguments, exit_on_error=False, print_error=False) or 0
+        return app.meta(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
         from workflows.experiment.cards import COMMAND
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import is_offline
 from workflows.experiment.cards import DATASETS, DatasetCard, HubSource
 from workflows.experiment.options import DataOptions
 
@@ -30,11 +31,17 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
     for folder in _local_folders(options.data_dir)[:-1]:  # the last one holds the embedded sets
         wanted = " or ".join(", ".join(files.values()) for files in card.local)
         tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
+    offline = is_offline()
     for source in card.sources:
+        if offline and not _is_cached(source):
+            tried.append(f"{source.hub} {source.id}: not in its cache, and --offline asks no hub")
+            continue
         try:
             if not _is_cached(source):
                 _check_reachable(source)
-            return {split: _fetch(source, name) for split, name in source.files.items()}, source.place
+            return {
+                split: _fetch(source, name, offline) for split, name in source.files.items()
+            }, source.place
         except Exception as error:  # each client has its own family of exceptions; all mean "not from here"
             tried.append(
                 f"{source.hub} {source.id}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
@@ -43,7 +50,7 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
         f"data set {card.name}: no source could be reached. Tried: "
         f"{'; '.join(tried) or 'nothing is known of it'}. "
         "Give the file with --data-file FILE, or its folder with --data-dir DIR (or "
-        f"{DATA_DIR_VARIABLE}=DIR)."
+        f"{DATA_DIR_VARIABLE}=DIR){', or start once without --offline' if offline else ''}."
     )
 
 

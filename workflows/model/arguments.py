@@ -8,8 +8,8 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +18,12 @@ from swift.utils import parse_args
 from transformers import HfArgumentParser
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import is_offline
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.recipes import Preference, Recipe
+from workflows.model.folder import without_login
 from workflows.model.machine import Machine, dtype_of_answers, fit_to_machine
 from workflows.model.swift_names import nearest
 
@@ -73,6 +75,8 @@ def build_sft_arguments(
         "add_version": False,
         "resume_from_checkpoint": str(resume_from) if resume_from else None,
     }
+    if is_offline():
+        arguments["check_model"] = False  # it asks the hub whether there is a newer one
     arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
     tuning = experiment.tuning
     if isinstance(experiment.recipe, Preference) and tuning.from_run is not None:
@@ -165,30 +169,17 @@ def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
             f"SWIFT has no argument {name}; correct the preset or the model card. "
             f"{nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
         )
+    # Hugging Face's library would tell a server of each local file that it reads.
+    vars(import_module("datasets.config"))["HF_UPDATE_DOWNLOAD_COUNTS"] = False
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), _without_login():
+        with contextlib.redirect_stderr(complaint), without_login():
             return parse_args(kind, command_line_of(kind, arguments))[0]
     except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
         message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
         raise UserError(f"SWIFT refuses the arguments: {message}.") from error
     except (ValueError, AssertionError) as error:
         raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
-
-
-@contextlib.contextmanager
-def _without_login() -> Iterator[None]:
-    """Within this SWIFT does not log in to ModelScope, as it would with any arguments where there is a token:
-    none is needed to read them, and what is fetched from the hub brings the token itself.
-    """
-    from swift.hub import MSHub
-
-    login = vars(MSHub)["try_login"]
-    MSHub.try_login = classmethod(lambda cls, token=None: False)
-    try:
-        yield
-    finally:
-        MSHub.try_login = login
 
 
 def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:

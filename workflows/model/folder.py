@@ -4,17 +4,19 @@ Nothing here imports torch or SWIFT until a model is needed (`fetch_model`).
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import check_folder, is_offline
 from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT, Arguments, Label
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.experiment import Experiment
-from workflows.experiment.model_cards import describe_folder, read_config, runs_own_code
+from workflows.experiment.model_cards import describe_folder, runs_own_code
 from workflows.model.machine import find_machine, fit_to_machine, is_full
 
 FLASH_ATTENTION = {"flash_attn", "flash_attention_2"}  # SWIFT's names for the package flash_attn
@@ -77,8 +79,9 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     hub's cache where the hub is not in reach; without `weights` only what describes the model: config,
     tokenizer, generation config.
 
-    Switches remote code off in SWIFT's loader, and refuses a folder that asks for it, for all but the first
-    Qwen. Raises UserError where the model cannot be had, with what was tried.
+    With --offline only the cache is looked at. Switches remote code off in SWIFT's loader, and refuses a
+    folder that asks for it, unless --trust-code names it. Raises UserError where the model cannot be had,
+    with what was tried.
     """
     from swift.model.register import ModelLoader
     from swift.utils import safe_snapshot_download
@@ -89,30 +92,47 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
         revision, use_hf = arguments.get("model_revision"), arguments.get("use_hf") in (True, "true")
         download = partial(safe_snapshot_download, model, revision, weights, use_hf)
         try:
+            if is_offline():
+                raise ConnectionError("--offline asks no hub, and its cache has not all of it")
             folder = Path(download())
         except Exception as error:  # whatever a hub client raises, the user's way out is the same
             cached = _cached(download, weights)
             if cached is None:
                 raise UserError(
                     f"model {model}: could not be downloaded ({type(error).__name__}: "
-                    f"{' '.join(str(error).split())[:200]}). "
-                    "Give a local folder with --model DIR, or take the other hub with --set use_hf=true."
+                    f"{' '.join(str(error).split())[:200]}). Give a local folder with --model DIR, or "
+                    + (
+                        "start once without --offline."
+                        if is_offline()
+                        else "take the other hub with --set use_hf=true."
+                    )
                 ) from error
             folder = cached
-    remote_code = runs_own_code(folder)
-    if not remote_code and "auto_map" in read_config(folder):
-        raise UserError(
-            f"model {folder}: its config.json wants to run Python code from the model's repository "
-            "(auto_map); that is off here for all but the first Qwen. Take a model without remote code."
-        )
-    ModelLoader.default_trust_remote_code = remote_code
+    check_folder(folder)
+    ModelLoader.default_trust_remote_code = runs_own_code(folder)
     return folder
+
+
+@contextmanager
+def without_login() -> Iterator[None]:
+    """Within this SWIFT does not log in to ModelScope, as it would where there is a token, even to look into
+    the cache or to read any arguments: what is fetched from the hub brings the token itself.
+    """
+    from swift.hub import MSHub
+
+    login = vars(MSHub)["try_login"]
+    MSHub.try_login = classmethod(lambda cls, token=None: False)
+    try:
+        yield
+    finally:
+        MSHub.try_login = login
 
 
 def _cached(download: Callable[..., str], weights: bool) -> Path | None:
     """What is in a hub's cache of the model that `download` fetches; None where that is not all of it."""
     try:
-        folder = Path(download(local_files_only=True))
+        with without_login():
+            folder = Path(download(local_files_only=True))
     except Exception:  # each hub client has its own
         return None
     wanted = ("*.safetensors", "*.bin") if weights else ("config.json",)

@@ -10,6 +10,7 @@ from swift.template import MaxLengthError
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_json
+from workflows.core.permissions import check_folder
 from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.experiment.experiment import Experiment
@@ -161,4 +162,7 @@ def last_checkpoint(run: RunFolder, inputs: str) -> Path | None:
         return None
     # The trainer writes its state last: a checkpoint that has it is whole.
     whole = [path.parent for path in run.sft.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    last = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    if last is not None:
+        check_folder(last)
+    return last
