@@ -7,6 +7,7 @@ Your own reviews: run --data-file reviews.csv --text-column text --label-column 
 
 import io
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from workflows.core.errors import UserError
 from workflows.core.permissions import permitted
 from workflows.core.screen import Screen, as_typed
+from workflows.core.secrets import hide
 from workflows.experiment.options import (
     DEFAULTS,
     NEW_RUN,
@@ -443,8 +445,8 @@ def use_one_gpu() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command, the process's own if none is given; the exit code is 0, 2 for what the user can
-    mend, 3 as `reproduce` and `doctor` say, 130 after Ctrl-C.
+    """Carry out one command, the process's own if none is given; the exit code is 0, 1 with a traceback for
+    what nobody expected, 2 for what the user can mend, 3 as `reproduce` and `doctor` say, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
@@ -460,6 +462,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception:
+        print(hide(traceback.format_exc()), end="", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -30,6 +30,13 @@ RUNS_CODE_BY_PATH = {
     *("accelerator_config", "attn_impl", "deepspeed", "experts_impl", "fsdp", "fsdp_config"),
     *("parallelism_config", "teacher_deepspeed"),
 }
+# These hold a secret, which would be written into the run folder; where SWIFT finds it instead.
+SECRET = {
+    "hub_token": "set MODELSCOPE_API_TOKEN or HF_TOKEN",
+    "swanlab_token": "set SWANLAB_API_KEY",
+    "swanlab_secret": "leave it out",
+    "swanlab_webhook_url": "leave it out",
+}
 CONNECTING = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 
 _trusted: set[str] = set()  # what --trust-code named
@@ -99,11 +106,14 @@ def is_trusted(name: str) -> bool:
 
 
 def check_arguments(arguments: Mapping[str, Any], where: str) -> None:
-    """Raise UserError where SWIFT's arguments would run code that the command line does not trust.
+    """Raise UserError where SWIFT's arguments would run code that the command line does not trust, or hold a
+    secret.
 
     `where` they come from is said first.
     """
     for name, value in arguments.items():
+        if value and name in SECRET:
+            raise UserError(f"{where} {name}: is a secret, which no run folder may hold; {SECRET[name]}.")
         if not value or str(value).lower() in ("false", "none", "null") or is_trusted(name):
             continue
         by_path = name in RUNS_CODE_BY_PATH and not re.fullmatch(r"[\w ]+", str(value))

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from workflows.core.secrets import hide
+
 
 class Screen:
     """The terminal as it was when the command started, reachable while standard output goes to a log file.
@@ -67,10 +69,11 @@ class Screen:
     @contextmanager
     def output_to(self, log: Path) -> Iterator[None]:
         """Send everything written to standard output and error, by C code and child processes too, to
-        `log`.
+        `log`; what in it is a secret is hidden at the end.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            stack.callback(_hide_secrets, log)
             if self.verbose:
                 # In a session of its own tee outlives a Ctrl-C, and takes down what is said after it.
                 tee = subprocess.Popen(["tee", "-a", log], stdin=subprocess.PIPE, start_new_session=True)
@@ -89,6 +92,14 @@ class Screen:
                 _redirect(*saved)
                 for descriptor in saved:
                     os.close(descriptor)
+
+
+def _hide_secrets(log: Path) -> None:
+    if not log.is_file():  # taken away while the command ran
+        return
+    said = log.read_bytes().decode("utf-8", errors="surrogateescape")
+    if (hidden := hide(said)) != said:
+        log.write_bytes(hidden.encode("utf-8", errors="surrogateescape"))
 
 
 def _writes_to(stream: TextIO, descriptor: int) -> bool:

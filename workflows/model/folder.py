@@ -94,7 +94,8 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
         try:
             if is_offline():
                 raise ConnectionError("--offline asks no hub, and its cache has not all of it")
-            folder = Path(download())
+            with without_login():
+                folder = Path(download())
         except Exception as error:  # whatever a hub client raises, the user's way out is the same
             cached = _cached(download, weights)
             if cached is None:

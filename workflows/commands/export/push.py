@@ -8,6 +8,7 @@ from modelscope_hub import HubApi, HubError, get_default_config
 
 from workflows.core.errors import UserError
 from workflows.core.permissions import is_offline
+from workflows.core.secrets import hide
 
 TOKEN = "MODELSCOPE_API_TOKEN"
 
@@ -46,4 +47,4 @@ def push(folder: Path, repository: str) -> str:
             f"--push {repository}: {type(error).__name__}: {' '.join(str(error).split())[:300]} The folder "
             f"{folder} is whole; the same command pushes it again."
         ) from error
-    return f"{get_default_config().endpoint}/models/{repository}"
+    return hide(f"{get_default_config().endpoint}/models/{repository}")
