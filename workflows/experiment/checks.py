@@ -32,7 +32,7 @@ def check_environment(card: ModelCard, engine: str) -> None:
             f"model {card.name}: the first Qwen's own code needs {FIRST_QWEN_TRANSFORMERS}, here is "
             f"{installed}. Make a second environment and run the same command with first-qwen/bin/python: "
             "python -m venv first-qwen && first-qwen/bin/pip install -r requirements.txt "
-            f'"{FIRST_QWEN_TRANSFORMERS}"'
+            f'"{FIRST_QWEN_TRANSFORMERS}". Its repository\'s own code needs --trust-code auto_map, too.'
         )
     if family == "qwen3_5" and installed not in Requirement(QWEN3_5_TRANSFORMERS).specifier:
         raise UserError(
