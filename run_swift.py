@@ -6,6 +6,7 @@ Your own reviews: run --data-file reviews.csv --text-column text --label-column 
 """
 
 import io
+import pickle
 import sys
 import traceback
 from collections.abc import Sequence
@@ -457,10 +458,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         from workflows.experiment.cards import COMMAND
 
-        print(f"error: {' '.join(str(error).split())} ({COMMAND} --help)", file=sys.stderr)
+        print(f"error: {hide(' '.join(str(error).split()))} ({COMMAND} --help)", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except pickle.UnpicklingError:  # by torch, which reads numbers alone
+        print(
+            "error: a .bin, .pt or .pth file of the model or checkpoint is torn, or holds more than numbers; "
+            "nothing of it was run. Take one with .safetensors, or train again in a new folder.",
+            file=sys.stderr,
+        )
         return 2
     except Exception:
         print(hide(traceback.format_exc()), end="", file=sys.stderr)

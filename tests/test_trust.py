@@ -50,7 +50,11 @@ def _change_experiment(run: RunFolder, *keys: str, **arguments: Any) -> None:
 
 
 def test_no_command_takes_code_from_a_run_folder(
-    strangers: RunFolder, ran: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    strangers: RunFolder,
+    demo_run: tuple[RunFolder, str],
+    ran: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     _change_experiment(strangers, "resolved", "preset", external_plugins=[_plugin(strangers.path, ran)])
     folder, own = str(strangers.path), tmp_path / "own.yaml"
@@ -62,7 +66,7 @@ def test_no_command_takes_code_from_a_run_folder(
     commands = [
         *([name, folder] for name in ("run", "train", "infer", "report", "reproduce", "export", "audit")),
         *(["predict", folder, "--text", "好"], ["explain", folder, "--text", "好"], ["serve", folder]),
-        *(["compare", folder, folder], ["run", "--from-run", folder, "--method", "dpo"]),
+        *(["compare", folder, str(demo_run[0].path)], ["run", "--from-run", folder, "--method", "dpo"]),
         *(["study", str(own), "--plan"], ["run", "--set", f"external_plugins={folder}/plugin.py"]),
     ]
     for command in commands:
@@ -71,8 +75,8 @@ def test_no_command_takes_code_from_a_run_folder(
         assert "external_plugins" in said, command
         assert said.endswith("if you trust it add --trust-code external_plugins."), command
     assert not ran.exists()
-    assert main(["--trust-code", "external_plugins", "compare", folder, folder]) == 2  # the same run twice
-    assert "trust" not in capsys.readouterr().err
+    compared = ["compare", folder, str(demo_run[0].path), "--output", str(tmp_path / "compared")]
+    assert main(["--trust-code", "external_plugins", *compared]) == 0
     assert main(["list", "datasets", "--trust-code", "lora_rank"]) == 2
     assert "--trust-code lora_rank: runs no code" in capsys.readouterr().err
 
@@ -83,8 +87,9 @@ def test_a_plugin_that_the_command_line_trusts_runs(
     plugin = _plugin(strangers.path, ran)
     options = ["--train-samples", "32", "--test-samples", "5", "--set", "max_steps=1"]
     flags = [*options, "--set", f"external_plugins={plugin}", "--run-folder", strangers.path / "new"]
-    done = command("run", *flags, "--trust-code", "external_plugins")
-    assert done.returncode == 0, done.stderr
+    for words in (["prepare", *flags], ["train", strangers.path / "new"]):
+        done = command(*words, "--trust-code", "external_plugins")
+        assert done.returncode == 0, done.stderr
     assert ran.exists()
 
 
@@ -223,11 +228,6 @@ def _arguments_beside_the_weights(run: RunFolder, ran: Path) -> None:
         write_json(path, {**known, "external_plugins": [_plugin(run.path, ran)]})
 
 
-def _chat_template(run: RunFolder, ran: Path) -> None:
-    system = f"{{{{ cycler.__init__.__globals__.os.system('touch {ran}') }}}}"
-    (_own_model(run) / "chat_template.jinja").write_text(system, encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("change", "words", "code"),
     [
@@ -238,7 +238,6 @@ def _chat_template(run: RunFolder, ran: Path) -> None:
         (_code_of_a_tokenizer, "predict {} --text 好", 2),
         (_code_of_an_adapter, "predict {} --text 好", 2),
         (_arguments_beside_the_weights, "predict {} --text 好", 0),  # they are not read
-        (_chat_template, "export {}", 2),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else None,
 )

@@ -56,6 +56,7 @@ def permitted(offline: bool, trusted: Collection[str]) -> Iterator[None]:
     _trusted.update(trusted)
     if offline:
         os.environ[OFFLINE] = "1"
+    if is_offline():
         _forbid_connections()
     try:
         yield
