@@ -94,7 +94,7 @@ COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and 
     # A hub on this machine fills its caches; from then on --offline does with them.
     (("prepare", "--dataset", "waimai", "--run-folder", B), 0, "huggingface: XiangPan/waimai_10k"),
     (("prepare", "--dataset", "waimai", "--run-folder", C, "--offline"), 0, "huggingface: XiangPan/w"),
-    (("plan", "--offline", "--model", HUB_ID, *SMALL, "--run-folder", D), 0, "tuning"),
+    (("plan", "--offline", "--model", HUB_ID, *SMALL, "--run-folder", D), 0, "2 optimiser steps"),
     (("prepare", "--offline", "--model", HUB_ID, *SMALL, "--run-folder", D), 0, "20 rows"),
     (("--offline", "infer", D), 0, "not trained yet"),
     (("prepare", "--dataset", "jd", "--offline"), 2, "not in its cache, and --offline asks no hub"),

@@ -50,11 +50,7 @@ def _change_experiment(run: RunFolder, *keys: str, **arguments: Any) -> None:
 
 
 def test_no_command_takes_code_from_a_run_folder(
-    strangers: RunFolder,
-    demo_run: tuple[RunFolder, str],
-    ran: Path,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    command: Command, strangers: RunFolder, demo_run: tuple[RunFolder, str], ran: Path, tmp_path: Path
 ) -> None:
     _change_experiment(strangers, "resolved", "preset", external_plugins=[_plugin(strangers.path, ran)])
     folder, own = str(strangers.path), tmp_path / "own.yaml"
@@ -69,16 +65,18 @@ def test_no_command_takes_code_from_a_run_folder(
         *(["compare", folder, str(demo_run[0].path)], ["run", "--from-run", folder, "--method", "dpo"]),
         *(["study", str(own), "--plan"], ["run", "--set", f"external_plugins={folder}/plugin.py"]),
     ]
-    for command in commands:
-        assert main(command) == 2, command
-        (said,) = capsys.readouterr().err.splitlines()
-        assert "external_plugins" in said, command
-        assert said.endswith("if you trust it add --trust-code external_plugins."), command
+    for words in commands:
+        done = command(*words)
+        assert done.returncode == 2, words
+        (said,) = done.stderr.splitlines()
+        assert "external_plugins" in said, words
+        assert said.endswith("if you trust it add --trust-code external_plugins."), words
     assert not ran.exists()
-    compared = ["compare", folder, str(demo_run[0].path), "--output", str(tmp_path / "compared")]
-    assert main(["--trust-code", "external_plugins", *compared]) == 0
-    assert main(["list", "datasets", "--trust-code", "lora_rank"]) == 2
-    assert "--trust-code lora_rank: runs no code" in capsys.readouterr().err
+    compared = ["compare", folder, demo_run[0].path, "--output", tmp_path / "compared"]
+    assert command("--trust-code", "external_plugins", *compared).returncode == 0
+    unknown = command("list", "datasets", "--trust-code", "lora_rank")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "--trust-code lora_rank: runs no code" in unknown.stderr
 
 
 def test_a_plugin_that_the_command_line_trusts_runs(

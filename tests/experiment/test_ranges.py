@@ -35,7 +35,7 @@ def test_a_preset_and_a_model_card_are_checked_too() -> None:
     with pytest.raises(UserError, match=r"^method lora: lora_rank=0: must be a finite number, 1 or more\.$"):
         check_experiment(replace(experiment, preset={**experiment.preset, "lora_rank": 0}), None)
     hostile = replace(experiment.model, arguments={**experiment.model.arguments, "max_length": float("nan")})
-    with pytest.raises(UserError, match="^model tiny: max_length=nan: must be"):
+    with pytest.raises(UserError, match=r"^model tiny: max_length=nan: must be"):
         check_experiment(replace(experiment, model=hostile), None)
 
 
