@@ -8,15 +8,18 @@ Your own reviews: run --data-file reviews.csv --text-column text --label-column 
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from workflows.core.errors import UserError, what_to_mend
+from workflows.core.permissions import permitted
 from workflows.core.screen import Screen, as_typed
+from workflows.core.secrets import hide
 from workflows.experiment.options import (
     DEFAULTS,
     NEW_RUN,
@@ -47,6 +50,23 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app.meta.group_parameters = Group("Any command", sort_key=3)
+
+
+@app.meta.default
+def any_command(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    offline: Annotated[
+        Flag, Parameter(help="reach no other machine: local files, and what the hubs' caches hold")
+    ] = False,
+    trust_code: Annotated[
+        Pairs, Parameter(help="let this argument of a card or run folder run code; may be repeated")
+    ] = (),
+) -> int:
+    """Carry out the command that the words name, `run` if they name none; its exit code."""
+    words = words if words and not words[0].startswith("-") else ("run", *words)
+    with permitted(offline, trust_code):
+        return app(words, exit_on_error=False, print_error=False) or 0
 
 
 @app.command
@@ -422,21 +442,21 @@ def use_one_gpu() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command, the process's own if none is given; the exit code is 0, 2 for what the user can
-    mend, 3 as `reproduce` and `doctor` say, 130 after Ctrl-C.
+    """Carry out one command, the process's own if none is given; the exit code is 0, 1 with a traceback for
+    what nobody expected, 2 for what the user can mend, 3 as `reproduce` and `doctor` say, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: labels and reviews are Chinese
             stream.reconfigure(encoding="utf-8", errors="replace")
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments = ["run", *arguments]
     try:
-        return app(arguments, exit_on_error=False, print_error=False) or 0
+        return app.meta(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
         from workflows.experiment.cards import COMMAND
 
-        print(f"error: {_on_one_line(' '.join(str(error).split()))} ({COMMAND} --help)", file=sys.stderr)
+        print(
+            f"error: {_on_one_line(hide(' '.join(str(error).split())))} ({COMMAND} --help)", file=sys.stderr
+        )
         return 2
     except UserError as error:
         print(f"error: {_on_one_line(str(error))}", file=sys.stderr)
@@ -449,8 +469,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         places = (OUTPUTS, Path.home(), os.environ.get("TMPDIR", "/tmp"))
         if (said := what_to_mend(error, (*places, *arguments))) is None:
-            raise
-        print(f"error: {said}", file=sys.stderr)
+            print(hide(traceback.format_exc()), end="", file=sys.stderr)
+            return 1
+        print(f"error: {_on_one_line(hide(said))}", file=sys.stderr)
         return 2
 
 

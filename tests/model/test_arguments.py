@@ -250,7 +250,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     [
         ("learning_rate=abc", "argument --learning_rate.*'abc'"),
         ("truncation_strategy=cut", "argument --truncation_strategy.*: invalid choice: 'cut'"),
-        ("warmup_ratio=2", "must be less than 1"),
+        ("packing=true", "flash"),
     ],
 )
 def test_a_value_that_swift_refuses_is_one_line(run: RunFolder, override: str, complaint: str) -> None:
@@ -263,7 +263,8 @@ def test_a_value_that_swift_refuses_is_one_line(run: RunFolder, override: str, c
     ("name", "value", "wanted"),
     [
         ("lora_rank", "eight", "a whole number"),
-        ("learning_rate", "fast", "a number"),
+        ("learning_rate", "fast", "a finite number"),
+        ("top_p", "nan", "a finite number"),
         ("gradient_checkpointing", "maybe", "true or false"),
         ("truncation_strategy", "cut", "one of .*delete"),
     ],

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from jinja2.exceptions import SecurityError
 from transformers import AutoTokenizer
 
 from tests.conftest import make_experiment
@@ -112,6 +113,16 @@ def test_code_of_a_model_repository_is_never_run(tmp_path: Path) -> None:
     }  # as --set model_type=qwen would
     with pytest.raises(UserError, match="auto_map"):
         fetch_model(arguments)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_chat_template_runs_nothing(tmp_path: Path) -> None:
+    folder = _copy_tiny(tmp_path / "hostile")
+    system = f"{{{{ cycler.__init__.__globals__.os.system('touch {tmp_path / 'ran'}') }}}}"
+    (folder / "chat_template.jinja").write_text(system, encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with pytest.raises((SecurityError, AttributeError)):  # transformers renders it in jinja's sandbox
+        tokenizer.apply_chat_template([{"role": "user", "content": "好"}])
     assert not (tmp_path / "ran").exists()
 
 

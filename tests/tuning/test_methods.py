@@ -204,6 +204,7 @@ def test_dpo_takes_the_arguments_of_rlhf_and_needs_an_adapter(runs: dict[str, Ru
         (["--set", "recipe.alpha=1"], "not a setting of method lora; it has no recipe settings"),
         (["--method", "label-loss", "--set", "recipe.gamma=1"], "its recipe has alpha, beta, class_weights"),
         (["--method", "label-loss", "--set", "recipe.alpha=much"], "alpha: Input should be a valid number"),
+        (["--method", "label-loss", "--set", "recipe.alpha=inf"], "alpha: Input should be a finite number"),
         (["--method", "label-loss", "--set", "recipe.class_weights=all"], "should be 'none' or 'balanced'"),
         (["--method", "label-loss", "--set", "recipe.beta=-1"], "Input should be greater than or equal to 0"),
     ],

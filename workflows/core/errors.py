@@ -7,10 +7,13 @@ ends, so that no write needs a check of its own.
 
 import errno
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+
+from workflows.core.secrets import hide
 
 GOES_ON = "the same command then goes on"
 NAME_ANOTHER = f"change that, or name another path; {GOES_ON}"
@@ -31,8 +34,12 @@ REFUSED = {
 class UserError(Exception):
     """Bad input: the message says in one line what was wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2.  Libraries' own messages are a part
+    of many, and may hold a token, which is hidden.
     """
+
+    def __str__(self) -> str:
+        return hide(super().__str__())
 
 
 def what_to_mend(error: BaseException | None, written: Iterable[str | Path]) -> str | None:
@@ -42,6 +49,11 @@ def what_to_mend(error: BaseException | None, written: Iterable[str | Path]) -> 
     `written`: paths that the command may have written to, since a failed write does not say where it was.
     """
     while error is not None:
+        if isinstance(error, pickle.UnpicklingError):  # of torch, which reads numbers alone
+            return (
+                "a .bin, .pt or .pth file of the model or checkpoint is torn, or holds more than numbers; "
+                "nothing of it was run. Take one with .safetensors, or train again in a new folder."
+            )
         number, path = _number_and_path(error)
         if number in FULL:
             return f"no space is left: {_fullest(written)}; free some; {GOES_ON}"

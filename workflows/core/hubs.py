@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from workflows.core.permissions import offline_variable
+
 Hub = Literal["modelscope", "huggingface"]
 HUBS: tuple[Hub, ...] = ("modelscope", "huggingface")
-OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 REACH_SECONDS = 10.0  # the clients themselves try for half a minute before they give a dead network up
 STALL_VARIABLE = "MODELSCOPE_DOWNLOAD_LOW_SPEED_WINDOW_SECONDS"  # ModelScope's own, here for both hubs
 STALL_SECONDS = 60.0  # ModelScope's default
@@ -49,7 +50,7 @@ def fetch(repository: Repository) -> Path:
     stalls; what came whole or in part stays in the cache, and ModelScope's client goes on from there.
     """
     if variable := offline_variable():
-        raise HubError(f"{variable} is set")
+        raise HubError(f"--offline, or {variable}, asks no hub, and its cache has not all of it")
     program = f"import sys; sys.path[:] = {sys.path!r}; from workflows.core.hubs import work; work()"
     command = [sys.executable, "-c", program, json.dumps(asdict(repository))]
     with subprocess.Popen(
@@ -78,12 +79,6 @@ def find_cached(repository: Repository) -> Path | None:
     except Exception:  # each client has its own family of exceptions
         return None
     return folder if all((folder / name).is_file() for name in repository.wanted) else None
-
-
-def offline_variable() -> str | None:
-    """The variable that keeps the hubs' clients from the network, where one is set."""
-    is_set = ("1", "ON", "YES", "TRUE")
-    return next((name for name in OFFLINE_VARIABLES if os.environ.get(name, "").upper() in is_set), None)
 
 
 def check_reachable(hub: Hub, seconds: float = REACH_SECONDS) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, remove_left_parts, write_json
+from workflows.core.permissions import check_folder
 
 SPLITS = ("train", "val", "test")
 
@@ -82,8 +83,13 @@ class RunFolder:
 
 
 def checkpoint_of(run: RunFolder) -> Path:
-    """The folder of the checkpoint that a run's training kept: an adapter, or (full tuning) a whole model."""
-    return run.sft / read_json(run.training)["checkpoint"]
+    """The folder of the checkpoint that a run's training kept: an adapter, or (full tuning) a whole model.
+
+    Raises UserError where it wants code beside it to be run: the run may be anybody's.
+    """
+    folder = run.sft / read_json(run.training)["checkpoint"]
+    check_folder(folder)
+    return folder
 
 
 def finished_stages(run: RunFolder) -> dict[str, dict[str, Any]]:

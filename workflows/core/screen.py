@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from workflows.core.secrets import hide
 from workflows.core.told import listening
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ class Screen:
     @contextmanager
     def output_to(self, log: Path) -> Iterator[list[Text]]:
         """Send everything written to standard output and error, by C code and child processes too, to
-        `log`; what is told within it (told.py) is said here, and gathers in the list.
+        `log`, in which secrets are hidden at the end; what is told within it (told.py) is said here, and
+        gathers in the list.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            stack.callback(_hide_secrets, log)
             if self.verbose:
                 # In a session of its own tee outlives a Ctrl-C, and takes down what is said after it.
                 tee = subprocess.Popen(["tee", "-a", log], stdin=subprocess.PIPE, start_new_session=True)
@@ -96,6 +99,14 @@ class Screen:
                 _redirect(*saved)
                 for descriptor in saved:
                     os.close(descriptor)
+
+
+def _hide_secrets(log: Path) -> None:
+    if not log.is_file():  # taken away while the command ran
+        return
+    said = log.read_bytes().decode("utf-8", errors="surrogateescape")
+    if (hidden := hide(said)) != said:
+        log.write_bytes(hidden.encode("utf-8", errors="surrogateescape"))
 
 
 def _writes_to(stream: TextIO, descriptor: int) -> bool:

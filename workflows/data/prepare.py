@@ -80,10 +80,6 @@ def prepare(job: Job) -> dict[str, Any]:
                 f"rejected: {rejected})."
             )
     share = experiment.arguments.get("split_dataset_ratio")
-    if share is not None and not 0 < float(share) < 1:
-        raise UserError(
-            f"split_dataset_ratio {share}: the validation set's share of the training rows, above 0, below 1."
-        )
     strata = rows.strata()
     splits = split_rows(source, strata, options, None if share is None else float(share))
     _check_labels(rows, splits, f"--split {options.split}")

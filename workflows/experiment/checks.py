@@ -7,8 +7,10 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import check_arguments
 from workflows.experiment.cards import COMMAND, ModelCard
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.ranges import check_ranges
 
 # The first Qwen's own code calls `self.generate`, which PreTrainedModel carries up to transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
@@ -30,7 +32,7 @@ def check_environment(card: ModelCard, engine: str) -> None:
             f"model {card.name}: the first Qwen's own code needs {FIRST_QWEN_TRANSFORMERS}, here is "
             f"{installed}. Make a second environment and run the same command with first-qwen/bin/python: "
             "python -m venv first-qwen && first-qwen/bin/pip install -r requirements.txt "
-            f'"{FIRST_QWEN_TRANSFORMERS}"'
+            f'"{FIRST_QWEN_TRANSFORMERS}". Its repository\'s own code needs --trust-code auto_map, too.'
         )
     if family == "qwen3_5" and installed not in Requirement(QWEN3_5_TRANSFORMERS).specifier:
         raise UserError(
@@ -62,6 +64,13 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
                 f"prompt {prompt.name} has {kind} for {', '.join(own)}, not for label "
                 f"{', '.join(unknown)}; take another with --prompt ({COMMAND} list prompts)."
             )
+    for where, arguments in (
+        (f"method {experiment.tuning.method}:", experiment.preset),
+        (f"model {experiment.model.name}:", experiment.model.arguments),
+        ("--set", experiment.overrides),
+    ):
+        check_arguments(arguments, where)
+        check_ranges(arguments, where)
     check_method(experiment)
     if data.sample_seed is not None and data.train_samples is None and not data.balance:
         raise UserError("--sample-seed: nothing is drawn without --train-samples or --balance; add one.")

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import check_arguments
 from workflows.experiment.cards import (
     COMMAND,
     Arguments,
@@ -174,7 +175,9 @@ def save_experiment(experiment: Experiment) -> str:
 
 
 def load_experiment(path: Path) -> Experiment:
-    """The experiment stored at `path`; a UserError where it does not exist or does not fit."""
+    """The experiment stored at `path`; a UserError where it does not exist, does not fit, or would run code
+    that the command line does not trust: it may be anybody's.
+    """
     if not os.path.lexists(path):  # which no name makes fail
         raise UserError(
             f"{path.parent}: not a run folder (it has no {path.name}); `{COMMAND} prepare` starts one."
@@ -188,4 +191,6 @@ def load_experiment(path: Path) -> Experiment:
     saved = from_mapping(Saved, content, path)
     overrides, _ = parse_overrides(saved.options.tuning.set)
     content = {**saved.resolved, **vars(saved.options), "overrides": overrides}
-    return from_mapping(Experiment, content, f"{path}: resolved")
+    experiment: Experiment = from_mapping(Experiment, content, f"{path}: resolved")
+    check_arguments(experiment.arguments, f"{path}:")
+    return experiment

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import AUTO_MAP, is_trusted
 from workflows.experiment.cards import MODELS, Arguments, ModelCard, did_you_mean, names_of, read_yaml
 from workflows.experiment.options import absolute
 
@@ -92,5 +93,7 @@ def _text(path: Path) -> str:
 
 
 def runs_own_code(folder: Path) -> bool:
-    """Whether it is the first Qwen, the one model whose repository's Python code may run here."""
-    return read_config(folder).get("architectures") == ["QWenLMHeadModel"]
+    """Whether the Python code of the model's repository may run, as the first Qwen needs: where it has some,
+    and the command line trusts it.
+    """
+    return is_trusted(AUTO_MAP) and AUTO_MAP in read_config(folder)

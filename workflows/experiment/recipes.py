@@ -12,7 +12,7 @@ from pydantic import Field
 from workflows.core.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Distillation:
 
     kind: Literal["distill"]
     teacher_weight: Share = 0.5
-    temperature: Annotated[float, Field(ge=0.1)] = 2.0
+    temperature: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 2.0
 
 
 @dataclass(frozen=True)

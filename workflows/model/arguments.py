@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from swift.utils import parse_args
 from transformers import HfArgumentParser
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import is_offline
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
 from workflows.experiment.experiment import Experiment
@@ -73,6 +75,8 @@ def build_sft_arguments(
         "add_version": False,
         "resume_from_checkpoint": str(resume_from) if resume_from else None,
     }
+    if is_offline():
+        arguments["check_model"] = False  # it asks the hub whether there is a newer one
     arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
     tuning = experiment.tuning
     if isinstance(experiment.recipe, Preference) and tuning.from_run is not None:
@@ -165,6 +169,8 @@ def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
             f"SWIFT has no argument {name}; correct the preset or the model card. "
             f"{nearest(name, [*SFT_NAMES, *INFER_NAMES])}"
         )
+    # Hugging Face's library would tell a server of each local file that it reads.
+    vars(import_module("datasets.config"))["HF_UPDATE_DOWNLOAD_COUNTS"] = False
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), _without_login():

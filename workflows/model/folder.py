@@ -13,10 +13,11 @@ from typing import Any
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.hubs import HUBS, Hub, HubError, Repository, fetch, find_cached
+from workflows.core.permissions import check_folder
 from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT, Arguments, Label
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.experiment import Experiment
-from workflows.experiment.model_cards import describe_folder, read_config, runs_own_code
+from workflows.experiment.model_cards import describe_folder, runs_own_code
 from workflows.model.machine import find_machine, fit_to_machine, is_full
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -84,8 +85,9 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     """The local folder of the model that `arguments` name; of a hub id what `fetch_from_hubs` gives;
     without `weights` only what describes the model: config, tokenizer, generation config.
 
-    Switches remote code off in SWIFT's loader, and refuses a folder that asks for it, for all but the first
-    Qwen. Raises UserError where the model cannot be had, with what was tried.
+    With --offline only the cache is looked at. Switches remote code off in SWIFT's loader, and refuses a
+    folder that asks for it, unless --trust-code names it. Raises UserError where the model cannot be had,
+    with what was tried.
     """
     from swift.model.register import ModelLoader
 
@@ -94,13 +96,8 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     if not folder.is_dir():
         revision, use_hf = arguments.get("model_revision"), arguments.get("use_hf") in (True, "true")
         folder = fetch_from_hubs(model, revision, "huggingface" if use_hf else "modelscope", weights)
-    remote_code = runs_own_code(folder)
-    if not remote_code and "auto_map" in read_config(folder):
-        raise UserError(
-            f"model {folder}: its config.json wants to run Python code from the model's repository "
-            "(auto_map); that is off here for all but the first Qwen. Take a model without remote code."
-        )
-    ModelLoader.default_trust_remote_code = remote_code
+    check_folder(folder)
+    ModelLoader.default_trust_remote_code = runs_own_code(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ and says which versions it was made with.  With others a name that it lacks is l
 
 import difflib
 import json
+import math
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -20,11 +21,19 @@ from workflows.experiment.recipes import Preference, Recipe
 
 FILE = Path(__file__).with_suffix(".json")
 TRUE_OR_FALSE = ["yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"]
+
+
+def _finite(value: str) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is not finite")
+    return number
+
+
 # How a value of each kind is read, with a ValueError for what is none, and what it is called.
 KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "bool": (lambda value: TRUE_OR_FALSE.index(value.lower()), "true or false"),
     "int": (int, "a whole number"),
-    "float": (float, "a number"),
+    "float": (_finite, "a finite number"),
     "any": (str, "a text"),
 }
 # What the run itself decides; naming it by --set would contradict the run folder.

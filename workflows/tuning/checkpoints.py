@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from workflows.core.files import read_json
+from workflows.core.permissions import check_folder
 from workflows.experiment.job import Job
 
 # What a training cannot go on without: it would learn something else, or nothing.
@@ -29,6 +30,7 @@ def last_checkpoint(job: Job) -> Path | None:
         keep_order(checkpoint)
     while found:
         if (why := _not_whole(found[-1]) or _best_not_whole(found[-1])) is None:
+            check_folder(found[-1])
             return found[-1]
         job.screen.say(f"  {found[-1].name} is left out: {why}")
         shutil.rmtree(found.pop())

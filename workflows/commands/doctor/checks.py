@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workflows.core.errors import UserError
-from workflows.core.hubs import HUBS, Hub, HubError, check_reachable, offline_variable
+from workflows.core.hubs import HUBS, Hub, HubError, check_reachable
+from workflows.core.permissions import offline_variable
 from workflows.core.texts import Text, in_language, text, texts
 from workflows.experiment.cards import DATASETS, ROOT
 

@@ -7,17 +7,22 @@ from pathlib import Path
 from modelscope_hub import HubApi, HubError, get_default_config
 
 from workflows.core.errors import UserError
+from workflows.core.permissions import is_offline
+from workflows.core.secrets import hide
 
 TOKEN = "MODELSCOPE_API_TOKEN"
 
 
 def check_push(repository: str) -> None:
-    """Raise UserError where nothing could be pushed: `repository` is no OWNER/NAME, or there is no token.
+    """Raise UserError where nothing could be pushed: `repository` is no OWNER/NAME, there is no token,
+    or --offline forbids it.
 
     The token comes from the environment alone, where the hub's client finds it too.
     """
     if not re.fullmatch("[^/]+/[^/]+", repository):
         raise UserError(f"--push {repository}: write OWNER/NAME, the model's place on the ModelScope hub.")
+    if is_offline():
+        raise UserError(f"--push {repository}: needs the hub; leave out --offline, or --push.")
     if not os.environ.get(TOKEN):
         raise UserError(
             f"--push {repository}: needs a token of the ModelScope hub in the environment variable {TOKEN}; "
@@ -42,4 +47,4 @@ def push(folder: Path, repository: str) -> str:
             f"--push {repository}: {type(error).__name__}: {' '.join(str(error).split())[:300]} The folder "
             f"{folder} is whole; the same command pushes it again."
         ) from error
-    return f"{get_default_config().endpoint}/models/{repository}"
+    return hide(f"{get_default_config().endpoint}/models/{repository}")

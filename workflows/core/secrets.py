@@ -1,0 +1,20 @@
+"""Keeps tokens, keys and passwords out of what is said and written."""
+
+import os
+import re
+
+SECRET_NAME = re.compile(
+    r"(TOKEN|KEY|KEY_ID|SECRET|PASSWORD)$", re.IGNORECASE
+)  # of a variable of the environment
+SHORTEST = 8  # what is shorter might be a word of its own
+IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")  # user:password@ of an address
+
+
+def hide(text: str) -> str:
+    """The text without the secrets of the environment's variables, and without those inside addresses."""
+    secrets = {
+        each for name, each in os.environ.items() if SECRET_NAME.search(name) and len(each) >= SHORTEST
+    }
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return IN_ADDRESS.sub("***@", text)
