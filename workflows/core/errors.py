@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The exception for what a user can mend, and the one of a training that was ended on purpose."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class TrainingStopped(UserError):
+    """Whoever watched a training has ended it: its run goes on where it is asked again."""

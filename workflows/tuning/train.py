@@ -8,7 +8,7 @@ from typing import Any
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
-from workflows.core.errors import UserError
+from workflows.core.errors import TrainingStopped, UserError
 from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS, RunFolder
@@ -37,7 +37,7 @@ def train(
     `measure` gives the loss and the task's figures of so many validation rows (`evaluated_rows`) at each
     evaluation; `afterwards`: seconds that the stages after this one take, about, for the time left. Raises
     UserError where the model cannot be had, a label does not fit in five tokens, SWIFT refuses a value, or
-    memory is too small for one row.
+    memory is too small for one row, and TrainingStopped where `job.stops` ended it.
     """
     run, experiment, screen, base = job.run, job.experiment, job.screen, job.base
     resume_from = last_checkpoint(run, job.inputs)
@@ -59,7 +59,7 @@ def train(
             and "gradient_checkpointing" not in experiment.pinned
         ):
             screen.say(f"  {free}: gradient checkpointing is on, with the same result")
-        watched = register_watch(bar, Plan(measure, piece_tokens, pairs, afterwards))
+        watched = register_watch(bar, Plan(measure, piece_tokens, pairs, afterwards, job.stops))
         arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
         template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
         terms = _loss_terms(run, experiment, template, smoothing)
@@ -87,6 +87,8 @@ def train(
             ) from error
     base.remove_adapter(watched.model)
     watched.model = None  # SWIFT's table of callbacks would keep it
+    if watched.stopped:
+        raise TrainingStopped(f"{run.path}: its training was ended at step {result['global_step']}.")
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]
     if experiment.derives_rows:
