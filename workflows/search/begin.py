@@ -1,7 +1,7 @@
 """What a search is of: noted in its folder when it begins, with the rows that all its trials share."""
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def begin(folder: Path, space: Space, screen: Screen) -> None:
     if folder.is_file() or (others and NOTE not in names):
         raise UserError(f"--output {folder}: is no search and not empty; name a new folder.")
     asked = {
-        "experiment": save_experiment(replace(space.asked, lang="zh")),
+        "experiment": save_experiment(space.asked),
         "space": fingerprint({name: asdict(each) for name, each in space.settings.items()}),
     }
     note = folder / NOTE

@@ -30,7 +30,7 @@ def work_on_search(
     space does not fit, `output` holds something else, or the run as it was asked cannot be trained.
     """
     if importlib.util.find_spec("optuna") is None:
-        raise UserError('search: needs optuna, which is not installed: pip install "optuna>=4"')
+        raise UserError('search: needs optuna, which is not installed: pip install "optuna>=5"')
     from workflows.search.begin import begin
     from workflows.search.page import build_page
     from workflows.search.result import conclude_search

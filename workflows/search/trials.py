@@ -93,7 +93,7 @@ class Trials:
                     return None
                 # By what was tried: processes, and a command that goes on, draw other values each time.
                 seed = self.default.tuning.seed + len(taken) + draw * SEEDS_APART
-                self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+                self.study.sampler = optuna.samplers.TPESampler(seed=seed)
                 trial = self.study.ask(distributions)
                 if (work := self._work(trial, taken)) is not None:
                     return work
