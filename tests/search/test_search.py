@@ -130,14 +130,15 @@ def _check_page(found: dict[str, Any], out: Path, search: list[str]) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2 * 6
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=.?https?:", page)
-    assert html.escape(found["command"]) in page
+    assert found["command"] in html.unescape(page)
     repeated, asked = (
         app.parse_args(words, exit_on_error=False, print_error=False)[1].arguments
         for words in (shlex.split(found["command"])[2:], search)
     )
     assert repeated == asked
     for name in ("default", "best"):
-        assert f"{found['test'][name]['accuracy']:.3f} (" in page
+        low, high = found["test"][name]["accuracy_interval"]
+        assert f"({low:.3f} – {high:.3f})" in page
         assert f'href="{found["runs"][name]}/report.html"' in page
     gain, pair = found["gain_a_minute"], found["comparison"]
     assert gain["accuracy"] * found["minutes"] == pytest.approx(pair["accuracy_difference"])
