@@ -86,7 +86,9 @@ def _record(space: Space, trial: FrozenTrial) -> dict[str, Any]:
         "state": "failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
         "why": trial.user_attrs.get(FAILED),
         "values": {**space.default, **space.changed(trial.params)},
-        "loss": trial.value,
+        "loss": trial.value
+        if trial.state == TrialState.COMPLETE
+        else None,  # optuna has a pruned one's latest
         "accuracy": figures.get("eval_accuracy"),
         "evaluations": list(trial.intermediate_values.values()),
         "seconds": trial.user_attrs["seconds"],
