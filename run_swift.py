@@ -291,6 +291,25 @@ def study(
 
 
 @app.command
+def search(
+    *,
+    trials: Annotated[Count, Parameter(help="in all; the same command with more goes on")] = 30,
+    space: Annotated[File | None, Parameter(help="a YAML file with what is searched")] = None,
+    options: RunOptions = DEFAULTS,
+    output: Annotated[Path | None, Parameter(help="where to write (default: outputs/searches/NAME)")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Settings that are better on validation than a run's own; goes on where it was stopped. Needs optuna.
+
+    What --set and --prompt give is not searched. Started twice, two processes share the trials.
+    """
+    use_one_gpu()
+    from workflows.search.search import work_on_search
+
+    work_on_search(options, space, trials, output, Screen(verbose))
+
+
+@app.command
 def predict(
     folder: Answering,
     /,

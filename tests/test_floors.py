@@ -11,7 +11,7 @@ FLOORS = (
     {"data", "model", "scoring", "baselines", "reporting"},
     {"inference", "tuning"},
     {"pipeline"},
-    {"commands", "studies", "serving"},
+    {"commands", "studies", "search", "serving"},
 )
 
 

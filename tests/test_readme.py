@@ -23,7 +23,7 @@ from workflows.experiment.cards import ROOT
 SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"}
 # The first of them make outputs/first and outputs/corrected, which commands of the others use.
 FIRST = ["README.md", "docs/en/stages.md", "docs/en/results.md"]
-NEVER_END = {"app", "serve"}  # tests/serving starts and stops them
+TAKE_LONG = {"app", "serve", "search"}  # tests/serving and tests/search start and stop them
 NEEDS_GPU = "docs/en/gpu.md"  # tests/commands/test_doctor.py parses its commands
 ENGLISH = ["README.md", *sorted(f"docs/en/{path.name}" for path in (ROOT / "docs" / "en").iterdir())]
 CHINESE = ["README_zh.md", *(page.replace("/en/", "/zh/") for page in ENGLISH[1:])]
@@ -53,7 +53,7 @@ COMMANDS = list(dict.fromkeys(line for page in RUN for line in commands_of(page)
 OURS = [
     line.split()[2:]
     for line in COMMANDS
-    if line.startswith("python run_swift.py ") and line.split()[2] not in NEVER_END
+    if line.startswith("python run_swift.py ") and line.split()[2] not in TAKE_LONG
 ]
 
 
@@ -86,6 +86,7 @@ def test_no_command_is_left_out_of_these_tests() -> None:
     elsewhere = [
         "pip install -r requirements.txt",
         'pip install "gradio>=6"',
+        'pip install "optuna>=5"',
         "python run_swift.py",  # the fixture demo_run
         "pip install -r tests/requirements.txt && python -m pytest",  # this, now; .ci/run installs by it
     ]

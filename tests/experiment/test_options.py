@@ -160,3 +160,17 @@ def test_a_folder_of_an_older_format_is_told_from_a_broken_one(tmp_path: Path) -
     path.write_text(text.replace("seed: 3", "sed: 3"), encoding="utf-8")
     with pytest.raises(UserError, match="sed"):
         load_experiment(path)
+
+
+def test_a_preset_of_ones_own_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text("{tuner_type: lora, lora_rank: 2}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    experiment = make_experiment("--method", "mine.yaml")
+    assert (experiment.name, experiment.arguments["lora_rank"]) == ("demo-tiny-mine", 2)
+    assert experiment.tuning.method == str(tmp_path / "mine.yaml")  # from another folder, too
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    assert load_experiment(run.experiment) == experiment
+    with pytest.raises(UserError, match=r"method 'none\.yaml' is not known"):
+        make_experiment("--method", "none.yaml")

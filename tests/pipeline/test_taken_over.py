@@ -1,4 +1,6 @@
-"""Runs that differ in their test rows alone train once, and never is another training taken for theirs."""
+"""Runs that differ in their training alone read the data once, those that differ in their test rows alone
+train once, and never is another's taken for theirs.
+"""
 
 import csv
 import shutil
@@ -80,6 +82,29 @@ def test_no_other_training_is_taken(
     run = RunFolder(tmp_path / "run")
     assert take_over_training(run, INPUTS, [trained]) is None
     assert not run.path.exists()
+
+
+def test_runs_that_differ_in_their_training_alone_read_the_data_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (RunFolder(tmp_path / name) for name in ("first", "second"))
+    plain, ranked, other = (
+        make_experiment("--train-samples", "64", *flags)
+        for flags in ([], ["--set", "lora_rank=4"], ["--data-seed", "7"])
+    )
+    do_stages(first, plain, ("prepare",), Screen())
+    first.tokens.write_text("{}", encoding="utf-8")
+    do_stages(second, ranked, ("prepare",), Screen(), others=[second, first])
+    assert f"[1/1] prepare: taken over from {first.path}" in capfd.readouterr().out
+    assert are_done(second, ranked, ("prepare",))
+    assert not second.tokens.exists()  # that depends on the model
+    read = first.split("train").read_bytes()
+    assert second.split("train").read_bytes() == read
+    assert finished_stages(second)["prepare"]["taken_over"]["run"] == str(first.path)
+    # Other rows are read anew, and not into the files of the first.
+    do_stages(second, other, ("prepare",), Screen(), others=[first])
+    assert "[1/1] prepare: again, --data-seed changed" in capfd.readouterr().out
+    assert second.split("train").read_bytes() != read == first.split("train").read_bytes()
 
 
 @pytest.mark.slow

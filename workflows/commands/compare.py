@@ -17,7 +17,7 @@ from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
-from workflows.reporting.render import render_markdown, render_page
+from workflows.reporting.render import write_report
 from workflows.reporting.results import pairs_blocks, systems_grid
 from workflows.scoring.score import compare_answers, measure_system
 from workflows.scoring.uncertainty import conclude
@@ -85,11 +85,7 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     if trainings:
         histories = {name: read_json(path)["log_history"] for name, path in trainings.items()}
         save_figure(folder / "figures", "losses", draw_losses_of_runs, histories)
-    report = _report(comparison, told[:TOLD_PAIRS], differing, bool(trainings))
-    with open_whole(folder / "report.html") as file:
-        file.write(render_page(report, folder / "figures", lang))
-    with open_whole(folder / "report.md") as file:
-        file.write(render_markdown(report, folder / "figures", lang))
+    write_report(_report(comparison, told[:TOLD_PAIRS], differing, bool(trainings)), folder, lang)
     return comparison
 
 
@@ -165,7 +161,7 @@ def _differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:
         {
             "data set": each.dataset.name,
             "model": each.model.name,
-            "method": each.tuning.method,
+            "method": each.method,
             "prompt": each.prompt.name,
             "seed": each.tuning.seed,
             **{f"data: {name}": value for name, value in asdict(each.data).items()},

@@ -42,6 +42,10 @@ class UserError(Exception):
         return hide(super().__str__())
 
 
+class TrainingStopped(UserError):
+    """Whoever watched a training has ended it: its run goes on where it is asked again."""
+
+
 def what_to_mend(error: BaseException | None, written: Iterable[str | Path]) -> str | None:
     """One line on a failure that is no fault of the program: a disk that is full, a path that is refused or
     gone, memory that ran out; None for any other.

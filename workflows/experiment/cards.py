@@ -195,6 +195,14 @@ def card_path(folder: Path, name: str, kind: str) -> Path:
     raise UserError(f"{kind} {name!r} is not known.{did_you_mean(name, known)}")
 
 
+def card_or_file(folder: Path, name: str, kind: str) -> Path:
+    """The path of the card `name`, or that of one's own YAML file; a UserError where it is neither."""
+    path = Path(absolute(name))
+    if name not in names_of(folder) and path.is_file():
+        return path
+    return card_path(folder, name, kind)
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """What is said of a name that is not known: those nearest to it, and all that are."""
     near = difflib.get_close_matches(name, known, n=3)
@@ -214,11 +222,12 @@ def load_dataset_card(name: str) -> DatasetCard:
 
 
 def load_preset(name: str, settings: dict[str, str] | None = None) -> tuple[Arguments, Recipe | None]:
-    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, and its recipe where it has one.
+    """The SWIFT arguments of the preset `sft_args/<name>.yaml`, or of one's own YAML file, and its recipe
+    where it has one.
 
     `settings`: of --set recipe.NAME=VALUE. Raises UserError for what the recipe does not take.
     """
-    path = card_path(METHODS, name, "method")
+    path = card_or_file(METHODS, name, "method")
     preset = read_yaml(path)
     recipe = from_mapping(Recipe | None, preset.pop("recipe", None), f"{path}: recipe")
     content = {} if recipe is None else asdict(recipe)
@@ -237,10 +246,8 @@ def load_prompt(name: str) -> Prompt:
 
     Raises UserError for an unknown placeholder, and where texts and the keys that fill them do not fit.
     """
-    path = Path(absolute(name))
-    own = name not in names_of(PROMPTS) and path.is_file()
-    path = path if own else card_path(PROMPTS, name, "prompt")
-    origin = {"file": str(path)} if own else {}
+    path = card_or_file(PROMPTS, name, "prompt")
+    origin = {} if name in names_of(PROMPTS) else {"file": str(path)}
     prompt = from_mapping(Prompt, {"name": path.stem, **origin, **read_yaml(path)}, path)
     known = ("review", "labels", "descriptions", "examples")
     for key, names in (("user", known), ("system", known), ("example", ("review", "labels", "label"))):

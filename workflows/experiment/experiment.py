@@ -152,7 +152,12 @@ class Experiment:
     @property
     def name(self) -> str:
         """<data set>-<model>-<method>, as run folders are named."""
-        return f"{self.dataset.name}-{self.model.name}-{self.tuning.method}"
+        return f"{self.dataset.name}-{self.model.name}-{self.method}"
+
+    @property
+    def method(self) -> str:
+        """The name of the preset, or of one's own file without folder and ending."""
+        return Path(self.tuning.method).name.removesuffix(".yaml")
 
 
 def content_of(experiment: Experiment) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class TuningOptions:
     model: str | None = None
     """a model by name, a folder, or a hub id (default: tiny, embedded)"""
     method: str = "lora"
-    """a preset in sft_args/"""
+    """a preset in sft_args/, or a YAML file"""
     prompt: str | None = None
     """a prompt by name, or a YAML file (default: by the kind of model)"""
     from_run: File | None = None

@@ -12,6 +12,7 @@ from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.cards import (
     COMMAND,
+    METHODS,
     MODELS,
     DatasetCard,
     Label,
@@ -69,6 +70,8 @@ def resolve(options: RunOptions) -> Experiment:
     dataset = choose_dataset(data)
     overrides, settings = parse_overrides(tuning.set)
     preset, recipe = load_preset(tuning.method, settings)
+    if tuning.method not in names_of(METHODS):
+        tuning = replace(tuning, method=absolute(tuning.method))
     source = open_source(tuning, recipe)
     if source is not None and recipe is not None and recipe.kind in SAME_MODEL:
         model, prompt = source.model, source.prompt

@@ -256,7 +256,9 @@ def measure_validation(
     lengths = [len(tokens) - 1 for tokens in label_tokens(template, experiment.labels)]
     if experiment.ends_after_label:
         lengths = [trained_tokens(template, rows, index) for index in range(len(lengths))]
-    figures = validation_figures(join_answers(rows, answers, experiment.labels), task)
+    predictions = join_answers(rows, answers, experiment.labels)
+    # The loss is a mean over tokens, which differ from prompt to prompt; that of the labels is one over rows.
+    figures = {"label_loss": head_loss(predictions, task), **validation_figures(predictions, task)}
     return {"loss": answer_loss(rows, answers, lengths), **figures}
 
 

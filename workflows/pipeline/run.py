@@ -23,14 +23,15 @@ from workflows.core.run_folder import (
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import COMMAND, INSTALLED, ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
-from workflows.experiment.job import Job
+from workflows.experiment.job import Job, Stops
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.lines import lines_of
 from workflows.pipeline.stages import STAGES, Stage, made_by
-from workflows.pipeline.taken_over import take_over_training
+from workflows.pipeline.taken_over import take_over_data, take_over_training
 
+TAKE_OVER = {"prepare": take_over_data, "train": take_over_training}
 # Of an installed copy: in the folder where it was started.
 OUTPUTS = Path("outputs") if INSTALLED else ROOT / "outputs"
 
@@ -106,15 +107,16 @@ def do_stages(
     screen: Screen,
     features: Path | None = None,
     others: Collection[RunFolder] = (),
+    stops: Stops | None = None,
 ) -> None:
     """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
 
-    `features`: where runs share what they read of a frozen model; `others`: the runs whose training is taken
-    over where it is the same.  Raises UserError as the stages do.
+    `features`: where runs share what they read of a frozen model; `others`: the runs whose data and training
+    are taken over where they are the same; `stops` may end the training.  Raises UserError as the stages do.
     """
     with locked(run):
         try:
-            run_stages(run, experiment, names, screen, features, others)
+            run_stages(run, experiment, names, screen, features, others, stops)
         except UserError:
             discard_if_unstarted(run)
             raise
@@ -141,6 +143,7 @@ def run_stages(
     screen: Screen,
     features: Path | None = None,
     others: Collection[RunFolder] = (),
+    stops: Stops | None = None,
 ) -> None:
     """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
     record each in stages.json.
@@ -154,14 +157,15 @@ def run_stages(
             f"{experiment.dataset.task} data."
         )
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
-    shared = Job(run, experiment, screen, LoadedModel(), features=features)
+    shared = Job(run, experiment, screen, LoadedModel(), features=features, stops=stops)
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         inputs = _inputs(stage, run, experiment)
         if _is_done(stage, run, experiment, inputs):
             screen.say(f"{title}: done before")
             continue
-        taken = take_over_training(run, inputs, others) if stage.name == "train" else None
+        take_over = TAKE_OVER.get(stage.name)
+        taken = None if take_over is None else take_over(run, inputs, others)
         if taken is not None:
             screen.say(f"{title}: taken over from {as_typed(Path(taken['taken_over']['run']))}")
             mark_finished(run, stage.name, taken)

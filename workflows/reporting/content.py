@@ -50,7 +50,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
         Section(text("pair_by_pair"), pairs_blocks(scores["comparisons"], systems), folded=True),
         describe_run(files, experiment),
     ]
-    title = f"{experiment.dataset.name} · {experiment.model.name} · {experiment.tuning.method}"
+    title = f"{experiment.dataset.name} · {experiment.model.name} · {experiment.method}"
     return Report(title, experiment.dataset.title, sections)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from workflows.core.files import open_whole
 from workflows.core.texts import LANGUAGES, Text, in_language
 from workflows.reporting.blocks import Command, Links, Paragraph, Picture, Report
 
@@ -21,6 +22,14 @@ def _environment() -> Environment:
     for kind in (Paragraph, Command, Picture, Links):
         environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
     return environment
+
+
+def write_report(report: Report, folder: Path, language: str) -> None:
+    """Write report.html and report.md into `folder`, whose figures/ has their pictures."""
+    with open_whole(folder / "report.html") as file:
+        file.write(render_page(report, folder / "figures", language))
+    with open_whole(folder / "report.md") as file:
+        file.write(render_markdown(report, folder / "figures", language))
 
 
 def render_page(report: Report, figures: Path, language: str) -> str:

@@ -4,7 +4,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from workflows.core.files import open_whole, read_jsonl
+from workflows.core.files import read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import as_typed
 from workflows.experiment.cards import COMMAND
@@ -19,7 +19,7 @@ from workflows.reporting.figures import (
     save_figure,
 )
 from workflows.reporting.files import Files, read_files
-from workflows.reporting.render import render_markdown, render_page
+from workflows.reporting.render import write_report
 
 # What a table says as well: one label for all rows, and other ways to read what the untuned model says.
 NO_PANEL = ("majority", "zero_shot_labels", "zero_shot_threshold")
@@ -39,11 +39,7 @@ def report(job: Job) -> None:
     _draw(drawing, run, files, [label.name for label in experiment.labels])
     shutil.rmtree(run.figures, ignore_errors=True)
     drawing.rename(run.figures)
-    built = build_report(files, experiment, command, reproduce)
-    with open_whole(run.report_page) as file:
-        file.write(render_page(built, run.figures, experiment.lang))
-    with open_whole(run.report_markdown) as file:
-        file.write(render_markdown(built, run.figures, experiment.lang))
+    write_report(build_report(files, experiment, command, reproduce), run.path, experiment.lang)
 
 
 def _draw(folder: Path, run: RunFolder, files: Files, labels: list[str]) -> None:

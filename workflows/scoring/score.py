@@ -57,7 +57,7 @@ def score(job: Job) -> dict[str, Any]:
             "dataset": experiment.dataset.name,
             **({} if experiment.tested is None else {"test_dataset": experiment.tested.name}),
             "model": experiment.model.name,
-            "method": experiment.tuning.method,
+            "method": experiment.method,
             "prompt": experiment.prompt.name,
             "seed": experiment.tuning.seed,
             "data_seed": experiment.data.data_seed,

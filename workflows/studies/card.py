@@ -8,19 +8,17 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from workflows.core.errors import UserError
 from workflows.core.texts import Text, texts
-from workflows.experiment.cards import NAME, NO_NAME, STUDIES, card_path, from_mapping, names_of, read_yaml
+from workflows.experiment.cards import NAME, NO_NAME, STUDIES, card_or_file, from_mapping, read_yaml
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import (
     RunOptions,
     SourceOptions,
-    absolute,
     asked,
 )
 from workflows.experiment.resolve import GROUPS, options_of, resolve
@@ -103,9 +101,7 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
     """The study of a card, by name or YAML file; `flags` go before its options and its grid, `smoke` makes it
     small, `draws` is the number of draws of all arms.  Raises UserError for what does not fit together.
     """
-    path = Path(absolute(name))
-    own = name not in names_of(STUDIES) and path.is_file()
-    path = path if own else card_path(STUDIES, name, "study")
+    path = card_or_file(STUDIES, name, "study")
     study = from_mapping(Study, {"name": path.stem, **read_yaml(path)}, path)
     names = [*study.options, *study.grid, *(each for arm in study.arms.values() for each in arm.options)]
     systems, compared = map(study.system, study.arms), (each for pair in study.compare for each in pair)

@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import open_whole, write_json
+from workflows.core.files import write_json
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import text
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.options import RunOptions, flags_of
 from workflows.pipeline.run import OUTPUTS, do_stages, start_run
-from workflows.reporting.render import render_markdown, render_page
+from workflows.reporting.render import write_report
 from workflows.studies.answers import answer
 from workflows.studies.card import Study, load_study
 from workflows.studies.page import build_page
@@ -91,11 +91,7 @@ def run_study(
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
         found = answer(study, taken, folder) | {"left_out": left_out, "command": command}
         write_json(folder / "study.json", found)
-        page = build_page(found, folder / "figures")
-        with open_whole(folder / "report.html") as file:
-            file.write(render_page(page, folder / "figures", lang))
-        with open_whole(folder / "report.md") as file:
-            file.write(render_markdown(page, folder / "figures", lang))
+        write_report(build_page(found, folder / "figures"), folder, lang)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from swift.callbacks import TrainerCallback, callbacks_map
 from tqdm import tqdm
 
+from workflows.experiment.job import Stops
 from workflows.model.loaded import body_of
 from workflows.model.machine import give_back_freed_memory
 from workflows.model.tokens import common_beginning
@@ -34,6 +35,7 @@ class Plan:
     piece_tokens: int | None  # tokens at most that are computed at a time; None: whole batches, as SWIFT does
     evaluates_in_swift: bool  # whether SWIFT's own evaluation runs, and `measure` only adds to it
     afterwards: float  # seconds of the job's later stages, about
+    stops: Stops | None = None
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Watched:
 
     rows: dict[str, int] = field(default_factory=dict)  # by split: how many SWIFT really uses
     model: Any = None  # as it is trained: with its adapter
+    stopped: bool = False  # whether `stops` of the plan ended it
 
 
 @dataclass
@@ -169,13 +172,16 @@ class WatchCallback(TrainerCallback):
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
     ) -> None:
         """After SWIFT's own evaluation add the task's figures, where the trainer looks for the best
-        checkpoint's.
+        checkpoint's; then ask whether the training ends here.
         """
         self.pausing = True
         if self.plan.evaluates_in_swift:
             named = {f"eval_{name}": value for name, value in self._measured().items() if name != "loss"}
             metrics.update(named)
             self.trainer.log(named)
+        if self.plan.stops is not None and self.plan.stops(state.log_history):
+            # The end comes by itself after the last step: nothing is saved by stopping there.
+            self.watched.stopped = control.should_training_stop = state.global_step < state.max_steps
 
 
 def count_beginning(rows: Any) -> int:

@@ -10,7 +10,7 @@ import torch
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
-from workflows.core.errors import UserError, is_out_of_memory
+from workflows.core.errors import TrainingStopped, UserError, is_out_of_memory
 from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS, RunFolder
@@ -41,7 +41,7 @@ def train(
     `measure` gives the loss and the task's figures of so many validation rows (`evaluated_rows`) at each
     evaluation; `afterwards`: seconds that the stages after this one take, about, for the time left. Raises
     UserError where the model cannot be had, a label does not fit in five tokens, SWIFT refuses a value, or
-    memory is too small for one row.
+    memory is too small for one row, and TrainingStopped where `job.stops` ended it.
     """
     run, experiment, screen, base = job.run, job.experiment, job.screen, job.base
     resume_from = last_checkpoint(job)
@@ -61,7 +61,7 @@ def train(
         checkpointing = arguments.training_args.gradient_checkpointing
         if checkpointing and "gradient_checkpointing" not in experiment.pinned:
             screen.say(f"  {free}: gradient checkpointing is on, with the same result")
-        plan = Plan(measure, piece_tokens, pairs, afterwards)
+        plan = Plan(measure, piece_tokens, pairs, afterwards, job.stops)
         while True:
             watched = register_watch(bar, plan)
             try:
@@ -83,6 +83,8 @@ def train(
             arguments = build_sft_arguments(run, ready, machine, resume_from)
     base.remove_adapter(watched.model)
     watched.model = None  # SWIFT's table of callbacks would keep it
+    if watched.stopped:
+        raise TrainingStopped(f"{run.path}: its training was ended at step {result['global_step']}.")
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]
     if experiment.derives_rows:

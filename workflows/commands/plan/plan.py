@@ -34,7 +34,7 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
     """
     if not covers(experiment):
         raise UserError(
-            f"plan: does not cover method {experiment.tuning.method}; it does those that write answers and "
+            f"plan: does not cover method {experiment.method}; it does those that write answers and "
             "train on the data as they are, such as lora."
         )
     check_overrides(experiment.overrides, experiment.recipe)

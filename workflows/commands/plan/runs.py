@@ -156,7 +156,7 @@ def _count(
             if not stages & WITH_MODEL:
                 return kind
             if experiment.for_encoders or experiment.derives_rows:
-                raise UserError(f"plan does not cover method {experiment.tuning.method}")
+                raise UserError(f"plan does not cover method {experiment.method}")
             described = _ask_once(model, lambda: with_description(experiment), refused)
             run_stages(run, described, ("tokens",), silent)
             splits = read_json(run.tokens)["splits"]

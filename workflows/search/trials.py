@@ -1,0 +1,220 @@
+"""The trials of a search: who works on which, in optuna's SQLite storage, and one of them from start to end.
+
+A trial is an ordinary run that ends with its training, so test rows are only prepared.  Whoever works on a
+trial holds its lock, which the system lets go when a process ends, however it ends: a trial that is running
+and held by nobody was stopped.  It counts as failed, and its values are the next to be tried, in the same run
+folder, where the training goes on from its last checkpoint.
+"""
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import AcquireReturnProxy, FileLock, Timeout
+from optuna.trial import FrozenTrial, Trial, TrialState
+from tqdm import tqdm
+
+from workflows.core.errors import TrainingStopped, UserError
+from workflows.core.files import read_json
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
+from workflows.experiment.experiment import Experiment
+from workflows.pipeline.run import do_stages, start_run
+from workflows.search.begin import LOCKS, run_in
+from workflows.search.space import Space
+
+STAGES = ("prepare", "tokens", "derive", "train")  # none of them answers a test row
+# Trials that end before any other is judged by them, and the evaluations that each has in any case.
+BEFORE_PRUNING = 5
+EVALUATIONS_IN_ANY_CASE = 1
+# Values that were tried before are drawn anew, so often in a row: then there may be no others.
+DRAWS = 50
+SEEDS_APART = 100_000  # so that no second draw has the seed of a later trial
+STARTED, FAILED = "run", "error"  # what is noted of a trial: its run folder, why it could not be trained
+
+
+@dataclass(frozen=True)
+class Work:
+    """A trial that is this process's, and its lock."""
+
+    trial: Trial
+    experiment: Experiment
+    run: RunFolder
+    lock: AcquireReturnProxy  # held already; it is let go on leaving its `with`
+
+
+class Trials:
+    """The trials of one search."""
+
+    def __init__(self, folder: Path, space: Space, wanted: int) -> None:
+        """Open the storage in `folder`, or make it; `wanted`: how many trials there are to be in all."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder, self.space, self.wanted = folder, space, wanted
+        self.default = space.asked
+        with self._asking():
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{folder / 'search.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
+            )
+            pruner = optuna.pruners.MedianPruner(BEFORE_PRUNING, EVALUATIONS_IN_ANY_CASE)
+            self.study = optuna.create_study(
+                storage=storage, study_name="search", pruner=pruner, load_if_exists=True
+            )
+            if not self.all():
+                self.study.enqueue_trial(space.default)
+
+    def all(self, *states: TrialState) -> list[FrozenTrial]:
+        """All trials, or those of some states."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def finished(self) -> list[FrozenTrial]:
+        """The trials that count: trained, pruned, or not to be trained."""
+        ended = self.all(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        return [each for each in ended if each.state != TrialState.FAIL or FAILED in each.user_attrs]
+
+    def running(self) -> list[FrozenTrial]:
+        """The trials that some process works on."""
+        return self.all(TrialState.RUNNING)
+
+    def take_next(self) -> Work | None:
+        """The next trial, which is this process's from now on; None where none is left to start."""
+        with self._asking():
+            for each in self.running():
+                if not self._is_held(each.number):
+                    self.study.tell(each.number, state=TrialState.FAIL)
+                    self.study.enqueue_trial(each.params)
+            distributions = {name: each.distribution for name, each in self.space.settings.items()}
+            for draw in range(DRAWS):
+                taken = [*self.finished(), *self.running()]
+                if len(taken) >= self.wanted and not self.all(TrialState.WAITING):
+                    return None
+                # By what was tried: processes, and a command that goes on, draw other values each time.
+                seed = self.default.tuning.seed + len(taken) + draw * SEEDS_APART
+                self.study.sampler = optuna.samplers.TPESampler(seed=seed)
+                trial = self.study.ask(distributions)
+                if (work := self._work(trial, taken)) is not None:
+                    return work
+        return None
+
+    def _work(self, trial: Trial, taken: list[FrozenTrial]) -> Work | None:
+        """Take a trial on; None where its values do not go together, or are those of one that is taken."""
+        try:
+            experiment = self.space.experiment(trial.params)
+            run = run_in(self.folder, experiment)
+            known = run.path.name in [each.user_attrs.get(STARTED) for each in taken]
+        except UserError as error:
+            known = trial.params in [each.params for each in taken]
+            if not known:
+                self._cannot(trial, str(error), 0.0)
+                return None
+        if known:
+            self.study.tell(trial, state=TrialState.FAIL)
+            return None
+        lock = self._lock(trial.number).acquire(blocking=False)
+        trial.set_user_attr(STARTED, run.path.name)
+        return Work(trial, experiment, run, lock)
+
+    def what_comes(self, work: Work) -> str:
+        """A line on the trial that comes: its values, what one takes, and what all will."""
+        finished, running = self.finished(), self.running()
+        changed = self.space.changed(work.trial.params)
+        what = ", ".join(f"{name} {value}" for name, value in changed.items()) or "as it was asked"
+        left = ""
+        if finished:
+            each = sum(trial.user_attrs["seconds"] for trial in finished) / len(finished)
+            seconds = each * (self.wanted - len(finished)) / len(running)
+            left = f"; {each:.0f} s a trial so far, about {tqdm.format_interval(seconds)} left for all"
+        return f"trial {len(finished) + len(running)} of {self.wanted}: {what}{left}"
+
+    def work_on(self, work: Work, screen: Screen) -> None:
+        """Do the run of a trial as far as validation, and tell the storage what came of it.
+
+        Raises UserError where the default cannot be trained; another trial that cannot is noted, with why.
+        """
+        trial, run, start = work.trial, work.run, time.monotonic()
+        is_default = work.experiment == self.default
+        name = loss_of(work.experiment)
+        told: set[int] = set()
+
+        def stops(history: list[dict[str, Any]]) -> bool:
+            for at, entry in enumerate(each for each in history if name in each):
+                if at not in told:
+                    trial.report(entry[name], at)
+                    told.add(at)
+            return not is_default and trial.should_prune()
+
+        others = [RunFolder(path) for path in sorted((self.folder / "runs").iterdir())]
+        with work.lock:
+            try:
+                started = start_run(work.experiment, run.path, screen)
+                do_stages(started, work.experiment, STAGES, screen, others=others, stops=stops)
+                figures = validation_of(run, name)
+                if not math.isfinite(figures[name]):
+                    raise UserError("its validation loss is no number: the training diverged.")
+            except TrainingStopped:
+                shutil.rmtree(run.sft)  # the weights of a training that leads nowhere
+                trial.set_user_attr("seconds", time.monotonic() - start)
+                self.study.tell(trial, state=TrialState.PRUNED)
+                screen.say("  ended early: on validation it is behind the median of the others")
+            except UserError as error:
+                if is_default:
+                    raise
+                self._cannot(trial, str(error), time.monotonic() - start)
+                screen.say(f"  cannot be trained: {error}")
+            else:
+                trial.set_user_attr("validation", figures)
+                trial.set_user_attr("seconds", time.monotonic() - start)
+                self.study.tell(trial, figures[name])
+                screen.say(f"  {figures[name]:.4f} nats a validation row")
+
+    def _cannot(self, trial: Trial, why: str, seconds: float) -> None:
+        """Note of a trial why its values cannot be trained."""
+        trial.set_user_attr(FAILED, why)
+        trial.set_user_attr("seconds", seconds)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def result_lock(self) -> FileLock:
+        """Held while the result is written, by one process at a time."""
+        return self._lock("result")
+
+    def _asking(self) -> FileLock:
+        """Held while trials are handed out, by one process at a time."""
+        return self._lock("asking")
+
+    def _lock(self, name: str | int) -> FileLock:
+        return FileLock(self.folder / LOCKS / f"{name}.lock")
+
+    def _is_held(self, number: int) -> bool:
+        try:
+            with self._lock(number).acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+
+
+def loss_of(experiment: Experiment) -> str:
+    """The figure that is searched by: nats a validation row that the right label lacks.
+
+    Not accuracy, which is the same for many trials on few rows; not the loss of the answers' tokens, of which
+    prompts have different numbers.
+    """
+    return "eval_loss" if experiment.has_head else "eval_label_loss"
+
+
+def validation_of(run: RunFolder, name: str) -> dict[str, float]:
+    """The validation figures of the checkpoint that a training kept, the loss `name` among them.
+
+    Raises UserError where there is no evaluation of it.
+    """
+    training = read_json(run.training)
+    step = int(training["checkpoint"].split("-")[1])
+    for entry in training["log_history"]:
+        if entry["step"] == step and name in entry:
+            return {key: value for key, value in entry.items() if key.startswith("eval_")}
+    raise UserError(
+        f"{run.path}: no evaluation at the checkpoint that was kept, so there is nothing to search by; "
+        "save_steps and eval_steps must be the same."
+    )
