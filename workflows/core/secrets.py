@@ -3,9 +3,8 @@
 import os
 import re
 
-SECRET_NAME = re.compile(
-    r"(TOKEN|KEY|KEY_ID|SECRET|PASSWORD)$", re.IGNORECASE
-)  # of a variable of the environment
+# Of a variable of the environment.
+SECRET_NAME = re.compile(r"(TOKEN|KEY|KEY_ID|SECRET|PASSWORD)$", re.IGNORECASE)
 SHORTEST = 8  # what is shorter might be a word of its own
 IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")  # user:password@ of an address
 
