@@ -2,8 +2,8 @@
 not fit.
 
 Any bytes of Big5 are bytes of GB18030 too, so of these two the one counts in which more of the characters are
-common ones: of 548 pieces of three real reviews each, in simplified and traditional script, none was taken for
-the other; of single reviews 0.6 % at most were (traditional script in GB18030).
+common ones: of 548 pieces of three real reviews each, in simplified and traditional script, none was taken
+for the other; of single reviews 0.6 % at most were (traditional script in GB18030).
 
 Not covered: other encodings of the East, whose bytes may be common characters of GB18030; single rows that
 were damaged before the file was saved.
