@@ -51,6 +51,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.group_parameters = Group("Any command", sort_key=3)
+app.meta.suppress_keyboard_interrupt = False
 
 
 @app.meta.default

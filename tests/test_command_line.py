@@ -123,7 +123,6 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
         (["run", "--set", "split_dataset_ratio=nan"], "above 0, below 1"),
         (["run", "--set", "lora_rank=0"], "--set lora_rank=0: must be a finite number, 1 or more."),
         (["plan", "--set", "warmup_ratio=5"], "from 0 to below 1"),
-        (["list", "datasets", "--offlin"], "Did you mean --offline"),
         (["plan", "--model", "qwen99"], "neither a known name, nor a folder, nor a hub id"),
         (["train", "outputs/none"], "not a run folder"),
         (["score", "."], "not a run folder"),

@@ -121,4 +121,4 @@ def test_a_hub_that_is_out_of_reach_or_forbidden_is_not_waited_for(
     repository = _put(faulty, "modelscope", "some/one")
     assert _outcome(repository) == "http://127.0.0.1:9 does not answer"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert _outcome(repository) == "HF_HUB_OFFLINE is set"
+    assert _outcome(repository) == "not in its cache, and --offline asks no hub (HF_HUB_OFFLINE is set)"

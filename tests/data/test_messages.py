@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import make_experiment
 from tests.tiny_encoder import build_encoder
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, read_jsonl
+from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.data.examples import choose_examples
 from workflows.data.messages import join_label_words, line_writer, write_row
@@ -198,13 +198,11 @@ def test_a_review_cannot_end_its_own_turn(tmp_path: Path, demo_rows: list[dict[s
 
 
 def test_what_a_review_holds_stays_in_the_data_and_is_counted(tmp_path: Path) -> None:
-    data, run = tmp_path / "r.csv", RunFolder(tmp_path / "run")
+    data, run = tmp_path / "r.jsonl", RunFolder(tmp_path / "run")
     texts = [f"第{at}家店，味道{'很好' if at % 2 else '很差'}" for at in range(60)]
     texts[7] += ATTACK
-    texts[9] = "\0read\0review\0id"
-    data.write_text(
-        "t,l\n" + "".join(f'"{text}",{at % 2}\n' for at, text in enumerate(texts)), encoding="utf-8"
-    )
+    texts[9] = "\0read\0review\0id"  # of the table formats JSON alone may hold a NUL
+    write_jsonl(data, ({"t": text, "l": at % 2} for at, text in enumerate(texts)))
     prepare(Job(run, make_experiment("--data-file", data, *COLUMNS, "--labels", "0=差评,1=好评")))
     rows = {row["id"]: row for name in SPLITS for row in read_jsonl(run.split(name))}
     assert rows["train:8"]["review"] == texts[7]

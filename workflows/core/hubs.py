@@ -50,7 +50,7 @@ def fetch(repository: Repository) -> Path:
     stalls; what came whole or in part stays in the cache, and ModelScope's client goes on from there.
     """
     if variable := offline_variable():
-        raise HubError(f"--offline, or {variable}, asks no hub, and its cache has not all of it")
+        raise HubError(f"not in its cache, and --offline asks no hub ({variable} is set)")
     program = f"import sys; sys.path[:] = {sys.path!r}; from workflows.core.hubs import work; work()"
     command = [sys.executable, "-c", program, json.dumps(asdict(repository))]
     with subprocess.Popen(
