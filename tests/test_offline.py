@@ -97,7 +97,7 @@ COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and 
     (("prepare", "--offline", "--model", HUB_ID, *SMALL, "--run-folder", D), 0, "20 rows"),
     (("--offline", "infer", D), 0, "not trained yet"),
     (("prepare", "--dataset", "jd", "--offline"), 2, "not in its cache, and --offline asks no hub"),
-    (("run", "--model", "nobody/none-1b", "--offline", *SMALL), 2, "start once without --offline"),
+    (("run", "--model", "nobody/none-1b", "--offline", *SMALL), 2, "is set). To work offline, give"),
     (("export", A, "--push", "me/model", "--offline"), 2, "leave out --offline"),
     # Secrets in an address, and where none may be.
     (("export", A, "--push", "me/model"), 0, "pushed: "),
