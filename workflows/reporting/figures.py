@@ -68,7 +68,7 @@ def save_figure(
         for index, label in enumerate(labels)
     }
     for language in LANGUAGES:
-        with matplotlib.rc_context({**style, "font.family": [*CHINESE_FONTS, "DejaVu Sans", "sans-serif"]}):
+        with matplotlib.rc_context({**style, "font.family": fonts}):
             path = folder / f"{name}.{language}.svg"
             with warnings.catch_warnings():  # of glyphs that this machine lacks: the reader's has them
                 warnings.filterwarnings("ignore", "Glyph .* missing")
