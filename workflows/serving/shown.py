@@ -66,12 +66,10 @@ def show_answers(
 def _show_clauses(explanation: Explanation) -> str:
     written, end = "", 0
     for part in explanation.clauses:
-        colour = f"{BLUE if part.weight > 0 else ORANGE}"
-        colour += f"{round(255 * STRONGEST * min(1.0, abs(part.weight) / FULL_COLOUR)):02x}"
+        opacity = round(255 * STRONGEST * min(1.0, abs(part.weight) / FULL_COLOUR))
+        style = f"background: {BLUE if part.weight > 0 else ORANGE}{opacity:02x}"
         written += escape(explanation.text[end : part.start])
-        written += (
-            f'<mark style="background: {colour}">{escape(part.text)}<sup>{part.weight:+.2f}</sup></mark>'
-        )
+        written += f'<mark style="{style}">{escape(part.text)}<sup>{part.weight:+.2f}</sup></mark>'
         end = part.start + len(part.text)
     return written + escape(explanation.text[end:])
 
