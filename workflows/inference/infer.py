@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,8 @@ def answer_batches(
     greedy = Greedy.of(model, template, request)
     pad = template.tokenizer.pad_token_id
 
-    def written(tokens: list[int]) -> str:
+    @cache  # most answers are one of the labels' words
+    def written(tokens: tuple[int, ...]) -> str:
         """As SWIFT decodes: without padding tokens, stop words and end mark."""
         kept = [token for token in tokens if token != pad]
         return without_prefix(template, template.decode_generate_ids(kept))
@@ -215,7 +217,7 @@ def answer_batches(
         yield [
             {
                 "id": rows[answer.row]["id"],
-                "output": written(answer.tokens),
+                "output": written(tuple(answer.tokens)),
                 "log_probabilities": answer.log_probabilities,
             }
             for answer in answers

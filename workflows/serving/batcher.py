@@ -1,7 +1,8 @@
 """Requests that come together are answered together, by one thread that owns the models.
 
 While a batch is read, the next requests wait in a bounded queue; those that ask the same system make the next
-batch.  Nothing waits for a batch to fill: a single text on an idle server is answered at once.
+batch.  A single text on an idle server is answered at once; only right after a batch of several requests the
+next one waits for a moment, because clients that ask again at once would else make two half batches in turn.
 """
 
 import threading
@@ -16,6 +17,8 @@ from workflows.serving.systems import Answer
 
 MOST_WAITING = 4096  # texts in the queue; beyond it a request is refused
 MOST_AT_ONCE = 512  # texts of a batch
+GATHER_SECONDS = 0.05  # at most, after a batch, for as many requests as it had
+GATHER_SHARE = 0.3  # of the time that the batch took
 
 
 class Full(Exception):
@@ -50,6 +53,7 @@ class Batcher:
         self._requests: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._expected, self._gather_until = 0, 0.0  # requests; on the monotonic clock
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
         self._thread.start()
 
@@ -91,8 +95,10 @@ class Batcher:
                         self._answer([request])
                     except Exception as error:  # whatever it is, who waits must hear of it
                         request.answers.set_exception(error)
-            took = (time.monotonic() - start) / max(1, texts)
-            self.seconds_a_text += 0.3 * (took - self.seconds_a_text)
+            end = time.monotonic()
+            self.seconds_a_text += 0.3 * ((end - start) / max(1, texts) - self.seconds_a_text)
+            self._expected = len(batch)
+            self._gather_until = end + min(GATHER_SECONDS, GATHER_SHARE * (end - start))
 
     def _answer(self, batch: list[_Request]) -> None:
         texts = [text for request in batch for text in request.texts]
@@ -107,6 +113,10 @@ class Batcher:
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._requests or self._closed)
+                self._changed.wait_for(
+                    lambda: len(self._requests) >= self._expected or self._closed,
+                    max(0.0, self._gather_until - time.monotonic()),
+                )
                 if not self._requests:
                     return None
                 batch: list[_Request] = []
