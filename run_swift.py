@@ -23,6 +23,7 @@ from workflows.core.secrets import hide
 from workflows.experiment.options import (
     DEFAULTS,
     NEW_RUN,
+    ONE_PROCESS,
     Count,
     DataOptions,
     File,
@@ -30,6 +31,7 @@ from workflows.experiment.options import (
     Language,
     NewRun,
     Pairs,
+    ProcessOptions,
     RunOptions,
     SourceOptions,
     TuningOptions,
@@ -71,9 +73,16 @@ def any_command(
 
 
 @app.command
-def run(folder: Run | None = None, /, *, new: NewRun = NEW_RUN, verbose: Verbose = False) -> None:
+def run(
+    folder: Run | None = None,
+    /,
+    *,
+    new: NewRun = NEW_RUN,
+    processes: ProcessOptions = ONE_PROCESS,
+    verbose: Verbose = False,
+) -> None:
     """The whole job; goes on at the first unfinished stage."""
-    _work((), folder, new, verbose)
+    _work((), folder, new, verbose, processes=processes)
 
 
 @app.command
@@ -83,15 +92,15 @@ def prepare(folder: Run | None = None, /, *, new: NewRun = NEW_RUN, verbose: Ver
 
 
 @app.command
-def train(folder: Run, /, *, verbose: Verbose = False) -> None:
+def train(folder: Run, /, *, processes: ProcessOptions = ONE_PROCESS, verbose: Verbose = False) -> None:
     """Only the tuning of a prepared run."""
-    _work(("tokens", "derive", "train"), folder, verbose=verbose)
+    _work(("tokens", "derive", "train"), folder, verbose=verbose, processes=processes)
 
 
 @app.command
-def infer(folder: Run, /, *, verbose: Verbose = False) -> None:
+def infer(folder: Run, /, *, processes: ProcessOptions = ONE_PROCESS, verbose: Verbose = False) -> None:
     """Only the answers to the test rows, before and (once trained) after tuning."""
-    _work(("probe", "zero_shot", "tuned"), folder, verbose=verbose)
+    _work(("probe", "zero_shot", "tuned"), folder, verbose=verbose, processes=processes)
 
 
 @app.command
@@ -444,20 +453,21 @@ def _work(
     new: NewRun = NEW_RUN,
     verbose: bool = False,
     lang: Language | None = None,
+    processes: ProcessOptions = ONE_PROCESS,
 ) -> None:
     """`work_on_run`, whose import would double the time of --help."""
     from workflows.commands.run import work_on_run
 
     if not {"prepare", "baselines", "report"}.intersection(stages):  # a model may be needed
-        use_one_gpu()
-    work_on_run(stages, folder, new, Screen(verbose), lang)
+        use_one_gpu(says=processes.nproc == 1)
+    work_on_run(stages, folder, new, Screen(verbose), lang, processes)
 
 
-def use_one_gpu() -> None:
+def use_one_gpu(says: bool = True) -> None:
     """Settle on the GPU that is used, where there is one, before anything else asks for it."""
     from workflows.model.gpu import settle_gpu
 
-    if (said := settle_gpu()) is not None:
+    if (said := settle_gpu()) is not None and says:
         Screen().say(said)
 
 

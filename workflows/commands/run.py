@@ -7,23 +7,35 @@ from workflows.core.costs import costs_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.screen import Screen, as_typed
-from workflows.experiment.options import Language, NewRun, flags_of
+from workflows.experiment.cards import COMMAND
+from workflows.experiment.options import ONE_PROCESS, Language, NewRun, ProcessOptions, flags_of
 from workflows.experiment.resolve import resolve
-from workflows.pipeline.run import do_stages, open_run, start_run
+from workflows.pipeline.run import do_stages, join_stages, open_run, start_run
 from workflows.pipeline.stages import STAGES
 from workflows.scoring.table import render_scores
 
 
 def work_on_run(
-    stages: tuple[str, ...], folder: Path | None, new: NewRun, screen: Screen, lang: Language | None
+    stages: tuple[str, ...],
+    folder: Path | None,
+    new: NewRun,
+    screen: Screen,
+    lang: Language | None,
+    processes: ProcessOptions = ONE_PROCESS,
 ) -> None:
     """Do `stages` of a run (none named: all), and show the scores where they are made anew.
 
-    `folder`: a run that is there and describes itself; None starts `new`. Raises UserError where `new` would
-    be ignored, and as the stages do.
+    `folder`: a run that is there and describes itself; None starts `new`.  `processes`: on another machine
+    than 0 they only help.  Raises UserError where `new` would be ignored, and as the stages do.
     """
     names = stages or tuple(stage.name for stage in STAGES)
+    helps = processes.node_rank > 0
     if folder is None:
+        if processes.nnodes > 1:
+            raise UserError(
+                f"--nnodes {processes.nnodes}: every machine must name the same run folder; make it first: "
+                f"{COMMAND} prepare --run-folder FOLDER."
+            )
         experiment = resolve(new.options)
         if "train" in names:
             from workflows.model.folder import check_machine
@@ -38,13 +50,16 @@ def work_on_run(
             )
         run, experiment = open_run(folder)
         experiment = replace(experiment, lang=lang or experiment.lang)
+    if helps:
+        join_stages(run, experiment, names, screen, processes)
+        return
     if "tuned" in names and "train" not in names:  # whatever answers by now
         if experiment.tunes and not run.training.exists():
             names = tuple(name for name in names if name != "tuned")
             screen.say("not trained yet: only the answers before tuning")
         parts = [stage.name for stage in STAGES if stage.is_part_of(experiment)]
         names = tuple(name for name in names if name in parts) or names
-    do_stages(run, experiment, names, screen)
+    do_stages(run, experiment, names, screen, processes=processes)
     if "score" in names:
         screen.say("\n" + render_scores(read_json(run.scores), costs_of(run)))
     screen.say(f"run folder: {as_typed(run.path)}")

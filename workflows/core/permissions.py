@@ -113,6 +113,11 @@ def is_trusted(name: str) -> bool:
     return name in _trusted
 
 
+def trusted_names() -> list[str]:
+    """What --trust-code named."""
+    return sorted(_trusted)
+
+
 def check_arguments(arguments: Mapping[str, Any], where: str) -> None:
     """Raise UserError where SWIFT's arguments would run code that the command line does not trust, or hold a
     secret.

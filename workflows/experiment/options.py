@@ -38,8 +38,10 @@ File = Annotated[str, Parameter(converter=_absolute)]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Pairs = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 Language = Literal["zh", "en"]
+Port = Annotated[int, Parameter(validator=Number(gte=1, lte=65535))]
 DATA = Group("Data", sort_key=1)
 TUNING = Group("Model and tuning", sort_key=2)
+PROCESSES = Group("Several processes", sort_key=4)
 
 
 @Parameter(name="*", group=DATA)
@@ -154,6 +156,33 @@ class NewRun:
 
 
 NEW_RUN = NewRun()
+
+
+@Parameter(name="*", group=PROCESSES)
+@dataclass(frozen=True)
+class ProcessOptions:
+    """How many processes tune and answer together; what is learned and answered is the same.  It is no part
+    of an experiment: the same run may go on with more or fewer.
+    """
+
+    nproc: Count = 1
+    """processes on this machine: as many as it has GPUs"""
+    nnodes: Count = 1
+    """machines that share the run folder by their file system, each with the same command"""
+    node_rank: Annotated[int, Parameter(validator=Number(gte=0))] = 0
+    """which of the machines this one is: 0, which does the other stages too, 1, ..."""
+    master_addr: str = "127.0.0.1"
+    """where the others find machine 0"""
+    master_port: Port = 29500
+    """its port for that"""
+
+    @property
+    def total(self) -> int:
+        """Processes on all machines."""
+        return self.nproc * self.nnodes
+
+
+ONE_PROCESS = ProcessOptions()
 
 
 def asked(options: Any) -> dict[str, Any]:

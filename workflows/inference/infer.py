@@ -42,7 +42,9 @@ from workflows.inference.threshold import fit_threshold, likelier_label, shifted
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, machine_of
+from workflows.model.ranks import first_before_others, gathered, rank, ranks, share, wait_for_all
 
+PART = ".part.jsonl"  # ends the names of what each of several processes answered
 PROMPT_WORK = 20  # characters' worth of work that an answer costs beside its review
 
 
@@ -63,6 +65,8 @@ def answer_untuned(job: Job) -> dict[str, Any]:
     asked = {"answering": round(clock[0] - start, 2), "resumed": resumed}
     labelled, known = labelled_rows(run, experiment)
     read = answer_rows(job, machine, "labelled rows", labelled, None, kept)
+    if rank() > 0:
+        return {}
     clock.append(time.monotonic())
     threshold = fit_threshold(read)
     write_jsonl(run.predictions("zero_shot"), written)
@@ -100,6 +104,8 @@ def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> dict
     answered = job.run.path / "predictions" / f".{system}-{job.inputs}.jsonl"
     start, resumed = time.monotonic(), answered.exists()
     predictions = answer_rows(job, machine, system, test, adapter, answered)
+    if rank() > 0:
+        return {}
     write_jsonl(job.run.predictions(system), predictions)
     answered.unlink()
     return {"answering": round(time.monotonic() - start, 2), "resumed": resumed}
@@ -111,13 +117,18 @@ def answer_rows(
     """What the model says to rows of a data file, as rows of predictions/*.jsonl.
 
     `adapter`: as in `infer`; `answered`: a file that keeps the answers of an interrupted call, and is left to
-    the caller to remove. Raises as `infer` does.
+    the caller to remove. Of several processes each answers its share, and all return all. Raises as `infer`
+    does.
     """
     experiment, screen, base = job.experiment, job.screen, job.base
     raw, questions = answered.with_suffix(".swift.jsonl"), answered.with_suffix(".questions.jsonl")
     answered.parent.mkdir(parents=True, exist_ok=True)
+    with first_before_others():  # who come later find no parts any more
+        _join_parts(answered)
     done = {row["id"] for row in read_whole_lines(answered)}
     remaining = [row for row in rows if row["id"] not in done]
+    if ranks() > 1:  # the longest first, so that each process has about the same work
+        remaining = share(sorted(remaining, key=work_of, reverse=True))
     if remaining:
         arguments = build_infer_arguments(with_local_model(experiment), machine, questions, raw, adapter)
         outputs: dict[str, Any] | None = None
@@ -130,15 +141,18 @@ def answer_rows(
             with screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
                 outputs = ask_swift(rows, arguments, questions, raw, bar)
         work = {row["id"]: work_of(row) for row in rows}  # long rows are answered first
-        with screen.progress(f"{title}: answering", sum(work.values()), counted=False) as bar:
-            bar.initial = bar.n = sum(work[id] for id in done)
+        before = sum(work[id] for id in done)
+        own = before + sum(work[row["id"]] for row in remaining)
+        with screen.progress(f"{title}: answering", own, counted=False) as bar:
+            bar.initial = bar.n = before
             with base.reused():
                 model, template = prepare_model_template(arguments)
             if isinstance(model, PeftModel):
                 base.release()  # what is merged below is the base model no more
                 model = merge_adapter(model)
             request = arguments.get_request_config()
-            with open(answered, "a", encoding="utf-8") as file:
+            part = answered if ranks() == 1 else answered.with_suffix(f".{rank()}{PART}")
+            with open(part, "a", encoding="utf-8") as file:
                 batches = (
                     score_rows(model, template, remaining, experiment.tuning.window, outputs)
                     if experiment.has_head
@@ -157,10 +171,28 @@ def answer_rows(
                     file.flush()
                     bar.update(sum(work[answer["id"]] for answer in answers))
     raw.unlink(missing_ok=True)
+    wait_for_all()
+    with first_before_others():
+        _join_parts(answered)
     answers = read_whole_lines(answered)
     if experiment.has_head:
         return join_scores(rows, answers, experiment)
     return join_answers(rows, answers, experiment.labels)
+
+
+def _join_parts(answered: Path) -> None:
+    """Put behind `answered` what several processes have answered, also of a call that was interrupted, here
+    or while it did this.
+    """
+    parts = sorted(answered.parent.glob(f"{answered.stem}.*{PART}"))
+    done = {row["id"] for row in read_whole_lines(answered)} if parts else set()
+    for part in parts:
+        with open(answered, "a", encoding="utf-8") as file:
+            for row in read_whole_lines(part):
+                if row["id"] not in done:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    done.add(row["id"])
+        part.unlink()
 
 
 def has_own_cache(model: Any) -> bool:
@@ -232,26 +264,27 @@ def measure_validation(
     The loss is the answers' cross-entropy or the head's, without what a recipe adds to it.  `bar` moves on by
     `work_of` each row.
     """
-    task, answers = experiment.dataset.task, Rows()
+    task, answers, own = experiment.dataset.task, Rows(), share(rows)
     weights = {row["id"]: work_of(row) for row in rows}
     # Of a model that sees pictures too, SWIFT's hook on its inputs in training is off within this.
     with template.generate_context(), merged_for_a_while(model):
         template = copy.copy(template)
         template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
         for batch in (
-            score_rows(model, template, rows, experiment.tuning.window)
+            score_rows(model, template, own, experiment.tuning.window)
             if experiment.has_head
             else answer_batches(
                 model,
                 template,
-                rows,
+                own,
                 experiment.labels,
                 RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0),
                 ended=experiment.ends_after_label,
             )
         ):
             answers += batch
-            bar.update(sum(weights[answer["id"]] for answer in batch))
+            bar.update(ranks() * sum(weights[answer["id"]] for answer in batch))
+    answers = gathered(answers)
     if experiment.has_head:
         predictions = join_scores(rows, answers, experiment)
         return {"loss": head_loss(predictions, task), **validation_figures(predictions, task)}

@@ -1,6 +1,6 @@
 """Which GPU a command uses, and whether torch can use it: settled before a model is touched.
 
-Covered: NVIDIA GPUs, one at a time.  An Ascend NPU is refused; a Mac works on its CPU.
+Covered: NVIDIA GPUs, one for each process.  An Ascend NPU is refused; a Mac works on its CPU.
 """
 
 import importlib.util
@@ -17,6 +17,21 @@ from workflows.core.errors import UserError
 
 INDEX = "https://download.pytorch.org/whl"
 ON_CPU = 'to work on the CPU all the same, put CUDA_VISIBLE_DEVICES="" before the command'
+
+
+_visible: list[str] = []  # GPUs that settle_gpu found, as CUDA_VISIBLE_DEVICES names them
+
+
+def gpus_of_processes(count: int) -> str | None:
+    """CUDA_VISIBLE_DEVICES for `count` processes that use a GPU each; None where there is none to use.
+
+    Raises UserError where there are fewer GPUs.
+    """
+    if not _visible:
+        return None
+    if len(_visible) < count:
+        raise UserError(f"--nproc {count}: {len(_visible)} GPU(s) are visible; each process takes one.")
+    return ",".join(_visible[:count])
 
 
 def settle_gpu() -> str | None:
@@ -36,13 +51,17 @@ def settle_gpu() -> str | None:
     if not gpus:
         _check_import_without_gpu()
         return None
-    count = len(gpus) if chosen is None else len(chosen.split(","))
+    _visible[:] = [str(at) for at in range(len(gpus))] if chosen is None else chosen.split(",")
+    count = len(_visible)
     if count > 1:  # SWIFT would spread the model over all
         os.environ["CUDA_VISIBLE_DEVICES"] = first or "0"
     _check_torch(gpus[0])
     if count == 1:
         return None
-    return f"{count} GPUs are visible; the first alone is used (CUDA_VISIBLE_DEVICES chooses another)"
+    return (
+        f"{count} GPUs are visible; the first alone is used (CUDA_VISIBLE_DEVICES chooses another, "
+        f"--nproc {count} tunes and answers on all)"
+    )
 
 
 def list_gpus() -> list[str]:

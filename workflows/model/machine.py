@@ -62,7 +62,8 @@ def find_machine() -> Machine:
 def free_memory(device: str) -> int:
     """Bytes that a program may still take on `device` now: of the GPU in use, else of RAM.
 
-    In a container that is what its own limit leaves, where that is less than the machine has.
+    In a container that is what its own limit leaves, where that is less than the machine has; of RAM each of
+    several processes has its part.
     """
     import psutil
 
@@ -72,7 +73,11 @@ def free_memory(device: str) -> int:
         free, _ = torch.cuda.mem_get_info()
         # What torch keeps of what was freed can be taken again.
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return min([psutil.virtual_memory().available, *_left_in_container()])
+    return min([psutil.virtual_memory().available, *_left_in_container()]) // _processes_here()
+
+
+def _processes_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
 
 
 def give_back_freed_memory() -> None:

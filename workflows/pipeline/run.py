@@ -24,10 +24,12 @@ from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import COMMAND, INSTALLED, ROOT
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.experiment.job import Job, Stops
+from workflows.experiment.options import ONE_PROCESS, ProcessOptions
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.lines import lines_of
+from workflows.pipeline.spread import check_processes, do_by_many
 from workflows.pipeline.stages import STAGES, Stage, made_by
 from workflows.pipeline.taken_over import take_over_data, take_over_training
 
@@ -108,18 +110,44 @@ def do_stages(
     features: Path | None = None,
     others: Collection[RunFolder] = (),
     stops: Stops | None = None,
+    processes: ProcessOptions = ONE_PROCESS,
 ) -> None:
     """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
 
     `features`: where runs share what they read of a frozen model; `others`: the runs whose data and training
-    are taken over where they are the same; `stops` may end the training.  Raises UserError as the stages do.
+    are taken over where they are the same; `stops` may end the training; `processes` share what they can.
+    Raises UserError as the stages do.
     """
     with locked(run):
         try:
-            run_stages(run, experiment, names, screen, features, others, stops)
+            run_stages(run, experiment, names, screen, features, others, stops, processes)
         except UserError:
             discard_if_unstarted(run)
             raise
+
+
+def join_stages(
+    run: RunFolder,
+    experiment: Experiment,
+    names: tuple[str, ...],
+    screen: Screen,
+    processes: ProcessOptions,
+) -> None:
+    """Give this machine's processes to the stages `names` that machine 0 does, one after the other.
+
+    Raises UserError where the run is not prepared, and as the stages do.
+    """
+    check_processes(experiment, processes)
+    job = Job(run, experiment, screen)
+    for stage in STAGES:
+        if not (stage.by_many and stage.name in names and stage.is_part_of(experiment)):
+            continue
+        inputs = _inputs(stage, run, experiment)
+        if _is_done(stage, run, experiment, inputs):
+            continue
+        screen.say(f"{stage.name}: helping machine 0 at {processes.master_addr}, when it comes to it")
+        with screen.output_to(run.log(f"{stage.name}-{processes.node_rank}")):
+            do_by_many(replace(job, inputs=fingerprint(inputs)), stage.name, processes)
 
 
 def are_done(run: RunFolder, experiment: Experiment, names: tuple[str, ...]) -> bool:
@@ -144,6 +172,7 @@ def run_stages(
     features: Path | None = None,
     others: Collection[RunFolder] = (),
     stops: Stops | None = None,
+    processes: ProcessOptions = ONE_PROCESS,
 ) -> None:
     """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
     record each in stages.json.
@@ -158,6 +187,8 @@ def run_stages(
         )
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
     shared = Job(run, experiment, screen, LoadedModel(), features=features, stops=stops)
+    if processes.total > 1:
+        check_processes(experiment, processes)
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         inputs = _inputs(stage, run, experiment)
@@ -175,7 +206,9 @@ def run_stages(
         reset_peak_memory()
         try:
             with screen.output_to(run.log(stage.name)) as told:
-                summary = stage.do(replace(shared, inputs=fingerprint(inputs)))
+                job = replace(shared, inputs=fingerprint(inputs))
+                by_many = stage.by_many and processes.total > 1
+                summary = do_by_many(job, stage.name, processes) if by_many else stage.do(job)
         except UserError:
             raise
         except Exception:

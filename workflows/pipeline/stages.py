@@ -41,6 +41,7 @@ class Stage:
     writes: Callable[[RunFolder, Experiment], list[Path]]
     is_part_of: Callable[[Experiment], bool] = lambda experiment: True  # whether a run has this stage
     made_by: str = "run"  # the command that makes what a later stage finds missing
+    by_many: bool = False  # whether several processes can share its work
 
     def do(self, job: Job) -> Any:
         """Do the work; return its summary."""
@@ -241,6 +242,7 @@ STAGES = (
         writes=lambda run, experiment: [*map(run.predictions, UNTUNED)],
         is_part_of=lambda experiment: not experiment.has_head,  # an untrained head knows nothing
         made_by="infer",
+        by_many=True,
     ),
     Stage(
         "derive",
@@ -259,6 +261,7 @@ STAGES = (
         writes=lambda run, experiment: [run.training],
         is_part_of=lambda experiment: experiment.tunes,
         made_by="train",
+        by_many=True,
     ),
     Stage(
         "tuned",
@@ -268,6 +271,7 @@ STAGES = (
         writes=lambda run, experiment: [run.predictions("tuned")],
         is_part_of=lambda experiment: experiment.tunes,
         made_by="infer",
+        by_many=True,
     ),
     Stage(
         "score",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from workflows.experiment.job import Stops
 from workflows.model.loaded import body_of
 from workflows.model.machine import give_back_freed_memory
+from workflows.model.ranks import ranks
 from workflows.model.tokens import common_beginning
 from workflows.tuning.checkpoints import keep_order
 from workflows.tuning.step import share_beginning, shares_beginning, train_in_pieces
@@ -102,7 +103,7 @@ class WatchCallback(TrainerCallback):
             epochs = state.max_steps / math.ceil(batches / args.gradient_accumulation_steps)
             # SWIFT has a row's length as a list of one.
             lengths = [max(each) if isinstance(each, list) else each for each in train["lengths"]]
-            total = sum(length - self.begun for length in lengths) * epochs
+            total = sum(length - self.begun for length in lengths) * epochs / ranks()
         if not self.plan.evaluates_in_swift:
             trainer.evaluate = self._evaluate
         done = total * state.global_step / state.max_steps  # of a resumed training
@@ -166,7 +167,8 @@ class WatchCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint was written."""
-        keep_order(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero:
+            keep_order(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any

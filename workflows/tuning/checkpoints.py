@@ -10,15 +10,22 @@ from safetensors import SafetensorError, safe_open
 from workflows.core.files import read_json
 from workflows.core.permissions import check_folder
 from workflows.experiment.job import Job
+from workflows.model.ranks import first_before_others
 
 # What a training cannot go on without: it would learn something else, or nothing.
 NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+OF_A_PROCESS = "rng_state_*.pth"  # stand for the last where several processes trained
 
 
 def last_checkpoint(job: Job) -> Path | None:
     """The newest whole checkpoint of an interrupted training with the same inputs; clears away any other
     training, and newer checkpoints that are not whole, and says so of these.
     """
+    with first_before_others():
+        return _find_last(job)
+
+
+def _find_last(job: Job) -> Path | None:
     run, marker = job.run, job.run.trained_on
     if not marker.exists() or marker.read_text(encoding="utf-8") != job.inputs:
         shutil.rmtree(run.sft, ignore_errors=True)
@@ -52,7 +59,8 @@ def step_of(checkpoint: Path) -> int:
 def _not_whole(checkpoint: Path) -> str | None:
     """The first file that a checkpoint lacks or that is cut off; None where there is none."""
     for name in NEEDED:
-        if not (checkpoint / name).exists():
+        by_processes = name == NEEDED[-1] and any(checkpoint.glob(OF_A_PROCESS))
+        if not (checkpoint / name).exists() and not by_processes:
             return f"{name} is missing"
     if not any(checkpoint.glob("*model*.safetensors")) and not any(checkpoint.glob("*model*.bin")):
         return "its weights are missing"

@@ -11,7 +11,8 @@ training, whose noise would be the same for all rows.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from workflows.core.texts import text
 from workflows.core.told import tell
 from workflows.model.batches import length_batches
 from workflows.model.patches import PLAIN_ATTENTION
+from workflows.model.ranks import ranks
 
 SHORTEST = 4  # tokens of a common beginning that are worth a pass of their own
 
@@ -52,12 +54,14 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
         while True:
             losses = []
             try:
-                for piece in cut(inputs, budget):
+                for piece, is_last in with_end(cut(inputs, budget)):
                     share = len(piece["labels"]) / rows if trainer.task_type == "seq_cls" else 1.0
-                    losses.append(step(model, piece, *args, **named))
+                    # Processes add up their gradients once a batch: each may have another number of pieces.
+                    with nullcontext() if is_last else trainer.accelerator.no_sync(model):
+                        losses.append(step(model, piece, *args, **named))
                 break
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or ranks() > 1:  # the others wait for this batch
                     raise
                 widest = inputs["labels"].shape[1] if present is None else int(present.sum(1).max())
                 # What earlier batches of the same step have added to the gradients would be lost.
@@ -72,6 +76,17 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
         return torch.stack(losses).sum()
 
     trainer.training_step, trainer.compute_loss = training_step, weighed_loss
+
+
+def with_end(pieces: Iterable[Inputs]) -> Iterator[tuple[Inputs, bool]]:
+    """Each piece, and whether it is the last."""
+    before: Inputs | None = None
+    for piece in pieces:
+        if before is not None:
+            yield before, False
+        before = piece
+    if before is not None:
+        yield before, True
 
 
 def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:

@@ -1,6 +1,7 @@
 """The door of the training stage: SftArguments to sft_main to the best checkpoint."""
 
 import gc
+import math
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from workflows.core.told import tell
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, LabelLoss, Preference
-from workflows.model.arguments import build_sft_arguments
+from workflows.model.arguments import build_sft_arguments, merged_arguments
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, free_memory, memory_within_reach
 from workflows.model.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
+from workflows.model.ranks import rank, ranks
 from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, Watched, register_watch
 from workflows.tuning.checkpoints import last_checkpoint
 from workflows.tuning.label_loss import Terms, balanced_weights, register_label_loss
@@ -49,11 +51,11 @@ def train(
         screen.say(f"  going on from {resume_from.name}")
     pairs = isinstance(experiment.recipe, Preference)  # of answers: DPO's trainer has its own steps and loss
     with screen.progress("training", total=1, counted=False) as bar:
-        ready, piece_tokens = fit_to_memory(
-            run, with_local_model(experiment), machine, memory_within_reach(machine.device)
-        )
+        ready = share_batch(with_local_model(experiment), machine, ranks())
+        ready, piece_tokens = fit_to_memory(run, ready, machine, memory_within_reach(machine.device))
         arguments = build_sft_arguments(run, ready, machine, resume_from)
-        if pairs or any(getattr(arguments, name) for name in WITHOUT_ROWS):
+        by_others = arguments.deepspeed or arguments.fsdp  # whose engines count backward passes.  Not run yet
+        if pairs or by_others or any(getattr(arguments, name) for name in WITHOUT_ROWS):
             piece_tokens = None
         free = f"{free_memory(machine.device) / 1e9:.0f} GB of memory are free"
         if piece_tokens is not None and piece_tokens < PIECE_TOKENS.get(machine.device, PIECE_TOKENS["cpu"]):
@@ -72,7 +74,7 @@ def train(
                     raise
                 traceback.print_exc()  # into the log
                 fewer = _fewer_rows_at_a_time(ready, arguments.training_args, piece_tokens)
-                if fewer is None:
+                if fewer is None or ranks() > 1:  # the other processes wait for this one
                     raise UserError(out_of_memory_line(run, ready, machine)) from error
             watched.model = None
             base.release()
@@ -85,6 +87,7 @@ def train(
     watched.model = None  # SWIFT's table of callbacks would keep it
     if watched.stopped:
         raise TrainingStopped(f"{run.path}: its training was ended at step {result['global_step']}.")
+    _tell_of_rows_left(watched.rows["train"], arguments.training_args)
     best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
     tokens = read_json(run.tokens)["splits"]
     if experiment.derives_rows:
@@ -98,8 +101,43 @@ def train(
         "parameters": result["model_parameter_info"],
         "log_history": result["log_history"],
     }
-    write_json(run.training, summary)
+    if rank() == 0:
+        write_json(run.training, summary)
     return summary
+
+
+def _tell_of_rows_left(rows: int, own: Any) -> None:
+    """SWIFT gives each process as many rows as the others; sorted by length, one that has a row more keeps it
+    where its last batch has room.
+    """
+    lost = rows % ranks()
+    if lost and not (own.group_by_length and (rows // ranks()) % own.per_device_train_batch_size):
+        tell(text("rows_not_shared_alike", processes=ranks(), rows=rows, lost=lost))
+
+
+def share_batch(experiment: Experiment, machine: Machine, processes: int) -> Experiment:
+    """`experiment` with fewer rows a batch, so that a step of all processes has the rows that it says.
+
+    Raises UserError where they cannot be shared alike.
+    """
+    if processes == 1:
+        return experiment
+    merged = merged_arguments(experiment, machine)
+    rows = int(merged["per_device_train_batch_size"])
+    batches = int(merged.get("gradient_accumulation_steps", 1))
+    parts = [own for own in range(rows, 0, -1) if rows * batches % (own * processes) == 0]
+    if not parts:
+        raise UserError(
+            f"{processes} processes cannot share the {rows * batches} rows of a step alike: take another "
+            f"number, or --set per_device_train_batch_size={math.ceil(rows / processes) * processes}."
+        )
+    # Of one batch a step each takes its part, so that the rows of every step are those of one process.
+    own = rows // processes if rows % processes == 0 else parts[0]
+    shared = {
+        "per_device_train_batch_size": str(own),
+        "gradient_accumulation_steps": str(rows * batches // (own * processes)),
+    }
+    return replace(experiment, overrides={**experiment.overrides, **shared})
 
 
 def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dict[str, Any]:
