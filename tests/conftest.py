@@ -29,11 +29,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED_DATA = ROOT.parent / "shared" / "data"
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+# Files that take longest: they go first, so that no process works on one alone at the end.
+LONGEST = (
+    *("test_readme", "test_methods", "test_spread", "test_study", "test_search", "test_bad_input"),
+    *("test_notebook", "test_nothing_lost", "test_app", "test_end_to_end", "test_offline", "test_server"),
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what looks at the finished run."""
+    """Mark as slow what looks at the finished run; the longest files come first."""
+    order = {f"{name}.py": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
         if isinstance(item, pytest.Function) and "demo_run" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
