@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from run_swift import app
 from tests.conftest import run_commands
 from tests.fake_hub import serve_hub
 from tests.tiny_encoder import build_encoder
@@ -24,6 +25,7 @@ SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"
 # The first of them make outputs/first and outputs/corrected, which commands of the others use.
 FIRST = ["README.md", "docs/en/stages.md", "docs/en/results.md"]
 TAKE_LONG = {"app", "serve", "search"}  # tests/serving and tests/search start and stop them
+BY_MANY = {"--nproc", "--nnodes"}  # tests/pipeline/test_spread.py has several processes
 NEEDS_GPU = "docs/en/gpu.md"  # tests/commands/test_doctor.py parses its commands
 ENGLISH = ["README.md", *sorted(f"docs/en/{path.name}" for path in (ROOT / "docs" / "en").iterdir())]
 CHINESE = ["README_zh.md", *(page.replace("/en/", "/zh/") for page in ENGLISH[1:])]
@@ -53,7 +55,9 @@ COMMANDS = list(dict.fromkeys(line for page in RUN for line in commands_of(page)
 OURS = [
     line.split()[2:]
     for line in COMMANDS
-    if line.startswith("python run_swift.py ") and line.split()[2] not in TAKE_LONG
+    if line.startswith("python run_swift.py ")
+    and line.split()[2] not in TAKE_LONG
+    and not BY_MANY.intersection(line.split())
 ]
 
 
@@ -91,7 +95,9 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         "pip install -r tests/requirements.txt && python -m pytest",  # this, now; .ci/run installs by it
     ]
     rest = [
-        line for line in COMMANDS if line not in elsewhere and not line.startswith("python run_swift.py ")
+        line
+        for line in COMMANDS
+        if line not in elsewhere and not line.startswith(("python run_swift.py ", "python docs/simulate_"))
     ]
     assert [line.split()[:3] for line in rest] == [
         ["swift", "sft", "sft_args/lora.yaml"],
@@ -99,6 +105,30 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         ["python", "-m", "workflows.tiny.build"],
         ["swift", "sft", "sft_args/lora.yaml"],  # with the plugin: tests/serving/test_swift_datasets.py
     ]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if BY_MANY.intersection(line.split())])
+def test_commands_for_several_processes_are_understood(line: str) -> None:
+    _, bound, *_ = app.parse_args(line.split()[2:], exit_on_error=False, print_error=False)
+    assert bound.arguments["processes"].total > 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("", ["608 reviews a second", "18,519 reviews a second: 31 GPUs"]),
+        ("--utilisation 0.1", ["243 reviews a second", ": 77 GPUs"]),
+        ("--utilisation 0.4", ["972 reviews a second", ": 20 GPUs"]),
+        ("--gpus 32", ["price of the day                773", "0.77"]),
+        ("--gpus 28", ["longest          1,079 s", "waiting at the end                0"]),
+        ("--gpus 25", ["longest          4,034 s", "waiting at the end                0"]),
+        ("--gpus 36 --hours-between-failures 100", ["6, 150,000 reviews answered twice"]),
+    ],
+)
+def test_the_simulation_says_what_its_page_says(flags: str, said: list[str]) -> None:
+    command = [sys.executable, "docs/simulate_scale.py", *flags.split()]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [each for each in said if each not in shown] == []
 
 
 @pytest.fixture(scope="module")
