@@ -18,7 +18,7 @@ from workflows.experiment.cards import Label, from_mapping
 from workflows.experiment.options import DEFAULTS, File, RunOptions, asked, flags_of
 from workflows.inference.reading import read_label
 from workflows.inference.swift_engine import read_whole_lines
-from workflows.serving.predict import _whole_blocks
+from workflows.serving.kept_answers import whole_blocks
 
 FEW = settings(
     max_examples=25,
@@ -138,7 +138,7 @@ def test_lines_that_were_cut_at_any_byte_go_on_after_the_last_whole_one(texts: l
         path = Path(folder) / "a.jsonl"
         path.write_bytes(written)
         with open(path, "rb") as file:
-            assert _whole_blocks(file, whole) == (whole, len(b"".join(lines[:whole])))
+            assert whole_blocks(file, whole, 4) == (whole, len(b"".join(lines[:whole])))
         assert read_whole_lines(path) == rows[:whole]
         with open(path, "ab") as file:
             file.write(b"".join(lines[whole:]))

@@ -8,14 +8,12 @@ that was stopped goes on; the output is written from it at the end, whole.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,14 +33,15 @@ from workflows.data.reviews import why_no_review
 from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.labels import normalise_label
+from workflows.serving.kept_answers import held, whole_blocks
 
 if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
     from workflows.serving.systems import Answer, System
 
-BLOCK_ROWS = 4096  # answered and kept at a time: rows of like length share a batch
+# Answered and kept at a time: rows of like length share a batch.  `tiny` on a CPU core takes as long with 256
+# as with 4,096 rows; a real model takes minutes for so many, which a stop would lose.
+BLOCK_ROWS = 1024
 VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
-
-
 LINES_AT_ONCE = 256  # of standard input
 
 
@@ -188,7 +187,7 @@ def predict_table(
     asked = fingerprint([[table.sha256 for table in tables], wanted.text_column, identity(system), columns])
     answered = output.with_name(f".{output.name}-{asked}.answers")
     part, counts = output.with_name(f".{output.name}.part"), _Counts(system, wanted)
-    with _held(answered, output) as lines:
+    with held(answered, output) as lines:
         _answer_rows(system, _chunks(tables, columns), wanted.text_column, lines, rows, screen)
         lines.seek(0)
         try:
@@ -243,24 +242,11 @@ def _chunks(tables: list[Table], columns: list[str]) -> Iterator[pd.DataFrame]:
             yield chunk.reindex(columns=columns, fill_value="")
 
 
-@contextmanager
-def _held(answered: Path, output: Path) -> Iterator[BinaryIO]:
-    """The file of answers, for this process alone: two that write it in turn would spoil it."""
-    with open(answered, "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"--output {output}: another command is writing it; wait for it, or stop it."
-            ) from error
-        yield file
-
-
 def _answer_rows(
     system: System, chunks: Iterator[pd.DataFrame], column: str, file: BinaryIO, rows: int, screen: Screen
 ) -> None:
     """Write the answer to each row into `file`, from the first block on that it does not have yet."""
-    done, whole = _whole_blocks(file, rows)
+    done, whole = whole_blocks(file, rows, BLOCK_ROWS)
     if done:
         screen.say(f"  going on after {done:,} rows that were answered before")
     with screen.progress("answering", rows) as bar:
@@ -271,21 +257,6 @@ def _answer_rows(
             for said in answer_texts(system, block, bar.update):
                 file.write(json.dumps(said, ensure_ascii=True).encode("ascii") + b"\n")
             file.flush()
-
-
-def _whole_blocks(file: BinaryIO, rows: int) -> tuple[int, int]:
-    """How many lines of a file are in whole blocks, and the bytes that they take.
-
-    A block is answered again from its start: the last digits depend on which rows share a batch.
-    """
-    lines = taken = 0
-    whole = (0, 0)
-    file.seek(0)
-    for line in file:
-        lines, taken = lines + 1, taken + len(line)
-        if line.endswith(b"\n") and (lines % BLOCK_ROWS == 0 or lines == rows):
-            whole = lines, taken
-    return whole
 
 
 def answer_texts(
