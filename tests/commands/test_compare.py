@@ -10,12 +10,19 @@ from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import RunFolder
 
+FORMULA = "=cmd|' /C calc'!A0"
+
 
 @pytest.fixture
 def pair(demo_run: tuple[RunFolder, str], tmp_path: Path) -> tuple[RunFolder, RunFolder]:
-    """The finished run, and a copy whose tuned model answers every fourth row the other way round."""
+    """The finished run, and a copy whose tuned model answers every fourth row the other way round; the first
+    review is what a spreadsheet would run.
+    """
     first = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "first"))
-    second = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "second"))
+    for path in first.predictions("tuned").parent.glob("*.jsonl"):
+        rows = read_jsonl(path)
+        write_jsonl(path, [{**rows[0], "text": FORMULA}, *rows[1:]])
+    second = RunFolder(shutil.copytree(first.path, tmp_path / "second"))
     rows = read_jsonl(second.predictions("tuned"))
     for row in rows[::4]:
         row["prediction"] = "negative" if row["prediction"] == "positive" else "positive"
@@ -40,7 +47,9 @@ def test_two_runs_on_the_same_rows(
     assert "second is worse than first" in found["verdict"]["en"]
     assert "second is worse than first" in done.stdout
     with open(tmp_path / "out" / "differences.csv", encoding="utf-8-sig", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 75
+        differences = list(csv.DictReader(file))
+    assert len(differences) == 75
+    assert differences[0]["text"] == f"'{FORMULA}"
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "second 不如 first" in page
     assert (tmp_path / "out" / "figures" / "losses.en.png").exists()

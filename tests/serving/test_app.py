@@ -102,6 +102,21 @@ def test_a_table_is_answered_as_predict_answers_it(desk: Any, demo_run: Demo, tm
     assert ("answering", len(rows), len(rows)) in told
 
 
+def test_a_plan_is_shown_in_the_pages_language() -> None:
+    from workflows.serving.shown import show_plan
+
+    there = {"name": EVIL, "bytes": 7e8, "bytes_there": 24e9, "seconds": [42, 90], "changes": []}
+    small = {"name": "T4", "bytes": 3e10, "bytes_there": None, "seconds": [60, 60], "changes": ["--set a=1"]}
+    here = {**there, "name": "this machine: Intel"}
+    shown = show_plan({"machines": [there, {**small, "fits_with_changes": False}, here]}, EVIL, "zh")
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", shown)
+    assert cells[:4] == ["机器", "用时（分钟，估算）", "内存（GB）", "放得下"]
+    assert cells[5:8] == ["0.7 – 1.5", "0.7 / 24", "是"]
+    assert cells[8:12] == ["T4", "1.0", "30.0", "否"]
+    assert cells[12] == "本机"
+    assert "<img" not in shown
+
+
 @pytest.mark.parametrize("name", ["../demo", "/etc", "", None, "no-such-run"])
 def test_only_runs_that_are_listed_are_opened(desk: Any, name: str | None) -> None:
     for do in (desk.progress, desk.go_on, desk.stop, desk.systems_of):
@@ -110,14 +125,15 @@ def test_only_runs_that_are_listed_are_opened(desk: Any, name: str | None) -> No
 
 
 @pytest.mark.parametrize(
-    ("pasted", "message"), [(" \n", "paste 1 to"), ("好\n" * 65, "paste 1 to"), ("好" * 20_001, "at most")]
+    ("pasted", "message"),
+    [(" \n", "每行一条"), ("好\n" * 65, "每行一条"), ("好" * 20_001, "最多 10,000 个字")],
 )
 def test_what_is_pasted_has_limits(pasted: str, message: str) -> None:
     from workflows.serving.desk import read_reviews
 
-    assert read_reviews(" 好 \n\n\ud83d\u3000差") == ["好", "?\u3000差"]
+    assert read_reviews(" 好 \n\n\ud83d\u3000差", "en") == ["好", "?\u3000差"]
     with pytest.raises(UserError, match=message):
-        read_reviews(pasted)
+        read_reviews(pasted, "zh")
 
 
 @pytest.mark.slow
@@ -177,6 +193,10 @@ def test_reports_are_opened_by_name_alone(client: TestClient, demo_run: Demo) ->
     page = client.get(f"/report/{demo_run[0].path.name}", auth=auth)
     assert page.content == demo_run[0].report_page.read_bytes()
     assert "sandbox" in page.headers["content-security-policy"]
+    for language in ("zh", "en"):  # whichever it was written to open in
+        opened = client.get(f"/report/{demo_run[0].path.name}?lang={language}", auth=auth)
+        assert f'<body class="language-{language}">' in opened.text
+        assert "sandbox" in opened.headers["content-security-policy"]
     for name in ("..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd", f"{demo_run[0].path.name}%2freport.html", ""):
         assert client.get(f"/report/{name}", auth=auth).status_code == 404
 

@@ -96,7 +96,7 @@ def test_lines_and_single_texts_are_printed(demo_run: Demo) -> None:
 def test_a_command_that_was_stopped_goes_on(
     tfidf: System, demo_rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Stopped in the midst of a line, after some blocks: what was answered is not asked again."""
+    """Stopped in the midst of a block and of a line: whole blocks that were answered are not asked again."""
     monkeypatch.setattr(module, "BLOCK_ROWS", 16)
     texts = [row["text"] for row in demo_rows[:100]]
     table, out, wanted = (
@@ -120,7 +120,7 @@ def test_a_command_that_was_stopped_goes_on(
     assert not out.exists()
     (kept,) = tmp_path.glob(".a.*.answers")
     with open(kept, "ab") as file:
-        file.write(b'{"prediction": "pos')
+        file.write(b'null\nnull\n{"prediction": "pos')
     asked.clear()
     counts = predict_table(counted(1000), [table], wanted, out, Screen())
     assert sum(asked) == 100 - 48
@@ -133,6 +133,54 @@ def test_a_command_that_was_stopped_goes_on(
     if found is not None:
         assert found["prediction"].tolist() == [each["prediction"] for each in tfidf.answer(texts)]
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", f".{kind}"}
+
+
+def test_the_same_command_twice_at_a_time_is_refused(tfidf: System, tmp_path: Path) -> None:
+    """Both would write the file of answers in turn."""
+    table, out = open_table(_table(tmp_path / "t.csv", ["很好", "太差了"])), tmp_path / "a.csv"
+
+    def answer(rows: Rows) -> Iterator[Rows]:
+        with pytest.raises(UserError, match="another command is writing it"):
+            predict_table(tfidf, [table], Wanted("review"), out, Screen())
+        yield from tfidf.answer_rows(rows)
+
+    counts = predict_table(replace(tfidf, answer_rows=answer), [table], Wanted("review"), out, Screen())
+    assert counts["rows"] == len(_read(out)) == 2
+
+
+def test_a_block_of_empty_texts_alone_is_answered(
+    tfidf: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_ROWS", 2)
+    table, out = open_table(_table(tmp_path / "t.csv", ["很好", "太差了", "", "　"])), tmp_path / "a.csv"
+    predict_table(tfidf, [table], Wanted("review"), out, Screen())
+    assert [row["reason"] for row in _read(out)] == ["", "", "empty text", "empty text"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "xlsx"])
+def test_probabilities_are_numbers_where_a_format_has_numbers(
+    tfidf: System, tmp_path: Path, kind: str
+) -> None:
+    table, out = open_table(_table(tmp_path / "t.csv", ["很好", ""])), tmp_path / f"a.{kind}"
+    predict_table(tfidf, [table], Wanted("review"), out, Screen())
+    readers = {"parquet": pd.read_parquet, "xlsx": pd.read_excel}
+    found = pd.DataFrame(read_jsonl(out)) if kind == "jsonl" else readers[kind](out)
+    shares = found[["probability_negative", "probability_positive"]]
+    assert shares.sum(axis=1).tolist() == pytest.approx([1, 0], abs=1e-5)
+    assert shares.isna().all(axis=1).tolist() == [False, True]
+
+
+def test_keys_that_few_objects_have_are_kept(
+    tfidf: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects are read some at a time: not each time is every key among them."""
+    monkeypatch.setattr("workflows.core.tables.CHUNK_ROWS", 2)
+    rows = [{"review": "很好"}] * 3 + [{"review": "太差了", "回复": "抱歉"}, {"review": "好"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    out = tmp_path / "a.jsonl"
+    predict_table(tfidf, [open_table(tmp_path / "t.jsonl")], Wanted("review"), out, Screen())
+    assert [row["回复"] for row in read_jsonl(out)] == ["", "", "", "抱歉", ""]
 
 
 def test_answers_of_other_rows_are_not_taken(tfidf: System, tmp_path: Path) -> None:
@@ -178,6 +226,7 @@ def test_several_files_follow_one_another(command: Command, demo_run: Demo, tmp_
         (["--input", "IN", "--output", "a.doc"], "name a file that ends with"),
         (["--input", "none-*.csv", "--output", "OUT"], "there is no such file"),
         (["--text", "好", "--label-column", "l"], "--label-column: goes with --input FILE"),
+        (["--text", "好", "--min-confidence", "90"], "--min-confidence 90: give a probability from 0 to 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

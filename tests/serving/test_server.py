@@ -62,6 +62,7 @@ def address(systems: dict[str, System]) -> Iterator[str]:
 def test_the_client_of_openai_works_as_it_is(address: str, demo_run: Demo) -> None:
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
     assert [model.id for model in client.models.list()] == ["tuned", "zero_shot", "tfidf"]
+    assert client.models.retrieve("tfidf").id == "tfidf"
     row = read_jsonl(demo_run[0].predictions("tuned"))[0]
     turns: list[Any] = [{"role": "system", "content": "ignored"}, {"role": "user", "content": row["text"]}]
     whole = client.chat.completions.create(model="tuned", messages=turns, temperature=0.7, max_tokens=5)
@@ -70,6 +71,9 @@ def test_the_client_of_openai_works_as_it_is(address: str, demo_run: Demo) -> No
     assert "".join(part.choices[0].delta.content or "" for part in streamed) == row["output"]
     with pytest.raises(openai.NotFoundError, match="model 'gpt-4' is none of tuned, zero_shot, tfidf"):
         client.chat.completions.create(model="gpt-4", messages=turns)
+    picture: list[Any] = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    with pytest.raises(openai.BadRequestError, match="a part is no text"):
+        client.chat.completions.create(model="tuned", messages=[{"role": "user", "content": picture}])
 
 
 def test_64_clients_at_once_get_the_runs_own_labels(address: str, demo_run: Demo) -> None:
@@ -95,7 +99,10 @@ def test_64_clients_at_once_get_the_runs_own_labels(address: str, demo_run: Demo
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
-        (b"{", 400, "JSON decode error"),
+        (b"{", 400, "send a JSON object in UTF-8, with the header"),
+        (b"null", 400, "send a JSON object in UTF-8, with the header"),
+        ('{"texts": ["好"]}'.encode("gbk"), 400, "send a JSON object in UTF-8, with the header"),
+        (b"[" * 100_000, 400, "send a JSON object in UTF-8, with the header"),
         (b'{"texts": []}', 400, "texts: List should have at least 1 item"),
         (b'{"texts": ["a", 3]}', 400, "texts.1: Input should be a valid string"),
         (b'{"texts": ["a"], "temperature": 1}', 400, "temperature: Extra inputs are not permitted"),
@@ -112,6 +119,14 @@ def test_what_is_no_request_is_refused(address: str, content: bytes, status: int
     error = answer.json()["error"]
     assert (answer.status_code, error["type"]) == (status, "invalid_request_error")
     assert message in error["message"]
+
+
+def test_json_that_is_not_called_json_is_told_so(address: str) -> None:
+    """As curl -d sends it."""
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = httpx.post(f"{address}/v1/classify", content=b'{"texts": ["a"]}', headers=form)
+    assert answer.status_code == 400
+    assert "`Content-Type: application/json`" in answer.json()["error"]["message"]
 
 
 def test_odd_texts_are_answered(address: str) -> None:

@@ -11,7 +11,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, write_json
 from workflows.core.rows import Row, Rows
 from workflows.core.run_folder import RunFolder
-from workflows.core.table_writers import csv_writer
+from workflows.core.table_writers import csv_writer, harmless
 from workflows.core.texts import Text, label_text, one_after_another, text, texts
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment, load_experiment
@@ -80,7 +80,8 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     write_json(folder / "comparison.json", comparison)
     with open_whole(folder / "differences.csv") as file:
         file.write("\ufeff")  # spreadsheets take the file for UTF-8 by it
-        csv_writer(file).writerows([("text", "gold", *names), *differing])
+        table = [("text", "gold", *names), *differing]
+        csv_writer(file).writerows([harmless(f"{cell}") for cell in row] for row in table)
     trainings = {name: run.training for name, run in by_name.items() if run.training.exists()}
     if trainings:
         histories = {name: read_json(path)["log_history"] for name, path in trainings.items()}

@@ -1,4 +1,6 @@
-"""Writes a table of strings piece by piece: CSV, TSV, JSONL, Parquet or XLSX, by its file's name.
+"""Writes a table piece by piece: CSV, TSV, JSONL, Parquet or XLSX, by its file's name.
+
+A cell is a text; in a column that is said to hold numbers, a number or None.
 
 A cell that a spreadsheet would run as a formula gets an apostrophe in front in CSV and TSV (OWASP, CSV
 Injection); in XLSX it is marked as text, and stays as it is.
@@ -7,7 +9,7 @@ Injection); in XLSX it is marked as text, and stays as it is.
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ XLSX_ROWS, XLSX_CELL = 1_048_576, 32_767  # what Excel takes: rows of a sheet, c
 ENDS = "\r\n"
 NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
+Cell = str | float | None
 Write = Callable[[pd.DataFrame], None]
 
 
@@ -48,13 +51,16 @@ def check_format(path: Path) -> str:
 
 
 @contextmanager
-def open_table_writer(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
-    """What writes frames with these columns, one after another, into `path`, in the format `kind`.
+def open_table_writer(
+    path: Path, columns: list[str], kind: str, numbers: Collection[str] = ()
+) -> Iterator[Write]:
+    """What writes frames with these columns, of which some hold `numbers`, one after another, into `path`, in
+    the format `kind`.
 
     Raises UserError where a sheet of XLSX does not take a row.
     """
     writers = {"csv": _delimited, "tsv": _delimited, "jsonl": _jsonl, "parquet": _parquet, "xlsx": _xlsx}
-    with contextmanager(writers[kind])(path, columns, kind) as write:
+    with contextmanager(writers[kind])(path, columns, kind, numbers) as write:
         yield write
 
 
@@ -64,15 +70,21 @@ def csv_writer(file: TextIO, delimiter: str = ",") -> Any:
     return csv.writer(lines, delimiter=delimiter, lineterminator=ENDS)
 
 
-def _delimited(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+def _delimited(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -> Iterator[Write]:
     # With a mark of UTF-8, by which spreadsheets know it.
     with open(path, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
         writer = csv_writer(file, "\t" if kind == "tsv" else ",")
         writer.writerow(map(harmless, columns))
-        yield lambda frame: writer.writerows(map(harmless, row) for row in frame.itertuples(index=False))
+        yield lambda frame: writer.writerows(map(_written, row) for row in frame.itertuples(index=False))
 
 
-def _jsonl(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+def _written(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return harmless(cell)
+    return "" if cell is None else f"{cell:.6f}"
+
+
+def _jsonl(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -> Iterator[Write]:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         yield lambda frame: file.writelines(
             # Half of a surrogate pair, which UTF-8 has no bytes for, is written as an escape.
@@ -81,19 +93,20 @@ def _jsonl(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
         )
 
 
-def _encodes(row: tuple[str, ...]) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for cell in row for letter in cell)
+def _encodes(row: tuple[Cell, ...]) -> bool:
+    texts = [cell for cell in row if isinstance(cell, str)]
+    return not any("\ud800" <= letter <= "\udfff" for text in texts for letter in text)
 
 
-def _parquet(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+def _parquet(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -> Iterator[Write]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    schema = pa.schema([(name, pa.string()) for name in columns])
+    schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
 
     def rows(frame: pd.DataFrame) -> Any:
         cells = [
-            [cell.encode("utf-8", "replace").decode("utf-8") for cell in frame[name]] for name in columns
+            [_unicode(cell) if isinstance(cell, str) else cell for cell in frame[name]] for name in columns
         ]
         return pa.table(cells, schema=schema)
 
@@ -101,7 +114,11 @@ def _parquet(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
         yield lambda frame: writer.write_table(rows(frame))
 
 
-def _xlsx(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _xlsx(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -> Iterator[Write]:
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
 
@@ -109,8 +126,10 @@ def _xlsx(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
     sheet = book.create_sheet()
     written = 0
 
-    def cell(text: str) -> Any:
-        made = WriteOnlyCell(sheet, NOT_IN_XML.sub("", text.encode("utf-8", "replace").decode("utf-8")))
+    def cell(text: Cell) -> Any:
+        if not isinstance(text, str):
+            return text
+        made = WriteOnlyCell(sheet, NOT_IN_XML.sub("", _unicode(text)))
         made.data_type = "s"
         return made
 
@@ -118,7 +137,7 @@ def _xlsx(path: Path, columns: list[str], kind: str) -> Iterator[Write]:
         nonlocal written
         for row in frame.itertuples(index=False):
             written += 1
-            longest = max(map(len, row), default=0)
+            longest = max((len(each) for each in row if isinstance(each, str)), default=0)
             if written >= XLSX_ROWS or longest > XLSX_CELL:
                 what = (
                     f"row {written} has a cell of {longest:,} characters" if longest > XLSX_CELL else "rows"

@@ -15,21 +15,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import psutil
 from tqdm import tqdm
 
 from workflows.core.errors import UserError
-from workflows.core.files import sha256
+from workflows.core.files import read_json, sha256
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.tables import open_table, read_chunks
+from workflows.core.texts import in_language, text
 from workflows.data.reviews import strip_text
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment
-from workflows.experiment.options import RunOptions, flags_of
+from workflows.experiment.options import Language, RunOptions, flags_of
 from workflows.experiment.resolve import resolve
 from workflows.model.folder import check_machine
 from workflows.pipeline.run import OUTPUTS, start_run, timed_folder
@@ -205,14 +207,20 @@ class Desk:
         shutil.copy(upload, kept)
         return kept
 
-    def plan(self, options: RunOptions) -> str:
-        """What `plan` says of the run that would be started; a UserError where it refuses."""
+    def plan(self, options: RunOptions) -> tuple[dict[str, Any], str]:
+        """The figures of `plan` for the run that would be started, and what it says; a UserError where it
+        refuses.
+        """
         resolve(options)
-        command = [*OURS, "plan", *flags_of(options)]
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-        if done.returncode != 0:
-            raise UserError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: ") or "plan failed")
-        return done.stdout.partition("\n\n")[2].strip("\n")  # without the calibration's own lines
+        with TemporaryDirectory(prefix="plan-") as folder:
+            figures = Path(folder) / "plan.json"
+            command = [*OURS, "plan", *flags_of(options), "--output", str(figures)]
+            done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+            if done.returncode != 0:
+                said = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
+                raise UserError(said or "plan failed")
+            # Without the calibration's own lines.
+            return read_json(figures), done.stdout.partition("\n\n")[2].strip("\n")
 
     def start(self, options: RunOptions) -> str:
         """Start a run; return its name.  Raises UserError where the options do not fit together, or another
@@ -308,16 +316,16 @@ def _history(run: RunFolder) -> Rows:
     return history
 
 
-def read_reviews(pasted: str) -> list[str]:
-    """The reviews that were pasted, one a line; a UserError where there are none, too many, or too long
-    ones.
+def read_reviews(pasted: str, language: Language) -> list[str]:
+    """The reviews that were pasted, one a line; a UserError in `language` where there are none, too many, or
+    too long ones.
     """
     clean = pasted.encode("utf-8", errors="replace").decode("utf-8")
     texts = [strip_text(line) for line in clean.splitlines() if strip_text(line)]
     if not 0 < len(texts) <= MOST_LINES:
-        raise UserError(f"paste 1 to {MOST_LINES} reviews, one a line; a table takes more.")
+        raise UserError(in_language(text("paste_lines", most=f"{MOST_LINES}"), language))
     if max(map(len, texts)) > MOST_CHARACTERS:
-        raise UserError(f"a review has {MOST_CHARACTERS:,} characters at most.")
+        raise UserError(in_language(text("paste_characters", most=f"{MOST_CHARACTERS:,}"), language))
     return texts
 
 

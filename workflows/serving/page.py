@@ -15,7 +15,7 @@ os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False
 
 import gradio as gr
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,7 +28,16 @@ from workflows.experiment.recipes import FROM_RUN
 from workflows.serving.batcher import Full
 from workflows.serving.desk import NO_COLUMNS, Desk, PageScreen, columns_of, explain_clauses, read_reviews
 from workflows.serving.server import PATHS
-from workflows.serving.shown import STYLE, show_answers, show_counts, show_page, show_progress, show_table
+from workflows.serving.shown import (
+    STYLE,
+    in_its_language,
+    show_answers,
+    show_counts,
+    show_page,
+    show_plan,
+    show_progress,
+    show_table,
+)
 
 MOST_UPLOAD = 200_000_000  # bytes
 PREVIEW_ROWS = 20
@@ -48,9 +57,11 @@ def with_page(api: FastAPI, desk: Desk, key: str | None) -> ASGIApp:
     app = FastAPI(lifespan=api.router.lifespan_context, openapi_url=None)
 
     @app.get("/report/{name:path}")
-    def report(name: str) -> Response:
+    def report(name: str, lang: Language | None = None) -> Response:
         path = desk.reports().get(name)
-        return PlainTextResponse("no such report", 404) if path is None else FileResponse(path)
+        if path is None:
+            return PlainTextResponse("no such report", 404)
+        return FileResponse(path) if lang is None else HTMLResponse(in_its_language(path, lang))
 
     pages: tuple[tuple[Language, str], ...] = (("en", "/en"), ("zh", "/"))
     for language, path in pages:
@@ -136,7 +147,7 @@ def _build(desk: Desk, language: Language) -> gr.Blocks:
         with gr.Tab(words["table"]) as tab:
             _build_table(desk, language, words, page, tab)
         with gr.Tab(words["reports"]) as tab:
-            _build_reports(desk, words, here, tab)
+            _build_reports(desk, language, words, here, tab)
         with gr.Tab(words["train"]) as tab:
             _build_train(desk, language, words, (page.load, tab.select))
     return page
@@ -167,7 +178,7 @@ def _build_try(desk: Desk, language: Language, words: dict[str, str], events: Se
     def ask(run: str | None, pasted: str) -> str:
         run = run or _first(desk.answering())  # who is quick asks before the list has been filled
         with _told():
-            reviews = read_reviews(pasted)
+            reviews = read_reviews(pasted, language)
             systems = [(name, desk.system(run, name)) for name in desk.systems_of(run)]
             said = [(name, system.experiment, system.answer(reviews)) for name, system in systems]
             explained = explain_clauses(systems[-1][1], reviews)
@@ -184,7 +195,8 @@ def _build_table(desk: Desk, language: str, words: dict[str, str], page: gr.Bloc
     with gr.Row():
         button = gr.Button(words["answer_all"], variant="primary", elem_id="answer-all")
         halt = gr.Button(words["stop"])
-    shown, result = gr.HTML(), gr.File(label=words["download"], interactive=False, elem_id="answers")
+    shown = gr.HTML()
+    result = gr.File(label=words["download"], interactive=False, visible=False, elem_id="answers")
     wanted: set[str] = set()  # sessions whose table is still wanted
 
     def look(upload: str | None) -> Any:
@@ -194,7 +206,7 @@ def _build_table(desk: Desk, language: str, words: dict[str, str], page: gr.Bloc
 
     def answer(
         run: str, upload: str | None, column: str, request: gr.Request, progress: Any = PROGRESS
-    ) -> tuple[str, str]:
+    ) -> tuple[str, Any]:
         titles, session = {name: words[name] for name in ("answering", "writing")}, str(request.session_hash)
 
         def tell(title: str, done: int, total: int | None) -> None:
@@ -209,7 +221,8 @@ def _build_table(desk: Desk, language: str, words: dict[str, str], page: gr.Bloc
             folder = Path(upload).parent / session  # another page may have the same file
             output, counts = desk.answer_table(run, Path(upload), column, folder, PageScreen(tell))
         first = next(read_chunks(open_table(output))).head(PREVIEW_ROWS)
-        return show_counts(counts, language) + show_table(first.columns, first.values.tolist()), str(output)
+        preview = show_table(first.columns, first.values.tolist())
+        return show_counts(counts, language) + preview, gr.update(value=str(output), visible=True)
 
     def forget(request: gr.Request) -> None:
         wanted.discard(str(request.session_hash))
@@ -220,12 +233,12 @@ def _build_table(desk: Desk, language: str, words: dict[str, str], page: gr.Bloc
     page.unload(forget)
 
 
-def _build_reports(desk: Desk, words: dict[str, str], here: str, tab: gr.Tab) -> None:
+def _build_reports(desk: Desk, language: Language, words: dict[str, str], here: str, tab: gr.Tab) -> None:
     name = _choice(words["report"], lambda: [*desk.reports()], (tab.select,))
     shown = gr.HTML(elem_id="report")
 
     def show(name: str | None) -> str:
-        return show_page(f"{here}report/{name}", name) if name in desk.reports() and name else ""
+        return show_page(f"{here}report/{name}", name, language) if name in desk.reports() and name else ""
 
     name.change(show, name, shown, **EVENT)
     tab.select(show, name, shown, **EVENT)
@@ -283,7 +296,7 @@ def _build_train(desk: Desk, language: Language, words: dict[str, str], events: 
 
     def reckon(*asked: Any) -> str:
         with _told():
-            return f'<div class="wide"><pre>{escape(desk.plan(options(*asked)))}</pre></div>'
+            return show_plan(*desk.plan(options(*asked)), language)
 
     def begin(*asked: Any) -> Any:
         with _told():

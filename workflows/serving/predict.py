@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -33,14 +33,15 @@ from workflows.data.reviews import why_no_review
 from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.labels import normalise_label
+from workflows.serving.kept_answers import held, whole_blocks
 
 if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
     from workflows.serving.systems import Answer, System
 
-BLOCK_ROWS = 4096  # answered and kept at a time: rows of like length share a batch
+# Answered and kept at a time: rows of like length share a batch.  `tiny` on a CPU core takes as long with 256
+# as with 4,096 rows; a real model takes minutes for so many, which a stop would lose.
+BLOCK_ROWS = 1024
 VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
-
-
 LINES_AT_ONCE = 256  # of standard input
 
 
@@ -77,6 +78,8 @@ def predict(
         raise UserError("predict: --input FILE goes with --output FILE; other answers are printed.")
     if wanted.label_column is not None and output is None:
         raise UserError("--label-column: goes with --input FILE.")
+    if wanted.min_confidence is not None and not 0 <= wanted.min_confidence <= 1:
+        raise UserError(f"--min-confidence {wanted.min_confidence:g}: give a probability from 0 to 1.")
     tables = [] if output is None else find_inputs(inputs)
     task = load_experiment(RunFolder(folder).experiment).dataset.task
     if task != "single_label" and (wanted.min_confidence, wanted.label_column) != (None, None):
@@ -170,7 +173,7 @@ def predict_table(
     """Write the rows of `tables`, all columns kept, with their answers, into `output`; return the counts.
 
     Raises UserError where a file cannot be read, lacks a column or has others than the first, where a new
-    column is there already, or the output cannot be written.
+    column is there already, the output cannot be written, or another command is about the same.
     """
     kind = check_format(output)
     if any(table.path.resolve() == output.resolve() for table in tables):
@@ -183,28 +186,28 @@ def predict_table(
     output.parent.mkdir(parents=True, exist_ok=True)
     asked = fingerprint([[table.sha256 for table in tables], wanted.text_column, identity(system), columns])
     answered = output.with_name(f".{output.name}-{asked}.answers")
-    _answer_rows(system, tables, wanted.text_column, answered, rows, screen)
     part, counts = output.with_name(f".{output.name}.part"), _Counts(system, wanted)
-    try:
-        with (
-            screen.progress("writing", rows) as bar,
-            open(answered, encoding="utf-8") as lines,
-            open_table_writer(part, [*columns, *added], kind) as write,
-        ):
-            for table in tables:
-                for chunk in read_chunks(table):
+    with held(answered, output) as lines:
+        _answer_rows(system, _chunks(tables, columns), wanted.text_column, lines, rows, screen)
+        lines.seek(0)
+        try:
+            with (
+                screen.progress("writing", rows) as bar,
+                open_table_writer(part, [*columns, *added], kind, numbers_of(system)) as write,
+            ):
+                for chunk in _chunks(tables, columns):
                     said = [json.loads(line) for line in islice(lines, len(chunk))]
                     answers = zip(chunk[wanted.text_column], said, strict=True)
                     new = pd.DataFrame(
                         [row_of(system, wanted, *each) for each in answers], columns=added, dtype=object
                     )
                     counts.add(chunk, said, new)
-                    write(pd.concat([chunk[columns].reset_index(drop=True), new], axis=1))
+                    write(pd.concat([chunk.reset_index(drop=True), new], axis=1))
                     bar.update(len(chunk))
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
-    answered.unlink()
+            part.replace(output)
+        finally:
+            part.unlink(missing_ok=True)
+        answered.unlink()
     return counts.summary()
 
 
@@ -214,54 +217,46 @@ def _look_at(tables: list[Table], wanted: Wanted, screen: Screen) -> tuple[list[
     rows = 0
     with screen.progress("counting rows", None) as bar:
         for table in tables:
+            here: dict[str, None] = {}  # in their order; an object of JSONL may lack some
             for chunk in read_chunks(table):
-                columns = columns or list(chunk.columns)
+                here.update(dict.fromkeys(chunk.columns))
                 for name in filter(None, (wanted.text_column, wanted.label_column)):
-                    if name not in chunk.columns:
-                        has = name_columns(chunk.columns)
-                        raise UserError(f"{table.path}: has no column {name!r}; it has {has}.")
-                if {*chunk.columns} != {*columns}:
-                    other = sorted({*chunk.columns} ^ {*columns})[0]
-                    raise UserError(
-                        f"{table.path}: has not the columns of {tables[0].path} ({other!r} is in one of them "
-                        "alone); predict them one by one."
-                    )
+                    if name not in here:
+                        raise UserError(f"{table.path}: has no column {name!r}; it has {name_columns(here)}.")
                 rows += len(chunk)
                 bar.update(len(chunk))
+            columns = columns or [*here]
+            if {*here} != {*columns}:
+                other = sorted({*here} ^ {*columns})[0]
+                raise UserError(
+                    f"{table.path}: has not the columns of {tables[0].path} ({other!r} is in one of them "
+                    "alone); predict them one by one."
+                )
     return columns, rows
 
 
+def _chunks(tables: list[Table], columns: list[str]) -> Iterator[pd.DataFrame]:
+    """The rows of all files, some thousand at a time, each with all columns."""
+    for table in tables:
+        for chunk in read_chunks(table):
+            yield chunk.reindex(columns=columns, fill_value="")
+
+
 def _answer_rows(
-    system: System, tables: list[Table], column: str, answered: Path, rows: int, screen: Screen
+    system: System, chunks: Iterator[pd.DataFrame], column: str, file: BinaryIO, rows: int, screen: Screen
 ) -> None:
-    """Write the answer to each row into `answered`, from the first row on that it does not have yet."""
-    done, whole = _whole_lines(answered)
+    """Write the answer to each row into `file`, from the first block on that it does not have yet."""
+    done, whole = whole_blocks(file, rows, BLOCK_ROWS)
     if done:
         screen.say(f"  going on after {done:,} rows that were answered before")
-    with (
-        screen.progress("answering", rows) as bar,
-        open(answered, "r+b" if answered.exists() else "w+b") as file,
-    ):
+    with screen.progress("answering", rows) as bar:
         bar.update(done)
         file.truncate(whole)
-        file.seek(whole)
-        texts = (text for table in tables for chunk in read_chunks(table) for text in chunk[column])
-        left = islice(texts, done, None)
+        left = islice((text for chunk in chunks for text in chunk[column]), done, None)
         while block := list(islice(left, BLOCK_ROWS)):
             for said in answer_texts(system, block, bar.update):
                 file.write(json.dumps(said, ensure_ascii=True).encode("ascii") + b"\n")
             file.flush()
-
-
-def _whole_lines(path: Path) -> tuple[int, int]:
-    """How many lines of a file are whole, and the bytes that they take."""
-    lines = taken = 0
-    if path.exists():
-        with open(path, "rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    lines, taken = lines + 1, taken + len(line)
-    return lines, taken
 
 
 def answer_texts(
@@ -273,7 +268,7 @@ def answer_texts(
     full = [at for at, text in enumerate(texts) if not why_no_review(text)]
     found: list[Answer | None] = [None] * len(texts)
     done(len(texts) - len(full))
-    for batch in system.answers([texts[at] for at in full]):
+    for batch in system.answers([texts[at] for at in full]) if full else ():
         for at, said in batch:
             found[full[at]] = {name: said[name] for name in ("prediction", "probabilities")}
         done(len(batch))
@@ -287,25 +282,33 @@ def added_columns(system: System, wanted: Wanted) -> list[str]:
     return ["prediction", *shares, "reason", *(["system"] if wanted.name_system else [])]
 
 
-def row_of(system: System, wanted: Wanted, text: str, said: Answer | None) -> list[str]:
-    """The cells of `added_columns` for a text and its answer."""
+def numbers_of(system: System) -> list[str]:
+    """Those of them that hold numbers."""
+    columns = added_columns(system, Wanted(""))
+    return columns[:1] if system.experiment.dataset.task == "regression" else columns[1:-1]
+
+
+def row_of(system: System, wanted: Wanted, text: str, said: Answer | None) -> list[str | float | None]:
+    """The cells of `added_columns` for a text and its answer: a number where there is one, else a text."""
     shares = list((said or {}).get("probabilities") or {})
-    label, reason = "", why_no_review(text)
+    regression = system.experiment.dataset.task == "regression"
+    none: str | None = None if regression else ""
+    label, reason = none, why_no_review(text)
     if said is not None:
         label, reason = _written(said["prediction"]), ""
         if said["prediction"] is None:
             reason = "the output names no label"
         elif wanted.min_confidence is not None and confidence(said) < wanted.min_confidence:
-            label, reason = "", f"below {wanted.min_confidence:g}"
+            label, reason = none, f"below {wanted.min_confidence:g}"
     width = len(added_columns(system, wanted)) - 2 - wanted.name_system
-    cells = [f"{said['probabilities'][name]:.6f}" for name in shares] if said else []
-    return [label, *(cells or [""] * width), reason, *([system.name] if wanted.name_system else [])]
+    cells = [round(said["probabilities"][name], 6) for name in shares] if said else []
+    return [label, *(cells or [None] * width), reason, *([system.name] if wanted.name_system else [])]
 
 
-def _written(prediction: Any) -> str:
+def _written(prediction: Any) -> Any:
     if isinstance(prediction, list):
         return "、".join(prediction)
-    return "" if prediction is None else f"{prediction:.4f}" if isinstance(prediction, float) else prediction
+    return "" if prediction is None else prediction
 
 
 def confidence(said: Answer) -> float:
@@ -344,7 +347,7 @@ class _Counts:
     def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
         self.rows += len(chunk)
         for label, reason in zip(new["prediction"], new["reason"], strict=True):
-            counted, key = (self.labels, label) if label else (self.reasons, reason)
+            counted, key = (self.reasons, reason) if reason else (self.labels, label)
             counted[key] = counted.get(key, 0) + 1
         if self.wanted.label_column is None:
             return

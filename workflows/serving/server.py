@@ -39,6 +39,7 @@ MOST_TEXTS = 256  # of a request
 MOST_CHARACTERS = 10_000  # of a text
 BODY_SECONDS = 30.0  # in which it must have come
 GRACE_SECONDS = 30  # for what is in flight when the server is stopped
+NO_JSON = "send a JSON object in UTF-8, with the header `Content-Type: application/json`"
 OPEN = ("/health", "/ready")  # without a key
 PATHS = (*OPEN, "/metrics", "/v1/classify", "/v1/models", "/v1/chat/completions")
 
@@ -61,10 +62,13 @@ class Turn(BaseModel):
 
     @property
     def text(self) -> str:
-        """What was said."""
-        if isinstance(self.content, list):
-            return "".join(str(part.get("text", "")) for part in self.content)
-        return self.content or ""
+        """What was said; raises Refused where a part is an image or the like."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        texts = [text for part in self.content if isinstance(text := part.get("text"), str)]
+        if len(texts) < len(self.content):
+            raise Refused(400, "invalid_request", "messages: a part is no text, and nothing else is read")
+        return "".join(texts)
 
 
 class Chat(BaseModel):
@@ -110,7 +114,10 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
     async def refuse_invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return _error(Refused(400, "invalid_request", f"{where or 'body'}: {first['msg']}"))
+        said = f"{where}: {first['msg']}" if where else NO_JSON
+        if first["type"] == "json_invalid":
+            said = f"{NO_JSON}; at character {where}: {first['ctx']['error']}"
+        return _error(Refused(400, "invalid_request", said))
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:  # its traceback goes to the log
@@ -119,12 +126,19 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def refuse_http(request: Request, error: HTTPException) -> Response:
         code = "not_found" if error.status_code == 404 else "invalid_request"
-        return _error(Refused(error.status_code, code, f"{request.url.path}: {error.detail}"))
+        said = NO_JSON if error.status_code == 400 else f"{request.url.path}: {error.detail}"
+        return _error(Refused(error.status_code, code, said))
+
+    def check_model(name: str) -> None:
+        if name not in systems:
+            raise Refused(404, "model_not_found", f"model {name!r} is none of {', '.join(systems)}")
+
+    def describe(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "local"}
 
     async def ask(model: str | None, texts: list[str]) -> tuple[str, list[Answer]]:
         name = model or next(iter(systems), "")
-        if name not in systems:
-            raise Refused(404, "model_not_found", f"model {name!r} is none of {', '.join(systems)}")
+        check_model(name)
         for at, text in enumerate(texts):
             _check_text(at, text)
         try:
@@ -145,8 +159,12 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        data = [{"id": name, "object": "model", "created": started, "owned_by": "local"} for name in systems]
-        return {"object": "list", "data": data}
+        return {"object": "list", "data": [describe(name) for name in systems]}
+
+    @app.get("/v1/models/{name}")
+    async def model(name: str) -> dict[str, Any]:
+        check_model(name)
+        return describe(name)
 
     @app.post("/v1/chat/completions")
     async def chat(asked: Chat) -> Response:

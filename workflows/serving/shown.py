@@ -1,7 +1,9 @@
 """The page's own pieces of HTML.  All that is typed, uploaded or named by a person is escaped here."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -105,9 +107,38 @@ def show_counts(counts: dict[str, Any], language: str) -> str:
     return f'<p class="note">{escape(" · ".join(given))}</p>'
 
 
-def show_page(address: str, title: str) -> str:
-    """A report inside the page."""
-    return f'<div class="page"><iframe src="{escape(quote(address))}" title="{escape(title)}"></iframe></div>'
+def show_plan(figures: dict[str, Any], said: str, language: str) -> str:
+    """What a run would take on each machine, and all that the command line says of it."""
+    words = {name: in_language(each, language) for name, each in texts("page_plan").items()}
+    rows = []
+    for each in figures["machines"]:
+        low, high = (f"{seconds / 60:.1f}" for seconds in each["seconds"])
+        fits = "yes" if not each["changes"] else "with_changes" if each["fits_with_changes"] else "no"
+        there = "" if each["bytes_there"] is None else f" / {each['bytes_there'] / 1e9:.0f}"
+        minutes = low if low == high else f"{low} – {high}"
+        name = words["here"] if each["name"].startswith("this machine") else each["name"]
+        rows.append([name, minutes, f"{each['bytes'] / 1e9:.1f}{there}", words[fits]])
+    table = show_table([words[name] for name in ("machine", "minutes", "memory", "fits")], rows)
+    return (
+        f'{table}<details class="wide"><summary>{escape(words["more"])}</summary>'
+        f"<pre>{escape(said)}</pre></details>"
+    )
+
+
+def show_page(address: str, title: str, language: str) -> str:
+    """A report inside the page, in the page's language."""
+    source = f"{escape(quote(address))}?lang={language}"
+    return f'<div class="page"><iframe src="{source}" title="{escape(title)}"></iframe></div>'
+
+
+def in_its_language(report: Path, language: str) -> str:
+    """A report that opens in `language`, whichever it was written to open in."""
+    return re.sub(
+        r'<body class="language-\w+">',
+        f'<body class="language-{language}">',
+        report.read_text(encoding="utf-8"),
+        count=1,
+    )
 
 
 def show_progress(progress: Progress, state: str, language: str) -> str:
