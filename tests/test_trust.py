@@ -143,6 +143,22 @@ def test_a_tag_of_python_in_yaml_is_refused(
     assert not ran.exists()
 
 
+def test_a_link_in_a_run_folder_leads_to_no_file_of_ours(
+    strangers: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = tmp_path / "ours.txt"
+    ours.write_text("ours", encoding="utf-8")
+    strangers.scores.unlink()
+    for path in (strangers.path / ".lock", strangers.log("score")):
+        path.unlink(missing_ok=True)
+        path.symlink_to(ours)
+        assert main(["score", str(strangers.path)]) == 2
+        assert f"{path}: is a link or the like" in capsys.readouterr().err
+        path.unlink()
+    assert ours.read_text(encoding="utf-8") == "ours"
+    assert main(["score", str(strangers.path)]) == 0
+
+
 class _Payload:
     """What a pickle runs when it is read."""
 

@@ -48,6 +48,14 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def refuse_link(path: Path) -> None:
+    """Raise UserError where a file that is written to in its place, as a log is, is not one of its own:
+    somebody else's folder may have a link there, to a file of yours.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is a link or the like, where a file is written to; remove it.")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; what is not a finite number becomes null."""
     with open_whole(path) as file:

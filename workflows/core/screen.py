@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from workflows.core.files import refuse_link
 from workflows.core.secrets import hide
 from workflows.core.told import listening
 
@@ -79,6 +80,7 @@ class Screen:
         gathers in the list.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
+        refuse_link(log)
         with ExitStack() as stack:
             stack.callback(_hide_secrets, log)
             if self.verbose:
