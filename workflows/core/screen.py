@@ -135,6 +135,16 @@ def _redirect(output: int, errors: int) -> None:
         os.dup2(target, descriptor)
 
 
+def open_closed_streams() -> None:
+    """A standard stream that was closed (`>&-`) leads nowhere; else the next file that is opened would get
+    what is printed.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8"))
+
+
 def as_text(*tables: Table) -> str:
     """Tables as plain text, without colours or trailing blanks."""
     # The width is in columns, of which a Chinese character takes two.
