@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from run_swift import main
 from tests.conftest import GPU_HERE, Command
 from tests.kill_runs import Killer, differences, kill_all
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
@@ -144,6 +145,25 @@ def _disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
         yield lambda option: mount("-o", f"remount,{option}", str(folder)).check_returncode()
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["stages.json", "training.json", "data/test.jsonl", "predictions/tuned.jsonl"]
+)
+def test_a_damaged_file_of_a_run_is_named(
+    demo_run: tuple[RunFolder, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run = shutil.copytree(demo_run[0].path, tmp_path / "run")
+    whole = (run / name).read_bytes()
+    (run / name).write_bytes(whole[: len(whole) // 2])
+    command = ["report" if name == "training.json" else "score", str(run)]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert f"error: {run / name}" in said
+    assert "is damaged (" in said
+    assert said.count("\n") == 1
+    (run / name).write_bytes(whole)
+    assert main(command) == 0
 
 
 def test_the_report_says_where_memory_ran_out(

@@ -88,7 +88,7 @@ COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and 
     (("run", *SMALL, "--run-folder", A), 0, "after tuning"),
     (("audit", A), 0, "done before"),
     (("report", A), 0, "done before"),
-    (("plan", A), 0, "in all"),
+    (("plan", *SMALL), 0, "this machine: "),
     (("reproduce", A), 0, "equal"),
     (("select-model", "--models", f"tiny,{TINY}", "--cases", "4", "--output", "outputs/s"), 0, "selection:"),
     (("study", "few.yaml", "--output", "outputs/study"), 0, "report: "),

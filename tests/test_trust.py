@@ -14,7 +14,7 @@ from tests.conftest import Command, make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json
 from workflows.core.permissions import RUNS_CODE, RUNS_CODE_BY_PATH, check_arguments, permitted
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.checks import check_experiment
 from workflows.experiment.experiment import load_experiment, save_experiment
 
@@ -143,6 +143,13 @@ def test_a_tag_of_python_in_yaml_is_refused(
         assert main([*map(str, words)]) == 2
         assert "could not determine a constructor for the tag" in capsys.readouterr().err
     assert not ran.exists()
+
+
+def test_a_checkpoint_lies_in_its_run_folder(strangers: RunFolder, tmp_path: Path) -> None:
+    for elsewhere in (str(tmp_path), "../../model", ".."):
+        write_json(strangers.training, {**read_json(strangers.training), "checkpoint": elsewhere})
+        with pytest.raises(UserError, match="is no folder of"):
+            checkpoint_of(strangers)
 
 
 def test_a_link_in_a_run_folder_leads_to_no_file_of_ours(

@@ -7,6 +7,7 @@ not run again.
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -86,9 +87,12 @@ class RunFolder:
 def checkpoint_of(run: RunFolder) -> Path:
     """The folder of the checkpoint that a run's training kept: an adapter, or (full tuning) a whole model.
 
-    Raises UserError where it wants code beside it to be run: the run may be anybody's.
+    Raises UserError where it lies elsewhere, or wants code beside it to be run: the run may be anybody's.
     """
-    folder = run.sft / read_json(run.training)["checkpoint"]
+    name = str(read_json(run.training)["checkpoint"])
+    if not re.fullmatch(r"checkpoint-\d+", name):
+        raise UserError(f"{run.training}: its checkpoint {name!r} is no folder of {run.sft}.")
+    folder = run.sft / name
     check_folder(folder)
     return folder
 
