@@ -93,7 +93,7 @@ COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and 
     (("select-model", "--models", f"tiny,{TINY}", "--cases", "4", "--output", "outputs/s"), 0, "selection:"),
     (("study", "few.yaml", "--output", "outputs/study"), 0, "report: "),
     (("search", *SMALL, "--trials", "1", "--output", "outputs/search"), 0, "preset: "),
-    (("benchmark", "inference", A, "--rows", "8", "--repeats", "1", "--output", "outputs/b"), 0, "ours"),
+    (("benchmark", "inference", A, "--rows", "8", "--repeats", "1", "--output", "outputs/x"), 0, "ours"),
     (("compare", A, "{demo}", "--common", "--output", "outputs/compared"), 0, "report: "),
     (("predict", A, "--text", "房间很干净"), 0, "房间很干净"),
     (("explain", A, "--text", "房间很大，隔音太差"), 0, "隔音太差"),
