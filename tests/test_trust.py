@@ -125,6 +125,9 @@ def test_what_only_names_a_thing_of_swifts_own_is_no_code() -> None:
     with pytest.raises(UserError, match=r"hub_token: is a secret.*MODELSCOPE_API_TOKEN") as caught:
         check_arguments({"hub_token": "ms-123"}, "here:")
     assert "ms-123" not in str(caught.value)
+
+
+def test_no_training_uploads() -> None:
     with pytest.raises(UserError, match="push_to_hub: a training uploads nothing; use `export --push`"):
         check_arguments({"push_to_hub": True, "hub_model_id": "somebody/model"}, "here:")
 
