@@ -128,6 +128,8 @@ def test_a_full_disk_and_one_that_may_not_be_written_are_one_line_and_no_loss(
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
         assert "Read-only file system; " in refused.stderr
+        answered = command("predict", run.path, "--system", "tfidf", "--text", "味道很好")
+        assert answered.returncode == 0, answered.stderr
 
 
 @contextmanager
