@@ -195,14 +195,14 @@ def _put_tiny(hub: FakeHub, model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "address", "hub", "other"),
+    ("first", "address", "named", "other"),
     [
         ("modelscope", "/api/v1/", "huggingface", "hf-home"),
         ("huggingface", "/api/models/", "modelscope", "modelscope-cache"),
     ],
 )
 def test_what_one_hub_does_not_give_comes_from_the_other(
-    hub_here: FakeHub, first: Hub, address: str, hub: str, other: str
+    hub_here: FakeHub, first: Hub, address: str, named: str, other: str
 ) -> None:
     _put_tiny(hub_here, f"someone/{first}")
     hub_here.fail(address, 403)
@@ -211,7 +211,7 @@ def test_what_one_hub_does_not_give_comes_from_the_other(
         folder = fetch_from_hubs(f"someone/{first}", None, first, True)
     assert other in folder.parts
     assert folder.parent.name == "snapshots"
-    assert f"it is that of {hub} by the same id, revision {folder.name}" in said[0]
+    assert f"it is that of {named} by the same id, revision {folder.name}" in said[0]
     assert f"{first} 未能提供模型 someone/{first}" in told[0].zh
     assert (folder / "model.safetensors").read_bytes() == (TINY / "model.safetensors").read_bytes()
     # A revision is one hub's own.

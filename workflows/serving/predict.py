@@ -235,7 +235,7 @@ def _answer_rows(
     system: System, tables: list[Table], column: str, answered: Path, rows: int, screen: Screen
 ) -> None:
     """Write the answer to each row into `answered`, from the first row on that it does not have yet."""
-    done, whole = _whole_lines(answered)
+    done, whole = _whole_blocks(answered, rows)
     if done:
         screen.say(f"  going on after {done:,} rows that were answered before")
     with (
@@ -253,15 +253,20 @@ def _answer_rows(
             file.flush()
 
 
-def _whole_lines(path: Path) -> tuple[int, int]:
-    """How many lines of a file are whole, and the bytes that they take."""
-    lines = taken = 0
+def _whole_blocks(path: Path, rows: int) -> tuple[int, int]:
+    """How many of the answers to `rows` rows are there in whole blocks, and the bytes that they take.
+
+    A block that was written in part is answered anew: its other rows alone would come in other batches, which
+    changes last digits.
+    """
+    done = taken = at = 0
     if path.exists():
         with open(path, "rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    lines, taken = lines + 1, taken + len(line)
-    return lines, taken
+            for lines, line in enumerate(file, 1):
+                at += len(line)
+                if line.endswith(b"\n") and (lines % BLOCK_ROWS == 0 or lines == rows):
+                    done, taken = lines, at
+    return done, taken
 
 
 def answer_texts(
