@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from workflows.core.errors import UserError, what_to_mend
 from workflows.core.permissions import permitted
-from workflows.core.screen import Screen, as_typed
+from workflows.core.screen import Screen, as_typed, open_closed_streams
 from workflows.core.secrets import hide
 from workflows.experiment.options import (
     DEFAULTS,
@@ -476,10 +476,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what nobody expected, 2 for what the user can mend, 3 as `reproduce` and `doctor` say, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: labels and reviews are Chinese
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
+        _check_place()
         return app.meta(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
         from workflows.experiment.cards import COMMAND
@@ -503,6 +505,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         print(f"error: {_on_one_line(hide(said))}", file=sys.stderr)
         return 2
+
+
+def _check_place() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:  # else each path would fail in a way of its own
+        raise UserError("the folder that this was started in is gone; start it in another one") from error
 
 
 def _on_one_line(text: str) -> str:

@@ -167,7 +167,8 @@ def copy_project(folder: Path) -> Path:
     """Put all that the commands need into `folder`."""
     for name in ("workflows", "datasets", "sft_args"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "run_swift.py", folder)
+    for name in ("run_swift.py", "requirements.txt"):
+        shutil.copy(ROOT / name, folder)
     return folder
 
 

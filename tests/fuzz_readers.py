@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["workflows"]):
     from workflows.core import tables
     from workflows.core.errors import UserError
 
-from tests.data.test_bad_input import FILES
+from tests.data.strange_files import FILES
 
 KINDS = sorted({*tables.FORMATS.values()})
 PLACE = Path(tempfile.mkdtemp())

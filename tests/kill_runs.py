@@ -4,7 +4,8 @@
 
 A study of two runs, the stages that it left of one, a table of answers, and a server.  A moment is a file
 event (opened to be written, renamed, removed) of the command left alone, so that kills spread over all
-stages, or, with --by-clock, a point in time, which falls between two writes of one file, too.
+stages, or, with --by-clock, a point in time, which falls between two writes of one file, too.  `predict` is
+killed in the middle of a line of its answers as well.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import sys
 import tempfile
@@ -37,7 +39,8 @@ OF_THE_WAY = re.compile(
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 LISTENS = "socket.bind"
 EVENTS = {LISTENS, "open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "shutil.rmtree"}
-SERVE = 3  # of `steps`: it ends by a kill alone
+PREDICT, SERVE = 2, 3  # of `steps`; a server ends by a kill alone
+ANSWERS = 2000  # bytes, of some more that the rows of `steps` are answered in
 A_SERVER_STARTS = 20.0  # seconds
 NEVER = 1 << 30
 Command = Callable[..., Any]
@@ -46,13 +49,24 @@ Command = Callable[..., Any]
 def arm(order: dict[str, Any]) -> None:
     """Let this process be killed as `order` says; called in it.
 
-    `after`: in so many seconds.  Else at an event, a file in `folder` that is changed or a server that starts
-    to listen: the first that is not before number `target` of those `known`, or as many as `later` after it;
-    each is noted in the file `seen`.
+    `after`: in so many seconds.  `written`: by the write that would take a file of answers beyond so many
+    bytes, which is half done then.  Else at an event, a file in `folder` that is changed or a server that
+    starts to listen: the first that is not before number `target` of those `known`, or as many as `later`
+    after it; each is noted in the file `seen`.
     """
     if "after" in order:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a process without a word, as SIGKILL does
         signal.setitimer(signal.ITIMER_REAL, order["after"])
+        return
+    if "written" in order:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # so does this
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+        def limit(event: str, given: tuple[Any, ...]) -> None:
+            if event == "open" and str(given[0]).endswith(".answers"):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (order["written"], order["written"]))
+
+        sys.addaudithook(limit)
         return
     known = {event: number for number, event in enumerate(order["known"])}
     folder, later, dying = order["folder"], order["later"], False
@@ -108,7 +122,8 @@ class Killer:
         finally:
             del os.environ[ORDER]
         if done.returncode < 0:
-            self.killed.append(f"{steps(self.folder)[number][0]}: {order.get('after', order.get('target'))}")
+            moment = next(order[name] for name in ("after", "written", "target") if name in order)
+            self.killed.append(f"{steps(self.folder)[number][0]}: {moment}")
         elif done.returncode:
             raise RuntimeError(f"after {self.killed}: {done.stderr}")
         return int(done.returncode)
@@ -179,6 +194,9 @@ def kill_all(alone: Killer, killed: Killer, kills: int, chosen: random.Random, b
                 killed.do(number, after=chosen.uniform(0.1, 1.0) * took)
             else:
                 killed.do_to(number, known, place, 0 if serves else chosen.randrange(4))
+        if number == PREDICT:
+            for written in sorted(chosen.sample(range(1, ANSWERS), count)):
+                killed.do(number, written=written)
         if not serves:
             killed.do_to(number, (), NEVER)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from workflows.core.files import read_json
+from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, locked
 from workflows.experiment.cards import ROOT
 
@@ -27,6 +28,19 @@ sys.argv = ['run_swift.py', *sys.argv[1:]]
 import runpy
 runpy.run_path('run_swift.py', run_name='__main__')
 """
+
+
+def test_a_command_without_standard_streams_or_a_folder_does_what_it_can(tmp_path: Path) -> None:
+    def run(shell: str) -> "subprocess.CompletedProcess[str]":
+        program = [sys.executable, ROOT / "run_swift.py", "prepare", "--run-folder", tmp_path / "run"]
+        line = shell.format(command=shlex.join(map(str, program)))
+        return subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run("{command} <&- >&- 2>&-").returncode == 0
+    assert len(read_jsonl(RunFolder(tmp_path / "run").split("test"))) == 300
+    gone = run("mkdir gone && cd gone && rmdir ../gone && {command}")
+    assert gone.returncode == 2
+    assert gone.stderr == "error: the folder that this was started in is gone; start it in another one\n"
 
 
 @pytest.mark.parametrize(

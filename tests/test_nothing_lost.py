@@ -1,20 +1,29 @@
 """What a run is after kills, on a full disk, with torn checkpoints, and where memory runs out."""
 
+import json
 import os
 import random
 import re
 import shutil
+import signal
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
+from run_swift import main
 from tests.conftest import GPU_HERE, Command
 from tests.kill_runs import Killer, differences, kill_all
-from workflows.core.files import read_json, write_json
+from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.texts import text
 
@@ -31,6 +40,66 @@ def test_commands_killed_again_and_again_end_as_if_left_alone(command: Command, 
     assert len(killed.killed) >= 20
     assert {each.split(":")[0] for each in killed.killed} == {"study", "run", "predict", "serve"}
     assert differences(alone.folder, killed.folder) == []
+
+
+@pytest.mark.skipif(GPU_HERE, reason="CUDA does not outlive the fork in which a command is killed")
+def test_a_server_killed_in_the_middle_of_answers_leaves_the_run_and_says_the_same_again(
+    command: Command, demo_run: tuple[RunFolder, str]
+) -> None:
+    run, _ = demo_run
+    before = _hashes(run)
+    texts = [row["text"] for row in read_jsonl(run.predictions("tuned"))][:256]
+    said = []
+    with ThreadPoolExecutor(1) as pool:
+        for share in (0.1, 0.4, 0.7):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                address = free.getsockname()
+            ended = pool.submit(command, "serve", run.path, "--port", address[1])
+            while not _listeners(address):
+                with suppress(NotYet):
+                    raise AssertionError(ended.result(timeout=0.1).stderr)
+            (server,) = _listeners(address)
+            start = time.monotonic()
+            said.append(
+                httpx.post(f"http://127.0.0.1:{address[1]}/v1/classify", json={"texts": texts}).json()
+            )
+            _kill_while_it_answers(server, address, texts, share * (time.monotonic() - start))
+            assert ended.result().returncode == -signal.SIGKILL
+    assert len(said[0]["results"]) == len(texts)
+    assert said == [said[0]] * 3
+    assert _hashes(run) == before
+
+
+def _hashes(run: RunFolder) -> dict[Path, str]:
+    paths = [path for path in run.path.rglob("*") if path.is_file() and path.suffix != ".log"]
+    return {path: sha256(path) for path in paths}
+
+
+def _listeners(address: tuple[str, int]) -> list[psutil.Process]:
+    found = psutil.net_connections("tcp4")
+    return [psutil.Process(each.pid) for each in found if each.laddr == address and each.status == "LISTEN"]
+
+
+def _kill_while_it_answers(
+    server: psutil.Process, address: tuple[str, int], texts: list[str], seconds: float
+) -> None:
+    """Kill a server so many seconds after a request, or sooner where that was answered by then."""
+    body = json.dumps({"texts": texts}).encode()
+    head = (
+        "POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    while True:
+        with socket.create_connection(address) as asking:
+            asking.sendall(head.encode() + body)
+            asking.settimeout(seconds)
+            try:
+                asking.recv(1)
+            except TimeoutError:
+                server.kill()
+                return
+        seconds /= 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
@@ -59,6 +128,8 @@ def test_a_full_disk_and_one_that_may_not_be_written_are_one_line_and_no_loss(
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
         assert "Read-only file system; " in refused.stderr
+        answered = command("predict", run.path, "--system", "tfidf", "--text", "味道很好")
+        assert answered.returncode == 0, answered.stderr
 
 
 @contextmanager
@@ -76,6 +147,25 @@ def _disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
         yield lambda option: mount("-o", f"remount,{option}", str(folder)).check_returncode()
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["stages.json", "training.json", "data/test.jsonl", "predictions/tuned.jsonl"]
+)
+def test_a_damaged_file_of_a_run_is_named(
+    demo_run: tuple[RunFolder, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run = shutil.copytree(demo_run[0].path, tmp_path / "run")
+    whole = (run / name).read_bytes()
+    (run / name).write_bytes(whole[: len(whole) // 2])
+    command = ["report" if name == "training.json" else "score", str(run)]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert f"error: {run / name}" in said
+    assert "is damaged (" in said
+    assert said.count("\n") == 1
+    (run / name).write_bytes(whole)
+    assert main(command) == 0
 
 
 def test_the_report_says_where_memory_ran_out(

@@ -79,12 +79,21 @@ VARIABLES = (
 SECRETS = {name: f"leaked-{name.lower()}" for name in VARIABLES}
 SMALL = ("--train-samples", "64", "--test-samples", "20", "--set", "max_steps=2")
 HUB_ID = "Qwen/Qwen2.5-0.5B-Instruct"
+TINY = "workflows/tiny/model"
+STUDY = "question: {en: a, zh: b}\narms: {tfidf: {}}\noptions: {test_samples: 20}\nsizes: [64]\ndraws: 1\n"
 A, B, C, D = (f"outputs/{name}" for name in "abcd")
 COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and what is said
     # What needs no hub, without --offline.
     (("list", "datasets"), 0, "demo"),
     (("run", *SMALL, "--run-folder", A), 0, "after tuning"),
     (("audit", A), 0, "done before"),
+    (("report", A), 0, "done before"),
+    (("plan", *SMALL), 0, "this machine: "),
+    (("reproduce", A), 0, "equal"),
+    (("select-model", "--models", f"tiny,{TINY}", "--cases", "4", "--output", "outputs/s"), 0, "selection:"),
+    (("study", "few.yaml", "--output", "outputs/study"), 0, "report: "),
+    (("search", *SMALL, "--trials", "1", "--output", "outputs/search"), 0, "preset: "),
+    (("benchmark", "inference", A, "--rows", "8", "--repeats", "1", "--output", "outputs/x"), 0, "ours"),
     (("compare", A, "{demo}", "--common", "--output", "outputs/compared"), 0, "report: "),
     (("predict", A, "--text", "房间很干净"), 0, "房间很干净"),
     (("explain", A, "--text", "房间很大，隔音太差"), 0, "隔音太差"),
@@ -96,6 +105,7 @@ COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and 
     (("prepare", "--dataset", "waimai", "--run-folder", C, "--offline"), 0, "huggingface: XiangPan/w"),
     (("prepare", "--offline", "--model", HUB_ID, *SMALL, "--run-folder", D), 0, "20 rows"),
     (("--offline", "infer", D), 0, "not trained yet"),
+    (("doctor", "--offline"), 0, "self-test"),
     (("prepare", "--dataset", "jd", "--offline"), 2, "not in its cache, and --offline asks no hub"),
     (("run", "--model", "nobody/none-1b", "--offline", *SMALL), 2, "is set). To work offline, give"),
     (("export", A, "--push", "me/model", "--offline"), 2, "leave out --offline"),
@@ -116,6 +126,7 @@ def test_no_other_machine_is_reached_and_no_secret_is_kept(
         hub.put("models", HUB_ID, path.name, path.read_bytes())
     rows = "".join(f"{row['label']},{row['text']}\n" for row in read_demo_rows()[:400])
     hub.put("datasets", "XiangPan/waimai_10k", "waimai_10k.csv", f"label,review\n{rows}".encode())
+    (project_copy / "few.yaml").write_text(STUDY, encoding="utf-8")
     before = {path for path in project_copy.rglob("*") if path.is_file()}
     addresses = {
         name: value.replace("http://", "http://someone:leaked-password@")

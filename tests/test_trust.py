@@ -14,7 +14,7 @@ from tests.conftest import Command, make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json
 from workflows.core.permissions import RUNS_CODE, RUNS_CODE_BY_PATH, check_arguments, permitted
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.checks import check_experiment
 from workflows.experiment.experiment import load_experiment, save_experiment
 
@@ -127,6 +127,11 @@ def test_what_only_names_a_thing_of_swifts_own_is_no_code() -> None:
     assert "ms-123" not in str(caught.value)
 
 
+def test_no_training_uploads() -> None:
+    with pytest.raises(UserError, match="push_to_hub: a training uploads nothing; use `export --push`"):
+        check_arguments({"push_to_hub": True, "hub_model_id": "somebody/model"}, "here:")
+
+
 def test_a_tag_of_python_in_yaml_is_refused(
     strangers: RunFolder, ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +146,29 @@ def test_a_tag_of_python_in_yaml_is_refused(
         assert main([*map(str, words)]) == 2
         assert "could not determine a constructor for the tag" in capsys.readouterr().err
     assert not ran.exists()
+
+
+def test_a_checkpoint_lies_in_its_run_folder(strangers: RunFolder, tmp_path: Path) -> None:
+    for elsewhere in (str(tmp_path), "../../model", ".."):
+        write_json(strangers.training, {**read_json(strangers.training), "checkpoint": elsewhere})
+        with pytest.raises(UserError, match="is no folder of"):
+            checkpoint_of(strangers)
+
+
+def test_a_link_in_a_run_folder_leads_to_no_file_of_ours(
+    strangers: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = tmp_path / "ours.txt"
+    ours.write_text("ours", encoding="utf-8")
+    strangers.scores.unlink()
+    for path in (strangers.path / ".lock", strangers.log("score")):
+        path.unlink(missing_ok=True)
+        path.symlink_to(ours)
+        assert main(["score", str(strangers.path)]) == 2
+        assert f"{path}: is a link or the like" in capsys.readouterr().err
+        path.unlink()
+    assert ours.read_text(encoding="utf-8") == "ours"
+    assert main(["score", str(strangers.path)]) == 0
 
 
 class _Payload:

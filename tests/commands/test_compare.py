@@ -49,7 +49,7 @@ def test_two_runs_on_the_same_rows(
     with open(tmp_path / "out" / "differences.csv", encoding="utf-8-sig", newline="") as file:
         differences = list(csv.DictReader(file))
     assert len(differences) == 75
-    assert differences[0]["text"] == f"'{FORMULA}"
+    assert differences[0]["text"] == f"'{FORMULA}"  # none that a spreadsheet runs
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "second 不如 first" in page
     assert (tmp_path / "out" / "figures" / "losses.en.png").exists()

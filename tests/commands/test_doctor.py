@@ -19,7 +19,7 @@ from run_swift import app, main
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
 from tests.pretended import A10, write_nvidia_smi
-from workflows.commands.doctor.checks import TRIED, check_machine, render_check
+from workflows.commands.doctor.checks import check_machine, render_check
 from workflows.commands.doctor.commands import (
     STEPS,
     Step,
@@ -154,12 +154,6 @@ def test_memory_and_disk_are_held_against_what_a_run_takes(
     monkeypatch.setattr("workflows.model.machine.CONTAINER_FILES", ())
     for name in ("memory", "disk"):
         assert _status_of(name)[0] == status
-
-
-def test_the_newest_versions_that_were_tried_are_those_of_the_requirements() -> None:
-    said = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n\n")[0]
-    for name, newest in TRIED.items():
-        assert re.search(rf"{name} (\S+ to )?{re.escape(newest)}\b", said), name
 
 
 def test_a_gpu_that_torch_cannot_use_comes_with_the_line_that_mends_it(

@@ -16,6 +16,7 @@ from tests.conftest import make_experiment
 from tests.fake_hub import FakeHub
 from workflows.core.errors import UserError
 from workflows.core.hubs import Hub
+from workflows.core.told import listening
 from workflows.experiment.cards import MODELS, ROOT, Label, ModelCard, names_of
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.model_cards import describe_folder, load_model_card
@@ -194,16 +195,24 @@ def _put_tiny(hub: FakeHub, model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "address", "other"),
-    [("modelscope", "/api/v1/", "hf-home"), ("huggingface", "/api/models/", "modelscope-cache")],
+    ("first", "address", "named", "other"),
+    [
+        ("modelscope", "/api/v1/", "huggingface", "hf-home"),
+        ("huggingface", "/api/models/", "modelscope", "modelscope-cache"),
+    ],
 )
 def test_what_one_hub_does_not_give_comes_from_the_other(
-    hub_here: FakeHub, first: Hub, address: str, other: str
+    hub_here: FakeHub, first: Hub, address: str, named: str, other: str
 ) -> None:
     _put_tiny(hub_here, f"someone/{first}")
     hub_here.fail(address, 403)
-    folder = fetch_from_hubs(f"someone/{first}", None, first, True)
+    said: list[str] = []
+    with listening(said.append) as told:
+        folder = fetch_from_hubs(f"someone/{first}", None, first, True)
     assert other in folder.parts
+    assert folder.parent.name == "snapshots"
+    assert f"it is that of {named} by the same id, revision {folder.name}" in said[0]
+    assert f"{first} 未能提供模型 someone/{first}" in told[0].zh
     assert (folder / "model.safetensors").read_bytes() == (TINY / "model.safetensors").read_bytes()
     # A revision is one hub's own.
     with pytest.raises(UserError) as error:

@@ -92,6 +92,10 @@ def test_lines_and_single_texts_are_printed(demo_run: Demo) -> None:
     assert [(row["prediction"], row["system"]) for row in printed] == [(each, "tfidf") for each in wanted]
 
 
+def test_texts_of_which_none_is_a_review_have_no_answer(tfidf: System) -> None:
+    assert module.answer_texts(tfidf, [" ", "\udcff"]) == [None, None]
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "xlsx"])
 def test_a_command_that_was_stopped_goes_on(
     tfidf: System, demo_rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -123,7 +127,7 @@ def test_a_command_that_was_stopped_goes_on(
         file.write(b'null\nnull\n{"prediction": "pos')
     asked.clear()
     counts = predict_table(counted(1000), [table], wanted, out, Screen())
-    assert sum(asked) == 100 - 48
+    assert asked == [16, 16, 16, 4]  # in the same blocks, else last digits would differ
     assert counts["rows"] == 100
     whole = tmp_path / f"whole.{kind}"
     predict_table(tfidf, [table], wanted, whole, Screen())

@@ -11,7 +11,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, write_json
 from workflows.core.rows import Row, Rows
 from workflows.core.run_folder import RunFolder
-from workflows.core.table_writers import csv_writer, harmless
+from workflows.core.table_writers import write_csv
 from workflows.core.texts import Text, label_text, one_after_another, text, texts
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment, load_experiment
@@ -60,7 +60,7 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     pairs = compare_answers(last, task)
     test_rows = text("test_rows", count=len(last[names[0]]))
     told = [conclude(pair, pair["a"], pair["b"], test_rows) for pair in pairs]
-    differing: list[tuple[Text | str, ...]] = [
+    differing: list[tuple[str, ...]] = [
         (same[0]["text"], label_text(same[0]["gold"]), *map(_shown, same))
         for same in zip(*last.values(), strict=True)
         if len({repr(row["prediction"]) for row in same}) > 1
@@ -80,8 +80,7 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     write_json(folder / "comparison.json", comparison)
     with open_whole(folder / "differences.csv") as file:
         file.write("\ufeff")  # spreadsheets take the file for UTF-8 by it
-        table = [("text", "gold", *names), *differing]
-        csv_writer(file).writerows([harmless(f"{cell}") for cell in row] for row in table)
+        write_csv(file, [("text", "gold", *names), *differing])
     trainings = {name: run.training for name, run in by_name.items() if run.training.exists()}
     if trainings:
         histories = {name: read_json(path)["log_history"] for name, path in trainings.items()}
@@ -177,7 +176,7 @@ def _differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:
 
 
 def _report(
-    comparison: dict[str, Any], told: list[Text], differing: list[tuple[Text | str, ...]], has_losses: bool
+    comparison: dict[str, Any], told: list[Text], differing: list[tuple[str, ...]], has_losses: bool
 ) -> Report:
     names, count = list(comparison["runs"]), comparison["test_rows"]
     titles: dict[str, Text] = {}

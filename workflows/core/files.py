@@ -15,6 +15,16 @@ from workflows.core.errors import UserError
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
+class Damaged(UserError, ValueError):
+    """A file that was written here is not whole any more: a copy broke off, say, or a disk failed."""
+
+    def __init__(self, where: Path | str, error: Exception) -> None:
+        super().__init__(
+            f"{where}: is damaged ({error}); bring a whole copy back, or remove the file: the stage that "
+            "wrote it does so again."
+        )
+
+
 @contextmanager
 def open_whole(path: Path) -> Iterator[TextIO]:
     """Open `path` for writing UTF-8 text under a temporary name; rename it at the end, remove it on an
@@ -48,6 +58,14 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def refuse_link(path: Path) -> None:
+    """Raise UserError where a file that is written to in its place, as a log is, is not one of its own:
+    somebody else's folder may have a link there, to a file of yours.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is a link or the like, where a file is written to; remove it.")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; what is not a finite number becomes null."""
     with open_whole(path) as file:
@@ -65,9 +83,12 @@ def _finite(content: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
+    """The content of a JSON file. Raises Damaged where it is none."""
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise Damaged(path, error) from error
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -82,9 +103,14 @@ def json_line(row: dict[str, Any]) -> str:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file."""
+    """The rows of a JSONL file. Raises Damaged where a line is none."""
+    rows: list[dict[str, Any]] = []
     with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        try:
+            rows.extend(json.loads(line) for line in file)
+        except (ValueError, RecursionError) as error:
+            raise Damaged(f"{path}, line {len(rows) + 1}", error) from error
+    return rows
 
 
 def check_file(path: Path) -> None:

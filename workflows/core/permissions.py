@@ -119,14 +119,16 @@ def trusted_names() -> list[str]:
 
 
 def check_arguments(arguments: Mapping[str, Any], where: str) -> None:
-    """Raise UserError where SWIFT's arguments would run code that the command line does not trust, or hold a
-    secret.
+    """Raise UserError where SWIFT's arguments would run code that the command line does not trust, upload
+    what is trained, or hold a secret.
 
     `where` they come from is said first.
     """
     for name, value in arguments.items():
         if value and name in SECRET:
             raise UserError(f"{where} {name}: is a secret, which no run folder may hold; {SECRET[name]}.")
+        if name == "push_to_hub" and str(value).lower() == "true":
+            raise UserError(f"{where} push_to_hub: a training uploads nothing; use `export --push`.")
         if not value or str(value).lower() in ("false", "none", "null") or is_trusted(name):
             continue
         by_path = name in RUNS_CODE_BY_PATH and not re.fullmatch(r"[\w ]+", str(value))

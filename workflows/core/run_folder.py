@@ -7,6 +7,7 @@ not run again.
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, remove_left_parts, write_json
+from workflows.core.files import read_json, refuse_link, remove_left_parts, write_json
 from workflows.core.permissions import check_folder
 
 SPLITS = ("train", "val", "test")
+LOCK = ".lock"
 
 
 class _Inside:
@@ -85,9 +87,12 @@ class RunFolder:
 def checkpoint_of(run: RunFolder) -> Path:
     """The folder of the checkpoint that a run's training kept: an adapter, or (full tuning) a whole model.
 
-    Raises UserError where it wants code beside it to be run: the run may be anybody's.
+    Raises UserError where it lies elsewhere, or wants code beside it to be run: the run may be anybody's.
     """
-    folder = run.sft / read_json(run.training)["checkpoint"]
+    name = str(read_json(run.training)["checkpoint"])
+    if not re.fullmatch(r"checkpoint-\d+", name):
+        raise UserError(f"{run.training}: its checkpoint {name!r} is no folder of {run.sft}.")
+    folder = run.sft / name
     check_folder(folder)
     return folder
 
@@ -106,7 +111,7 @@ def discard_if_unstarted(run: RunFolder) -> None:
     """Remove a run folder that holds no stage's files yet, so that a refused start leaves nothing behind."""
     if run.path.exists() and {path.name for path in run.path.iterdir()} <= {
         run.experiment.name,
-        ".lock",
+        LOCK,
         "logs",
     }:
         shutil.rmtree(run.path)
@@ -116,26 +121,43 @@ def discard_if_unstarted(run: RunFolder) -> None:
 def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run folder for this process; a UserError that says which other process holds it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with open(run.path / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read() or "it just began"
-            raise UserError(
-                f"{run.path}: another command is working on this run ({holder}); wait for it, or stop it."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%F %T}")
-        file.flush()
+    with hold(run.path / LOCK):
         remove_left_parts(run.path)
         yield
 
 
 def is_locked(run: RunFolder) -> bool:
     """Whether a process holds the run folder."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    return is_held(run.path / LOCK)
+
+
+@contextmanager
+def hold(lock: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises UserError where it is a link and, unless `wait`, where another process holds it, with which.
+    """
+    refuse_link(lock)
+    with open(lock, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read() or "it just began"
+            raise UserError(
+                f"{lock.parent}: another command is working on this run ({holder}); wait for it, or stop it."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%F %T}")
+        file.flush()
+        yield
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock file."""
     try:
-        with locked(run):
+        with hold(lock):
             return False
     except UserError:
         return True

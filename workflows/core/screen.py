@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import os
 import subprocess
@@ -11,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from workflows.core.files import refuse_link
 from workflows.core.secrets import hide
 from workflows.core.told import listening
 
@@ -78,15 +80,14 @@ class Screen:
         `log`, in which secrets are hidden at the end; what is told within it (told.py) is said here, and
         gathers in the list.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
+        refuse_link(log)
         with ExitStack() as stack:
             stack.callback(_hide_secrets, log)
+            target: IO[bytes] | None = stack.enter_context(_opened(log))
             if self.verbose:
                 # In a session of its own tee outlives a Ctrl-C, and takes down what is said after it.
                 tee = subprocess.Popen(["tee", "-a", log], stdin=subprocess.PIPE, start_new_session=True)
                 target = stack.enter_context(tee).stdin
-            else:
-                target = stack.enter_context(open(log, "ab"))
             assert target is not None
             if not (_writes_to(sys.stdout, 1) and _writes_to(sys.stderr, 2)):  # but straight into a notebook
                 stack.enter_context(redirect_stdout(_stream(1)))
@@ -99,6 +100,17 @@ class Screen:
                 _redirect(*saved)
                 for descriptor in saved:
                     os.close(descriptor)
+
+
+def _opened(log: Path) -> IO[bytes]:
+    """The log, to be added to; nothing where it may only be read, as a shared run may, which answers yet."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return open(log, "ab")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        return open(os.devnull, "ab")
 
 
 def _hide_secrets(log: Path) -> None:
@@ -131,6 +143,16 @@ def _redirect(output: int, errors: int) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
             stream.flush()
         os.dup2(target, descriptor)
+
+
+def open_closed_streams() -> None:
+    """A standard stream that was closed (`>&-`) leads nowhere; else the next file that is opened would get
+    what is printed.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8"))
 
 
 def as_text(*tables: Table) -> str:

@@ -1,4 +1,4 @@
-"""Reads tables that are not text: the first sheet of an XLSX file, and Parquet.
+"""Reads tables that are not text: the first visible sheet of an XLSX file, and Parquet.
 
 A small file may be huge in memory: one that expands to far more than its size is refused.
 
@@ -25,18 +25,22 @@ Cells = list[Any]
 
 
 def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd.DataFrame]:
-    """The rows of the first sheet, some at a time; empty rows below the last full one are none.
+    """The rows of the first visible sheet, some at a time; empty rows below the last full one are none.
 
     Raises UserError for cells right of the named columns, and where another sheet has the same columns, whose
     rows would be lost.
     """
     from openpyxl import load_workbook
 
+    with open(path, "rb") as file:
+        if file.read(4) == b"\xd0\xcf\x11\xe0":
+            raise UserError(f"{path}: is an old Excel file, or has a password: save it as .xlsx without one.")
     with ZipFile(path) as archive:
         refuse_bomb(path, sum(member.file_size for member in archive.infolist()))
     book = load_workbook(path, read_only=True, data_only=True)
     try:
-        first, *others = book.worksheets
+        # As the program that wrote it shows them: what is hidden comes last.
+        first, *others = sorted(book.worksheets, key=lambda sheet: sheet.sheet_state != "visible")
         rows = _full_rows(first)
         start, header = next(rows, (0, []))
         if not header:

@@ -9,7 +9,7 @@ Injection); in XLSX it is marked as text, and stays as it is.
 import csv
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,18 +64,21 @@ def open_table_writer(
         yield write
 
 
-def csv_writer(file: TextIO, delimiter: str = ",") -> Any:
-    """Python's writer of CSV, with \\n at a line's end; but it quotes a cell that holds \\r, too."""
+def write_csv(file: TextIO, rows: Iterable[Iterable[Cell]], delimiter: str = ",") -> None:
+    """Write rows with \\n at a line's end, as Python's writer of CSV does; but a cell that holds \\r is
+    quoted, too, and no spreadsheet runs one.
+    """
     lines = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(ENDS)}\n"))
-    return csv.writer(lines, delimiter=delimiter, lineterminator=ENDS)
+    writer = csv.writer(lines, delimiter=delimiter, lineterminator=ENDS)
+    writer.writerows(map(_written, row) for row in rows)
 
 
 def _delimited(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -> Iterator[Write]:
     # With a mark of UTF-8, by which spreadsheets know it.
     with open(path, "w", encoding="utf-8-sig", errors="replace", newline="") as file:
-        writer = csv_writer(file, "\t" if kind == "tsv" else ",")
-        writer.writerow(map(harmless, columns))
-        yield lambda frame: writer.writerows(map(_written, row) for row in frame.itertuples(index=False))
+        delimiter = "\t" if kind == "tsv" else ","
+        write_csv(file, [columns], delimiter)
+        yield lambda frame: write_csv(file, frame.itertuples(index=False), delimiter)
 
 
 def _written(cell: Cell) -> str:

@@ -238,8 +238,9 @@ def _as_strings(frame: pd.DataFrame, other: type[str]) -> pd.DataFrame:
 
 
 def _as_string(cell: Any, other: type[str]) -> str:
+    """Bytes that are no UTF-8 stay as halves of surrogate pairs, by which their row is rejected."""
     if isinstance(cell, str):
         return cell
     if isinstance(cell, dict | list):
         return other(json.dumps(cell, ensure_ascii=False, default=str))
-    return cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else other(cell)
+    return cell.decode("utf-8", errors="surrogateescape") if isinstance(cell, bytes) else other(cell)

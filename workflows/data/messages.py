@@ -24,6 +24,7 @@ ID_MARK, REVIEW_MARK, READ_MARK = "\0id", "\0review", "\0read"
 SPECIAL = re.compile(
     r"<\|[^<>|\s]+\|>"
     r"|</?(?:think|tool_call|tool_response|s|pad|unk|mask)>"
+    r"|<tts_(?:pad|text_bos|text_eod|text_bos_single)>"
     r"|<(?:image|video|audio|bbox|ref-object|cot-process|start-image)>"
     r"|\[(?:CLS|SEP|PAD|MASK|UNK|unused\d+)\]"
 )

@@ -14,6 +14,8 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.hubs import HUBS, Hub, HubError, Repository, fetch, find_cached
 from workflows.core.permissions import check_folder
+from workflows.core.texts import text
+from workflows.core.told import tell
 from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT, Arguments, Label
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.experiment import Experiment
@@ -105,7 +107,8 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
 def fetch_from_hubs(model: str, revision: str | None, first: Hub, weights: bool) -> Path:
     """The folder of a hub id, from `first` or its cache, else from the other hub or its cache.
 
-    A `revision` is a hub's own, so the other is not asked for it. Raises UserError where no hub gives it.
+    What comes from the other is told. A `revision` is a hub's own, so the other is not asked for it. Raises
+    UserError where no hub gives it.
     """
     tried = []
     for hub in (first,) if revision else (first, *(other for other in HUBS if other != first)):
@@ -122,6 +125,9 @@ def fetch_from_hubs(model: str, revision: str | None, first: Hub, weights: bool)
             folder = cached
         if tried:
             print(f"model {model}: taken from {folder}; {'; '.join(tried)}", file=sys.stderr)
+        if hub != first:  # by the same id, but perhaps by another owner
+            revised = folder.name  # as both clients name the folder of a snapshot
+            tell(text("model_of_the_other_hub", first=first, model=model, hub=hub, revision=revised))
         return folder
     raise UserError(
         f"model {model}: could not be downloaded. Tried: {'; '.join(tried)}. To work offline, give a local "

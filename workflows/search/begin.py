@@ -5,11 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_json, read_jsonl, write_json
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, hold
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.pipeline.run import are_done, do_stages, start_run
@@ -35,7 +33,7 @@ def begin(folder: Path, space: Space, screen: Screen) -> None:
     }
     note = folder / NOTE
     (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCKS / "begin.lock"):
+    with hold(folder / LOCKS / "begin.lock", wait=True):
         known: dict[str, Any] = read_json(note) if note.exists() else {}
         if known and any(known[name] != value for name, value in asked.items()):
             raise UserError(f"{folder}: holds a search of other options; name a new folder by --output.")

@@ -9,18 +9,18 @@ folder, where the training goes on from its last checkpoint.
 import math
 import shutil
 import time
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from workflows.core.errors import TrainingStopped, UserError
 from workflows.core.files import read_json
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, hold, is_held
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment
 from workflows.pipeline.run import do_stages, start_run
@@ -44,7 +44,7 @@ class Work:
     trial: Trial
     experiment: Experiment
     run: RunFolder
-    lock: AcquireReturnProxy  # held already; it is let go on leaving its `with`
+    lock: ExitStack  # held already; it is let go on leaving its `with`
 
 
 class Trials:
@@ -83,7 +83,7 @@ class Trials:
         """The next trial, which is this process's from now on; None where none is left to start."""
         with self._asking():
             for each in self.running():
-                if not self._is_held(each.number):
+                if not is_held(self._lock(each.number)):
                     self.study.tell(each.number, state=TrialState.FAIL)
                     self.study.enqueue_trial(each.params)
             distributions = {name: each.distribution for name, each in self.space.settings.items()}
@@ -113,7 +113,8 @@ class Trials:
         if known:
             self.study.tell(trial, state=TrialState.FAIL)
             return None
-        lock = self._lock(trial.number).acquire(blocking=False)
+        lock = ExitStack()
+        lock.enter_context(hold(self._lock(trial.number)))
         trial.set_user_attr(STARTED, run.path.name)
         return Work(trial, experiment, run, lock)
 
@@ -176,23 +177,16 @@ class Trials:
         trial.set_user_attr("seconds", seconds)
         self.study.tell(trial, state=TrialState.FAIL)
 
-    def result_lock(self) -> FileLock:
+    def result_lock(self) -> AbstractContextManager[None]:
         """Held while the result is written, by one process at a time."""
-        return self._lock("result")
+        return hold(self._lock("result"), wait=True)
 
-    def _asking(self) -> FileLock:
+    def _asking(self) -> AbstractContextManager[None]:
         """Held while trials are handed out, by one process at a time."""
-        return self._lock("asking")
+        return hold(self._lock("asking"), wait=True)
 
-    def _lock(self, name: str | int) -> FileLock:
-        return FileLock(self.folder / LOCKS / f"{name}.lock")
-
-    def _is_held(self, number: int) -> bool:
-        try:
-            with self._lock(number).acquire(blocking=False):
-                return False
-        except Timeout:
-            return True
+    def _lock(self, name: str | int) -> Path:
+        return self.folder / LOCKS / f"{name}.lock"
 
 
 def loss_of(experiment: Experiment) -> str:

@@ -62,6 +62,8 @@ class System:
 
         Each text is stripped as the training rows were; none may be empty then.
         """
+        if not texts:
+            return
         experiment = self.experiment
         gold = UNKNOWN_GOLD[experiment.dataset.task]
         reviews = [Review(str(at), strip_text(text), gold) for at, text in enumerate(texts)]

@@ -155,7 +155,7 @@ def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dic
     try:
         with job.base.reused():
             return (rlhf_main if isinstance(ready.recipe, Preference) else sft_main)(arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         if watched.rows:  # training had begun: no matter of arguments any more
             raise
         traceback.print_exc()  # into the log

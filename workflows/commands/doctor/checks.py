@@ -27,7 +27,7 @@ from workflows.experiment.cards import DATASETS, ROOT
 Status = Literal["well", "note", "wrong"]  # wrong: it would stop a run
 
 PYTHONS = ((3, 10), (3, 13))  # the oldest and the newest that the project was tried with
-# The newest that the project was tried with (requirements.txt says with what together).
+# The newest that the project was tried with, all together but for torch: each from 2.13 on.
 TRIED = {"ms-swift": "4.6", "torch": "2.15", "transformers": "5.19", "peft": "0.20"}
 # The embedded model's run took 0.8 GB at its peak, LoRA of 0.5 B parameters 6.4 GB; its weights are 1 GB.
 LEAST_MEMORY, USUAL_MEMORY = 1e9, 8e9
