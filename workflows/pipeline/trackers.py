@@ -161,8 +161,8 @@ def _swanlab(run: RunFolder, experiment: Experiment, known: str | None) -> Track
         log_dir=str(run.sft / "swanlog"),
         id=name,
         resume="allow",
-        # What is printed stays here: nothing has taken secrets out of it yet.
-        settings=swanlab.Settings(terminal={"proxy_type": "none"}),
+        # What is printed, and the address of the git remote, stay here: either may hold a secret.
+        settings=swanlab.Settings(terminal={"proxy_type": "none"}, probe={"git": False}),
     )
 
     def send(about: dict[str, str], figures: Figures, table: str, step: int) -> None:
