@@ -1,5 +1,5 @@
-"""TensorBoard, MLflow and SwanLab get losses and scores of a run, in one tracked run; one that could not work is
-refused before anything starts.
+"""TensorBoard, MLflow and SwanLab get losses and scores of a run, in one tracked run; one that could not work
+is refused before anything starts.
 """
 
 import shutil
