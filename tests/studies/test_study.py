@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from run_swift import main
 from tests.conftest import Command, start_command
 from tests.fake_hub import FakeHub
 from workflows.core.files import read_json, read_jsonl
@@ -31,7 +32,11 @@ compare: [[probe, tfidf]]
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_goes_on(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: FakeHub
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hub_here: FakeHub,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     card, out = tmp_path / "few.yaml", tmp_path / "outputs" / "studies" / "few"
     card.write_text(CARD, encoding="utf-8")
@@ -84,9 +89,10 @@ def test_a_study_that_is_killed_goes_on(
         assert f'href="runs/{run.path.name}/report.html"' in page
     assert f"python run_swift.py {' '.join(study)}" in page
     assert left not in page
-    pushed = command(*study, "--push", "someone/few", env={**hub.env, "MODELSCOPE_API_TOKEN": "a-token"})
-    assert "4 runs, 4 of them finished" in pushed.stdout, pushed.stderr
-    there = hub.root / "models" / "someone" / "few"
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "a-token")
+    assert main([*study, "--push", "someone/few"]) == 0
+    assert "4 runs, 4 of them finished" in capsys.readouterr().out
+    there = hub_here.root / "models" / "someone" / "few"
     assert {path.name for path in there.iterdir()} == {"README.md", "figures"}
     card_there = ModelCard.load(there / "README.md", ignore_metadata_errors=False)
     for arm, result in zip(panel["arms"], card_there.data.eval_results, strict=True):

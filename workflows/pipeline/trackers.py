@@ -34,6 +34,8 @@ def score_and_track(job: Job) -> dict[str, Any]:
     Raises UserError as `score` does, and where a tracker cannot be reached: scores.json is there then.
     """
     scores = score(job)
+    if not job.experiment.trackers:
+        return scores
     step = read_json(job.run.training)["steps"] if job.run.training.exists() else 0
     about = {f"run.{name}": str(value) for name, value in scores["experiment"].items()}
     table = table_of(scores, job.experiment.lang)
