@@ -36,7 +36,7 @@ def test_a_study_that_is_killed_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     hub_here: FakeHub,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     card, out = tmp_path / "few.yaml", tmp_path / "outputs" / "studies" / "few"
     card.write_text(CARD, encoding="utf-8")
@@ -91,7 +91,7 @@ def test_a_study_that_is_killed_goes_on(
     assert left not in page
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "a-token")
     assert main([*study, "--push", "someone/few"]) == 0
-    assert "4 runs, 4 of them finished" in capsys.readouterr().out
+    assert "4 runs, 4 of them finished" in capfd.readouterr().out
     there = hub_here.root / "models" / "someone" / "few"
     assert {path.name for path in there.iterdir()} == {"README.md", "figures"}
     card_there = ModelCard.load(there / "README.md", ignore_metadata_errors=False)
