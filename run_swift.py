@@ -43,6 +43,7 @@ System = Literal["tuned", "zero_shot", "probe", "tfidf"]
 FinishedRun = Annotated[Path, Parameter(help="a finished run")]
 Output = Annotated[Path | None, Parameter(help="where to write (default: a new folder in outputs/)")]
 Opens = Annotated[Language, Parameter(help="language that the report opens in")]
+Push = Annotated[str | None, Parameter(help="OWNER/NAME on the hub; needs MODELSCOPE_API_TOKEN")]
 Verbose = Annotated[Flag, Parameter(help="show SWIFT's own log on the screen too")]
 app = App(
     name="run_swift.py",
@@ -203,7 +204,7 @@ def export(
     /,
     *,
     output: Annotated[Path | None, Parameter(help="where to write (default: export/ in the run)")] = None,
-    push: Annotated[str | None, Parameter(help="OWNER/NAME on the hub; needs MODELSCOPE_API_TOKEN")] = None,
+    push: Push = None,
     verbose: Verbose = False,
 ) -> None:
     """A run's tuned model as a plain Hugging Face folder, uploaded where asked."""
@@ -286,6 +287,7 @@ def study(
     ] = (),
     options: RunOptions = DEFAULTS,
     output: Annotated[Path | None, Parameter(help="where to write (default: outputs/studies/NAME)")] = None,
+    push: Push = None,
     verbose: Verbose = False,
 ) -> None:
     """Many runs that answer one question, on one page; goes on at the first unfinished run.
@@ -293,11 +295,21 @@ def study(
     Options of a run go before the study's own, in all its runs.
     """
     use_one_gpu()
+    from workflows.commands.export import push as pushing
     from workflows.commands.plan.plan import estimate_runs
+    from workflows.studies.hub_card import FILES
     from workflows.studies.study import work_on_study
 
+    if push is not None:
+        if plan:
+            raise UserError("study --push: a plan has no results; leave out --plan.")
+        pushing.check_push(push)
     screen = Screen(verbose)
-    work_on_study(name, scale, draws, plan, so_far, known_runs, options, output, screen, estimate_runs)
+    folder = work_on_study(
+        name, scale, draws, plan, so_far, known_runs, options, output, screen, estimate_runs
+    )
+    if push is not None:
+        screen.say(f"pushed: {pushing.push(folder, push, FILES)}")
 
 
 @app.command

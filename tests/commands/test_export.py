@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard as HubCard
 
 from tests.conftest import Command, make_experiment
 from tests.fake_hub import FakeHub
@@ -83,6 +84,29 @@ def test_the_model_card_has_the_figures_and_no_path_of_this_machine(exported: tu
     for path in folder.iterdir():
         if path.suffix not in (".safetensors",):
             assert str(run.path.parents[1]) not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_a_hub_reads_the_figures_of_the_model_card_as_they_are(exported: tuple[RunFolder, Path]) -> None:
+    run, folder = exported
+    scores = read_json(run.scores)
+    card = HubCard.load(folder / "README.md", ignore_metadata_errors=False)
+    assert (card.data.license, card.data.language, card.data.base_model) == ("other", "zh", None)
+    assert card.data.model_name == "demo-tiny-lora"
+    tuned = scores["systems"]["tuned"]
+    assert [
+        (each.metric_type, each.metric_value, each.metric_args["interval_95"])
+        for each in card.data.eval_results
+    ] == [
+        ("accuracy", tuned["accuracy"], tuned["accuracy_interval"]),
+        ("f1", tuned["macro_f1"], tuned["macro_f1_interval"]),
+    ]
+    for each in card.data.eval_results:
+        assert (each.task_type, each.dataset_type, each.dataset_split) == (
+            "text-classification",
+            "demo",
+            "test",
+        )
+        assert each.dataset_args == {"rows": 300, "sha256": scores["test_sha256"]}
 
 
 def test_the_lines_of_the_model_card_work_without_swift(exported: tuple[RunFolder, Path]) -> None:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
+from run_swift import main
 from tests.conftest import Command, start_command
 from tests.fake_hub import FakeHub
 from workflows.core.files import read_json, read_jsonl
@@ -30,7 +32,11 @@ compare: [[probe, tfidf]]
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_goes_on(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hub_here: FakeHub,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     card, out = tmp_path / "few.yaml", tmp_path / "outputs" / "studies" / "few"
     card.write_text(CARD, encoding="utf-8")
@@ -83,7 +89,19 @@ def test_a_study_that_is_killed_goes_on(
         assert f'href="runs/{run.path.name}/report.html"' in page
     assert f"python run_swift.py {' '.join(study)}" in page
     assert left not in page
-    assert "4 runs, 4 of them finished" in command(*study).stdout
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "a-token")
+    assert main([*study, "--push", "someone/few"]) == 0
+    assert "4 runs, 4 of them finished" in capfd.readouterr().out
+    there = hub_here.root / "models" / "someone" / "few"
+    assert {path.name for path in there.iterdir()} == {"README.md", "figures"}
+    card_there = ModelCard.load(there / "README.md", ignore_metadata_errors=False)
+    for arm, result in zip(panel["arms"], card_there.data.eval_results, strict=True):
+        best = panel["arms"][arm][-1]
+        assert (result.metric_value, result.dataset_args) == (best["accuracy"], {"rows": 40})
+        assert result.metric_args == {"interval_95": best["accuracy_interval"], "draws": 2}
+    assert str(out / "runs") not in card_there.content
+    for picture in re.findall(r"\]\((figures/[^)]+)\)", card_there.content):
+        assert (there / picture).exists()
     planned = command(*study, "--plan").stdout
     assert re.search(r"the 0 that are left take: 0\.0 h; memory at most: \d\.\d GB\n", planned)
     assert "~" not in planned

@@ -92,13 +92,14 @@ def _forbid_connections() -> None:
         host = (
             address[0] if isinstance(address, tuple) else None
         )  # a socket of this machine's files: no tuple
-        if not _is_here(host.decode() if isinstance(host, bytes) else host):
+        if not is_here(host.decode() if isinstance(host, bytes) else host):
             raise OSError(f"--offline: {host} is another machine")
 
     sys.addaudithook(refuse)
 
 
-def _is_here(host: str | None) -> bool:
+def is_here(host: str | None) -> bool:
+    """Whether a host, by name or address, is this machine; None is."""
     if host in (None, "", "localhost"):
         return True
     try:

@@ -64,6 +64,7 @@ class RunFolder:
     sft = _Inside("sft")  # SWIFT's own output: checkpoints, args.json, logging.jsonl
     trained_on = _Inside("sft/inputs.txt")  # the fingerprint of what went into the training that lies there
     training = _Inside("training.json")  # what training gave: checkpoint, rows used, losses
+    tracked = _Inside("tracked.json")  # the run's ids in the trackers that report_to names
     scores = _Inside("scores.json")  # metrics of every system
     explained = _Inside("explained.jsonl")  # the clause that carried each confident mistake, by `explain`
     exported = _Inside("export.json")  # in a folder that `export` wrote: what the export was checked by

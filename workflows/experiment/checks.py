@@ -2,12 +2,14 @@
 
 import importlib.util
 import itertools
-from importlib import metadata
+import os
+from importlib import import_module, metadata
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
 from workflows.core.errors import UserError
-from workflows.core.permissions import check_arguments
+from workflows.core.permissions import check_arguments, is_here, is_offline
 from workflows.experiment.cards import COMMAND, ModelCard
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.ranges import check_ranges
@@ -15,6 +17,7 @@ from workflows.experiment.ranges import check_ranges
 # The first Qwen's own code calls `self.generate`, which PreTrainedModel carries up to transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
 QWEN3_5_TRANSFORMERS = "transformers>=5.2"  # SWIFT's own bound for it
+TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow>=3", "swanlab": "swanlab>=0.10"}  # pip's names
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 
 
@@ -72,6 +75,7 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
         check_arguments(arguments, where)
         check_ranges(arguments, where)
     check_method(experiment)
+    check_trackers(experiment)
     if data.sample_seed is not None and data.train_samples is None and not data.balance:
         raise UserError("--sample-seed: nothing is drawn without --train-samples or --balance; add one.")
     if not 0 <= data.flip_labels < 1:
@@ -110,6 +114,38 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
                 f"--from-run: its labels are {', '.join(there)}, here they are {', '.join(here)}; they must "
                 "be the same."
             )
+
+
+def check_trackers(experiment: Experiment) -> None:
+    """Raise UserError where report_to names a tracker that is not known or not installed, or one that could
+    not send anything from here.
+    """
+    for name in experiment.trackers:
+        if name not in TRACKERS:
+            raise UserError(f"report_to={name}: no such tracker; take {', '.join(TRACKERS)}, or none.")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f'report_to={name}: not installed here: pip install "{TRACKERS[name]}"')
+    host = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).hostname
+    if "mlflow" in experiment.trackers and is_offline() and not is_here(host):
+        raise UserError(f"report_to=mlflow: {host} is another machine; leave out --offline.")
+    if "swanlab" not in experiment.trackers:
+        return
+    instead = "or set SWANLAB_MODE=offline, and `swanlab sync` sends it later."
+    mode = swanlab_mode(experiment)
+    if mode == "local" and importlib.util.find_spec("swanboard") is None:
+        raise UserError(
+            f'swanlab_mode=local: its dashboard is missing: pip install "swanlab[dashboard]"; {instead}'
+        )
+    if mode in ("cloud", "online") and is_offline():
+        raise UserError(f"report_to=swanlab: is another machine; leave out --offline, {instead}")
+    if mode in ("cloud", "online") and import_module("swanlab").Settings().api_key is None:
+        raise UserError(f"report_to=swanlab: needs your key: set SWANLAB_API_KEY, {instead}")
+
+
+def swanlab_mode(experiment: Experiment) -> str:
+    """Where SwanLab keeps a run: "cloud", "offline", "local", …; SWIFT's argument knows no "offline"."""
+    asked = str(experiment.arguments.get("swanlab_mode", "cloud"))
+    return asked if asked == "local" else os.environ.get("SWANLAB_MODE", asked)
 
 
 def check_method(experiment: Experiment) -> None:

@@ -32,6 +32,7 @@ from workflows.experiment.options import (
     RunOptions,
     TuningOptions,
     asked,
+    listed,
     parse_overrides,
 )
 from workflows.experiment.recipes import DERIVED, Probe, Reasoning, Recipe
@@ -122,6 +123,11 @@ class Experiment:
         if isinstance(label, float):
             return f"{label:.4f}"
         return "、".join(self.labels[i].words for i in ([label] if isinstance(label, int) else label))
+
+    @property
+    def trackers(self) -> list[str]:
+        """What report_to names: the trackers that the run's losses and scores go to."""
+        return [name for name in listed(self.arguments.get("report_to", "none")) if name.lower() != "none"]
 
     @property
     def recipe_settings(self) -> Arguments:

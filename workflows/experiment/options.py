@@ -5,6 +5,7 @@ else knows an option by name before it is used.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,11 @@ def flags_of(options: Any) -> Iterator[str]:
         else:
             for each in map(str, value if isinstance(value, list) else [value]):
                 yield from [f"{flag}={each}"] if each.startswith("-") else [flag, each]
+
+
+def listed(value: Any) -> list[str]:
+    """The values of a SWIFT argument that takes several: a list, or a text with blanks or commas between."""
+    return value if isinstance(value, list) else re.findall(r"[^\s,\[\]\"']+", str(value))
 
 
 def parse_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:

@@ -7,7 +7,6 @@ the type that SWIFT declares for it.
 import contextlib
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
@@ -23,6 +22,7 @@ from workflows.core.permissions import is_offline
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.options import listed
 from workflows.experiment.recipes import Preference, Recipe
 from workflows.model.machine import Machine, dtype_of_answers, fit_to_machine
 from workflows.model.swift_names import nearest
@@ -203,8 +203,7 @@ def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: 
     line: list[str] = []
     for name, value in arguments.items():
         if name in lists and value is not None:
-            values = value if isinstance(value, list) else re.findall(r"[^\s,\[\]\"']+", str(value))
-            line += [f"--{name}", *map(str, values)]
+            line += [f"--{name}", *map(str, listed(value))]
         elif value is not None:  # with "=", so that a value may begin with a dash
             line.append(f"--{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
     return line

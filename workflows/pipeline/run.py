@@ -22,6 +22,7 @@ from workflows.core.run_folder import (
 )
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import COMMAND, INSTALLED, ROOT
+from workflows.experiment.checks import check_trackers
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.experiment.job import Job, Stops
 from workflows.experiment.options import ONE_PROCESS, ProcessOptions
@@ -186,6 +187,8 @@ def run_stages(
             f"{experiment.dataset.task} data."
         )
     stages = [stage for stage in STAGES if stage.name in names and stage.is_part_of(experiment)]
+    if {"train", "score"} & {stage.name for stage in stages}:
+        check_trackers(experiment)
     shared = Job(run, experiment, screen, LoadedModel(), features=features, stops=stops)
     if processes.total > 1:
         check_processes(experiment, processes)

@@ -25,7 +25,6 @@ from workflows.experiment.options import ProcessOptions
 from workflows.experiment.recipes import Plain
 from workflows.model.gpu import gpus_of_processes
 from workflows.model.machine import find_machine
-from workflows.tuning.train import share_batch
 
 PATIENCE = 86_400  # seconds that machines wait for each other: machine 0 does the stages before alone
 
@@ -94,6 +93,8 @@ def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
     if isinstance(experiment.recipe, Plain):
         raise UserError(f"{several}: method {experiment.tuning.method} trains in one process.")
     if experiment.tunes:
+        from workflows.tuning.train import share_batch  # with SWIFT, which light commands do without
+
         share_batch(experiment, find_machine(), processes.total)
 
 

@@ -182,6 +182,7 @@ def _scores(run: RunFolder, experiment: Experiment) -> Settings:
         "label words": _labels(experiment),
         "the probe": [probe.get("missing"), probe.get("rows")],
         "the files' format": SCORES_FORMAT,
+        **({"report_to": experiment.trackers} if experiment.trackers else {}),
     }
 
 
@@ -275,10 +276,10 @@ STAGES = (
     ),
     Stage(
         "score",
-        "scoring.score:score",
+        "pipeline.trackers:score_and_track",
         needs=lambda run: [run.split("test"), *sorted((run.path / "predictions").glob("[!.]*.jsonl"))],
         depends=_scores,
-        writes=lambda run, experiment: [run.scores],
+        writes=lambda run, experiment: [run.scores, *([run.tracked] if experiment.trackers else [])],
         made_by="score",
     ),
     Stage(

@@ -1,6 +1,7 @@
 """The door of the stage `train`: SWIFT's training, its evaluations made by our scorer."""
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from workflows.core.files import read_jsonl
@@ -10,6 +11,8 @@ from workflows.experiment.job import Job
 from workflows.experiment.recipes import Plain
 from workflows.inference.infer import measure_validation, work_of
 from workflows.model.machine import machine_of
+from workflows.model.ranks import rank
+from workflows.pipeline.trackers import tracked
 from workflows.tuning.checkpoints import last_checkpoint
 from workflows.tuning.plain import train_plainly
 from workflows.tuning.train import train
@@ -34,9 +37,10 @@ def train_and_measure(job: Job) -> dict[str, Any]:
     # Answers take as long as before tuning; of a head none were given.
     afterwards = finished_stages(run).get("zero_shot", {}).get("seconds", 0.0) + SCORE_AND_REPORT
     start, resumed = time.monotonic(), last_checkpoint(job) is not None
-    if isinstance(experiment.recipe, Plain):
-        summary = train_plainly(job, machine_of(job))
-    else:
-        summary = train(job, machine_of(job), measure, len(looked_at), afterwards)
+    with tracked(run, experiment) if rank() == 0 else nullcontext():
+        if isinstance(experiment.recipe, Plain):
+            summary = train_plainly(job, machine_of(job))
+        else:
+            summary = train(job, machine_of(job), measure, len(looked_at), afterwards)
     seconds = {"tuning": round(time.monotonic() - start, 2), "resumed": resumed}
     return summary | {"seconds": {"tuned": seconds}}

@@ -37,7 +37,7 @@ class Run:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that it does."""
-        return ("prepare", *self.makes, "score", "report")
+        return ("prepare", *sorted(self.makes), "score", "report")
 
     @property
     def is_done(self) -> bool:

@@ -22,6 +22,7 @@ from workflows.pipeline.run import OUTPUTS, do_stages, start_run
 from workflows.reporting.render import write_report
 from workflows.studies.answers import answer
 from workflows.studies.card import Study, load_study
+from workflows.studies.hub_card import write_hub_card
 from workflows.studies.page import build_page
 from workflows.studies.plan import expected_seconds, render_plan
 from workflows.studies.records import read_known_runs
@@ -39,8 +40,9 @@ def work_on_study(
     output: Path | None,
     screen: Screen,
     estimate: Callable[[Any, Screen], list[dict[str, Any]]],
-) -> None:
+) -> Path:
     """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
+    Return its folder.
 
     `so_far`: start no run.  `known_runs`: study.json files of other machines.  `flags`: options for all its
     runs, before its own; `estimate`: says what runs take of whose kind none is finished.  Raises UserError as
@@ -55,7 +57,7 @@ def work_on_study(
         _, taken, _ = without_missing_models(study, taken, False, screen)
         runs = [*{run.name: run for _, run in taken}.values()]
         screen.say(render_plan(runs, lambda asked: estimate(asked, screen)))
-        return
+        return folder
     command = [*COMMAND.split(), "study", name, *flags_of(flags)]
     command += [] if scale == "full" else ["--scale", scale]
     command += [] if draws is None else ["--draws", str(draws)]
@@ -67,13 +69,14 @@ def work_on_study(
         stand_in = text("answers_nothing_of_a_real_qwen")
         screen.say(f"\n{stand_in.en}\n{stand_in.zh}")
     screen.say(f"\nreport: {as_typed(folder / 'report.html')}")
+    return folder
 
 
 def run_study(
     study: Study, taken: Taken, folder: Path, command: str, so_far: bool, lang: str, screen: Screen
 ) -> dict[str, Any]:
-    """Do the runs of a study that are missing, unless `so_far`; write study.json, report.html, report.md and
-    figures/ into `folder`; return what study.json holds.
+    """Do the runs of a study that are missing, unless `so_far`; write study.json, report.html, report.md,
+    README.md and figures/ into `folder`; return what study.json holds.
 
     `command`: the one that repeats it.  Raises UserError as the runs do, where another command works on the
     study, where the answers of its runs do not go together, or where no run is finished.
@@ -91,7 +94,10 @@ def run_study(
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
         found = answer(study, taken, folder) | {"left_out": left_out, "command": command}
         write_json(folder / "study.json", found)
-        write_report(build_page(found, folder / "figures"), folder, lang)
+        page = build_page(found, folder / "figures")
+        write_report(page, folder, lang)
+        tested = {run.key: run.experiment.tested or run.experiment.dataset for _, run in taken}
+        write_hub_card(found, page, tested, folder)
     return found
 
 

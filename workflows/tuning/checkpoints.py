@@ -29,6 +29,7 @@ def _find_last(job: Job) -> Path | None:
     run, marker = job.run, job.run.trained_on
     if not marker.exists() or marker.read_text(encoding="utf-8") != job.inputs:
         shutil.rmtree(run.sft, ignore_errors=True)
+        run.tracked.unlink(missing_ok=True)  # a tracked run has the losses of one training
         run.sft.mkdir(parents=True)
         marker.write_text(job.inputs, encoding="utf-8")
         return None

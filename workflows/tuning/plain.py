@@ -60,7 +60,7 @@ def train_plainly(job: Job, machine: Machine) -> dict[str, Any]:
     arguments = TrainingArguments(
         output_dir=str(run.sft),
         save_strategy="no",
-        report_to=[],
+        report_to=own.report_to,
         **{name: getattr(own, name) for name in TAKEN},
     )
     arguments.max_epochs = None  # SWIFT's patch of transformers' trainer asks for it

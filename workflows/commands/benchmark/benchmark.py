@@ -217,7 +217,7 @@ def _train(
         own.output_dir = fitted.output_dir = folder
         own.max_steps, own.logging_steps = steps + WARM_UP_STEPS, 1
         own.eval_strategy = own.save_strategy = "no"
-        own.load_best_model_at_end = False
+        own.load_best_model_at_end, own.report_to = False, []
         own.callbacks = [*(own.callbacks or []), CLOCK]
         if plain:  # as `swift sft` takes the preset: what the machine changes for speed is undone
             own.gradient_checkpointing = bool(experiment.preset.get("gradient_checkpointing", True))

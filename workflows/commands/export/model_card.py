@@ -1,10 +1,14 @@
-"""The model card of an exported model: README.md in English and Chinese, its figures from the run's files."""
+"""The model card of an exported model: README.md in English and Chinese, its figures from the run's files.
+
+Its front matter says the same to the hubs, as their model-index has it.
+"""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from workflows.core.files import open_whole, read_json
@@ -19,6 +23,12 @@ EXAMPLE = "味道很好，送得也快。"  # a review of nobody's, for the line
 # Of SWIFT's arguments: what this machine adds, and what has lines of its own.
 LEFT_OUT = {"model", "model_type", "template", "check_model", "report_to", "torch_dtype", "seed", "data_seed"}
 
+# The hubs' name of a metric, ours, and the hubs' arguments.
+METRICS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("accuracy", "accuracy", {}),
+    ("f1", "macro_f1", {"average": "macro"}),
+)
+
 
 def write_model_card(
     folder: Path, run: RunFolder, experiment: Experiment, base: Path, check: dict[str, Any]
@@ -28,7 +38,7 @@ def write_model_card(
     `base`: the base model's folder, whose own card says its licence; `check`: from the comparison with the
     run.  No path of this machine is written: files and folders go by their names.
     """
-    manifest = read_json(run.manifest)
+    manifest, scores = read_json(run.manifest), read_json(run.scores)
     named = str(experiment.model.arguments["model"])
     is_hub_id = named.count("/") == 1 and not Path(named).is_absolute()
     from_hub = manifest["from"] in [source.place for source in experiment.dataset.sources]
@@ -40,16 +50,26 @@ def write_model_card(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
     )
     card = environment.get_template("model_card.md.jinja").render(
+        front=ModelCardData(
+            language="zh",
+            license=_licence(base) or "other",
+            base_model=named if is_hub_id else None,
+            library_name="transformers",
+            pipeline_tag="text-generation",
+            tags=["sentiment", "text-classification", "ms-swift"],
+            metrics=[metric for metric, _, _ in METRICS],
+            model_name=experiment.name,
+            eval_results=_results(experiment, manifest, scores),
+        ).to_yaml(),
         experiment=experiment,
         base=named if is_hub_id else experiment.model.name,
-        base_on_hub=is_hub_id,
         licence=_licence(base),
         labels=experiment.labels,
         source=manifest["from"] if from_hub else ", ".join(files),
         manifest=manifest,
         splits=texts("splits"),
         arguments={name: value for name, value in experiment.arguments.items() if name not in LEFT_OUT},
-        scores=read_json(run.scores),
+        scores=scores,
         systems=texts("systems"),
         with_interval=with_interval,
         messages=question(row),
@@ -59,6 +79,31 @@ def write_model_card(
         file.write(card)
     if (base / "LICENSE").is_file():
         shutil.copy(base / "LICENSE", folder / "LICENSE")
+
+
+def _results(experiment: Experiment, manifest: dict[str, Any], scores: dict[str, Any]) -> list[EvalResult]:
+    """What the hubs show beside the model: the tuned model's figures on the test rows.
+
+    The number of rows and the intervals are arguments there: the hubs have no place of their own for them.
+    """
+    dataset = experiment.tested or experiment.dataset
+    place = manifest.get("tested", manifest)["from"]
+    on_hub = [source.id for source in dataset.sources if source.place == place]
+    tuned = scores["systems"]["tuned"]
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=next(iter(on_hub), dataset.name),
+            dataset_name=dataset.title,
+            dataset_split="test",
+            dataset_args={"rows": scores["test_rows"], "sha256": scores["test_sha256"]},
+            metric_type=metric,
+            metric_name=texts("metrics")[figure].en,
+            metric_value=tuned[figure],
+            metric_args={**settings, "interval_95": tuned[f"{figure}_interval"]},
+        )
+        for metric, figure, settings in METRICS
+    ]
 
 
 def _licence(base: Path) -> str | None:

@@ -1,4 +1,7 @@
-"""Uploads an exported model to the ModelScope hub by its own client; the token is never written down."""
+"""Uploads an exported model, or a study's card, to the ModelScope hub by its own client.
+
+The token is never written down.
+"""
 
 import os
 import re
@@ -30,8 +33,9 @@ def check_push(repository: str) -> None:
         )
 
 
-def push(folder: Path, repository: str) -> str:
-    """Upload the folder to the ModelScope hub, as a private model where there is none; return its address.
+def push(folder: Path, repository: str, only: list[str] | None = None) -> str:
+    """Upload the folder, or `only` what fits one of these patterns, to the ModelScope hub, as a private model
+    where there is none; return its address.
 
     Raises UserError for whatever the hub refuses.
     """
@@ -40,7 +44,12 @@ def push(folder: Path, repository: str) -> str:
         if not hub.repo_exists(repository, "model"):
             hub.create_repo(repository, "model", visibility="private", license="other")
         hub.upload_folder(
-            repository, "model", folder, commit_message=f"Export {folder.name}", use_cache=False
+            repository,
+            "model",
+            folder,
+            commit_message=f"Export {folder.name}",
+            allow_patterns=only,
+            use_cache=False,
         )
     except (HubError, OSError) as error:
         raise UserError(

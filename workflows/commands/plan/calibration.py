@@ -50,6 +50,7 @@ SHORT = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "callbacks": CLOCK,
+    "report_to": "none",
 }
 
 Figures = dict[str, float]

@@ -1,0 +1,56 @@
+"""The card of a study for a hub: its page, and before it the accuracy of each arm as a model-index."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CardData, EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from workflows.core.files import open_whole
+from workflows.core.texts import LANGUAGES
+from workflows.experiment.cards import DatasetCard
+from workflows.reporting.blocks import Report
+from workflows.reporting.render import render_markdown
+
+FILES = ["README.md", "figures/*.png"]  # what is pushed: study.json and the runs name places of this machine
+
+
+def write_hub_card(
+    found: dict[str, Any], page: Report, tested: Mapping[str, DatasetCard], folder: Path
+) -> None:
+    """Write README.md into `folder`, which has the page's figures.
+
+    `found`: what study.json holds; `tested`: by a run's key, the data set whose test rows it answers.
+    """
+    index: list[dict[str, Any]] = []
+    for arm in found["titles"]:
+        results = [_result(panel, arm, tested) for panel in found["panels"] if arm in panel["arms"]]
+        if results:
+            index += eval_results_to_model_index(f"{found['study']}: {arm}", results)
+    tags = ["sentiment", "text-classification", "ms-swift"]
+    # ModelCardData would take one model alone.
+    front = CardData(language="zh", tags=tags, metrics=["accuracy"], **{"model-index": index}).to_yaml()
+    shown = replace(page, sections=[section for section in page.sections if not section.folded])
+    pages = [render_markdown(shown, folder / "figures", language) for language in LANGUAGES]
+    with open_whole(folder / "README.md") as file:
+        file.write("\n".join(["---", front, "---", "", *pages]))
+
+
+def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, DatasetCard]) -> EvalResult:
+    """The arm's accuracy with the most labels: the mean over its draws."""
+    point = panel["arms"][arm][-1]
+    dataset = tested[point["runs"][0]]
+    return EvalResult(
+        task_type="text-classification",
+        dataset_type=dataset.name,
+        dataset_name=dataset.title,
+        dataset_config=", ".join(f"{name} {value}" for name, value in panel["grid"].items()) or None,
+        dataset_split="test",
+        dataset_args={"rows": panel["test_rows"]},
+        metric_type="accuracy",
+        metric_name=f"accuracy with {point['labels']} labels",
+        metric_value=point["accuracy"],
+        metric_args={"interval_95": point["accuracy_interval"], "draws": len(point["draws"])},
+    )
