@@ -190,6 +190,18 @@ def test_requests_that_come_together_share_a_batch_and_a_full_queue_refuses(
         batcher.ask("tfidf", ["晚了"])
 
 
+def test_long_texts_make_small_batches(systems: dict[str, System]) -> None:
+    gate = _Gate(systems["tfidf"])
+    batcher = Batcher({"tfidf": gate.system})
+    batcher.ask("tfidf", ["好"])
+    assert gate.asked.wait(30)
+    for _ in range(7):
+        batcher.ask("tfidf", ["房间很大，" * 2000])
+    gate.opened.set()
+    batcher.close()
+    assert gate.batches == [1, 5, 2]
+
+
 def test_a_full_queue_says_when_to_come_back(
     systems: dict[str, System], monkeypatch: pytest.MonkeyPatch
 ) -> None:

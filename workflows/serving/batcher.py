@@ -17,6 +17,7 @@ from workflows.serving.systems import Answer
 
 MOST_WAITING = 4096  # texts in the queue; beyond it a request is refused
 MOST_AT_ONCE = 512  # texts of a batch
+MOST_CHARACTERS_AT_ONCE = 50_000  # of a batch: long texts must not hold up everybody
 GATHER_SECONDS = 0.05  # at most, after a batch, for as many requests as it had
 GATHER_SHARE = 0.3  # of the time that the batch took
 
@@ -120,17 +121,21 @@ class Batcher:
                 if not self._requests:
                     return None
                 batch: list[_Request] = []
-                others, texts = deque[_Request](), 0
+                others, texts, characters = deque[_Request](), 0, 0
                 system = self._requests[0].system
                 for request in self._requests:
-                    fits = not batch or texts + len(request.texts) <= MOST_AT_ONCE
-                    if request.system != system or not fits:
+                    more = sum(map(len, request.texts))
+                    fits = (
+                        texts + len(request.texts) <= MOST_AT_ONCE
+                        and characters + more <= MOST_CHARACTERS_AT_ONCE
+                    )
+                    if request.system != system or (batch and not fits):
                         others.append(request)
                         continue
                     self.waiting -= len(request.texts)
                     if request.answers.set_running_or_notify_cancel():
                         batch.append(request)
-                        texts += len(request.texts)
+                        texts, characters = texts + len(request.texts), characters + more
                 self._requests = others
                 if batch:
                     return batch
