@@ -97,8 +97,9 @@ def read_known_runs(paths: tuple[Path, ...]) -> dict[str, Record]:
                 for key, record in found["runs"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why = error.__cause__ or error  # what `read_json` says of damaged files is of a run's own
             raise UserError(
-                f"--known-runs {path}: is no study.json ({type(error).__name__}: {error})."
+                f"--known-runs {path}: is no study.json ({type(why).__name__}: {why})."
             ) from error
     return known
 
