@@ -11,7 +11,7 @@ training, whose noise would be the same for all rows.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -54,10 +54,12 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
         while True:
             losses = []
             try:
-                for piece, is_last in with_end(cut(inputs, budget)):
+                pieces = [*cut(inputs, budget)]
+                for number, piece in enumerate(pieces, start=1):
                     share = len(piece["labels"]) / rows if trainer.task_type == "seq_cls" else 1.0
                     # Processes add up their gradients once a batch: each may have another number of pieces.
-                    with nullcontext() if is_last else trainer.accelerator.no_sync(model):
+                    apart = getattr(model, "no_sync", nullcontext)  # torch's DistributedDataParallel has it
+                    with nullcontext() if number == len(pieces) else apart():
                         losses.append(step(model, piece, *args, **named))
                 break
             except (RuntimeError, MemoryError) as error:
@@ -76,17 +78,6 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
         return torch.stack(losses).sum()
 
     trainer.training_step, trainer.compute_loss = training_step, weighed_loss
-
-
-def with_end(pieces: Iterable[Inputs]) -> Iterator[tuple[Inputs, bool]]:
-    """Each piece, and whether it is the last."""
-    before: Inputs | None = None
-    for piece in pieces:
-        if before is not None:
-            yield before, False
-        before = piece
-    if before is not None:
-        yield before, True
 
 
 def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
