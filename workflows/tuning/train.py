@@ -73,8 +73,10 @@ def train(
                 if not is_out_of_memory(error):
                     raise
                 traceback.print_exc()  # into the log
-                fewer = _fewer_rows_at_a_time(ready, arguments.training_args, piece_tokens)
-                if fewer is None or ranks() > 1:  # the other processes wait for this one
+                fewer = None
+                if ranks() == 1:  # else the other processes wait for this one
+                    fewer = _fewer_rows_at_a_time(ready, arguments.training_args, piece_tokens)
+                if fewer is None:
                     raise UserError(out_of_memory_line(run, ready, machine)) from error
             watched.model = None
             base.release()
