@@ -115,6 +115,13 @@ def test_what_cannot_be_shared_is_said(alone: RunFolder, flags: tuple[object, ..
     assert done.stderr.count("\n") == 1
 
 
+def test_a_machine_too_many_starts_no_run(tmp_path: Path) -> None:
+    done = run_command("run", "--node-rank", 1, "--run-folder", tmp_path / "run")
+    assert done.returncode == 2
+    assert "--node-rank 1: with --nnodes 1 the last is 0" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_machines_must_name_one_folder() -> None:
     done = run_command("run", "--nnodes", 2)
     assert done.returncode == 2

@@ -29,7 +29,11 @@ def work_on_run(
     than 0 they only help.  Raises UserError where `new` would be ignored, and as the stages do.
     """
     names = stages or tuple(stage.name for stage in STAGES)
-    helps = processes.node_rank > 0
+    if processes.node_rank >= processes.nnodes:
+        raise UserError(
+            f"--node-rank {processes.node_rank}: with --nnodes {processes.nnodes} the last is "
+            f"{processes.nnodes - 1}."
+        )
     if folder is None:
         if processes.nnodes > 1:
             raise UserError(
@@ -50,7 +54,7 @@ def work_on_run(
             )
         run, experiment = open_run(folder)
         experiment = replace(experiment, lang=lang or experiment.lang)
-    if helps:
+    if processes.node_rank > 0:
         join_stages(run, experiment, names, screen, processes)
         return
     if "tuned" in names and "train" not in names:  # whatever answers by now

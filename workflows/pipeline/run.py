@@ -139,7 +139,7 @@ def join_stages(
     Raises UserError where the run is not prepared, and as the stages do.
     """
     check_processes(experiment, processes)
-    job = Job(run, experiment, screen)
+    job = Job(run, experiment, screen, LoadedModel())
     for stage in STAGES:
         if not (stage.by_many and stage.name in names and stage.is_part_of(experiment)):
             continue

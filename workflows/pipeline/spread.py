@@ -42,8 +42,7 @@ def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> Any:
     result, is_first = result_of(job.run, stage), processes.node_rank == 0
     if is_first:
         result.unlink(missing_ok=True)
-    if job.base is not None:
-        job.base.release()  # each process has a model of its own
+    job.base.release()  # each process has a model of its own
     cores = os.cpu_count() or 1
     environment = {
         **os.environ,
@@ -83,11 +82,6 @@ def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> Any:
 def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
     """Raise UserError where several processes cannot work on a run."""
     several = f"--nproc {processes.nproc} --nnodes {processes.nnodes}"
-    if processes.node_rank >= processes.nnodes:
-        raise UserError(
-            f"--node-rank {processes.node_rank}: with --nnodes {processes.nnodes} the last is "
-            f"{processes.nnodes - 1}."
-        )
     if experiment.tuning.engine != "fast":
         raise UserError(f"{several}: several processes answer by --engine fast only.")
     if isinstance(experiment.recipe, Plain):

@@ -268,7 +268,7 @@ def answer_texts(
     full = [at for at, text in enumerate(texts) if not why_no_review(text)]
     found: list[Answer | None] = [None] * len(texts)
     done(len(texts) - len(full))
-    for batch in system.answers([texts[at] for at in full]) if full else ():
+    for batch in system.answers([texts[at] for at in full]):
         for at, said in batch:
             found[full[at]] = {name: said[name] for name in ("prediction", "probabilities")}
         done(len(batch))
