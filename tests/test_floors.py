@@ -12,6 +12,7 @@ FLOORS = (
     {"inference", "tuning"},
     {"pipeline"},
     {"commands", "studies", "search", "serving"},
+    {"command_line"},
 )
 
 
