@@ -171,6 +171,9 @@ def test_a_file_of_ones_own_is_led_to_the_right_flags(command: Command, tmp_path
     assert "--labels 1=差评,5=好评,3=" in third.stderr
     rejected = RunFolder(tmp_path / "run").rejected
     assert len(rejected.read_text(encoding="utf-8").splitlines()) == 20
+    without_rows = command(*flags, "--labels", "1=差评,5=好评,3=,4=中评")
+    assert without_rows.returncode == 2
+    assert "--labels: no usable row has the label 中评; leave it out." in without_rows.stderr
     fourth = command(*flags, "--labels", "1=差评,5=好评,3=")  # the folder of the refused start is taken over
     assert fourth.returncode == 0, fourth.stderr
     assert "60 rows read, 40 kept, 20 rejected (20 unlabelled)" in fourth.stdout
@@ -196,6 +199,13 @@ def test_options_beside_a_run_folder_are_refused(command: Command, tmp_path: Pat
     done = command("run", tmp_path / "run", "--seed", 7, "--balance")
     assert done.returncode == 2
     assert "--balance, --seed would be ignored" in done.stderr
+    done = command("run", tmp_path / "other", "--seed", 7)
+    assert done.returncode == 2
+    assert (
+        f"there is no such run; the folder of a new one is named by --run-folder {tmp_path}/other"
+        in done.stderr
+    )
+    assert not (tmp_path / "other").exists()
 
 
 def test_val_and_test_files_are_used_as_they_are(command: Command, tmp_path: Path) -> None:

@@ -196,6 +196,11 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         binary(TEXT.encode() + LINES.encode("gb18030")),
         "a.csv: line 2 is UTF-8, line 12 is not; save the file as UTF-8, all of it",
     ),
+    "names of columns in UTF-8, then GB18030": (
+        "a.csv",
+        binary("评论,label\n".encode() + "房间很大,1\n".encode("gb18030")),
+        "a.csv: line 1 is UTF-8, line 2 is not",
+    ),
     "GB18030, then UTF-8": (
         "a.csv",
         binary(TEXT.encode("gb18030") + LINES.encode()),

@@ -140,14 +140,14 @@ def test_texts_of_blanks_and_marks_that_nobody_sees_are_empty(tmp_path: Path) ->
 
 
 def test_an_unknown_label_stops_with_its_row_and_the_flag_that_mends_it(tmp_path: Path) -> None:
-    rows = [("1", "好"), ("3", "一般"), ("3", "还行"), ("0", "差")]
+    rows = [("1", "好"), ("3", "一般"), ("3", "还行"), ("0", "差"), ("2", "凑合")]
     with pytest.raises(UnknownLabels) as caught:
         _clean({"train": _file(tmp_path, rows)}, "waimai")
     message = str(caught.value)
     assert "train.jsonl, row 2: label '3' is none of negative, positive" in message
     assert "'3' in 2 row(s)" in message
-    assert "--labels 0=negative,1=positive,3=" in message
-    assert [row["row"] for row in rejected_rows(caught.value.rows, caught.value.rows.read())] == [2, 3]
+    assert message.endswith("--labels 0=negative,1=positive,3=,2=")  # all of them, the most frequent first
+    assert [row["row"] for row in rejected_rows(caught.value.rows, caught.value.rows.read())] == [2, 3, 5]
 
 
 def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> None:

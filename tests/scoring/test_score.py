@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from workflows.core.unusual import say_unread
 from workflows.scoring.score import measure
 
 NAMES = ["bad", "fair", "good"]
@@ -57,6 +58,15 @@ def test_unreadable_outputs_are_wrong_and_counted() -> None:
 def test_all_outputs_unreadable_gives_zero_not_an_error() -> None:
     figures = measure([_row("good", None, "？"), _row("bad", None, "")], NAMES, WORDS)
     assert (figures["accuracy"], figures["macro_f1"], figures["unparsed"]) == (0.0, 0.0, 2)
+
+
+def test_a_model_that_did_not_learn_its_words_is_said_to() -> None:
+    unread = [_row("good", None, "喜")] * 3
+    (said,) = say_unread({"tuned": measure([*unread, _row("bad", "bad", "差评")], NAMES, WORDS)}, 4)
+    assert "3 of 4 outputs of the tuned model name no label" in said.en
+    assert "4 条中有 3 条输出不含任何标签" in said.zh
+    read = [_row("bad", "bad", "差评")] * 3
+    assert [*say_unread({"tuned": measure([*read, *unread], NAMES, WORDS)}, 6)] == []
 
 
 def test_a_system_without_outputs_has_no_strict_reading() -> None:

@@ -41,6 +41,17 @@ def test_the_verdict_says_what_the_rows_can_tell(
     assert verdict(compare_systems({"tfidf": tfidf}), sum(cells)) == {"en": "", "zh": ""}
 
 
+def test_an_interval_that_the_corrected_test_does_not_bear_out_is_explained() -> None:
+    tfidf, tuned = _right(12, 3, 40, 5)
+    alone = verdict(compare_systems({"tfidf": tfidf, "tuned": tuned}), 60)["en"]
+    assert "The tuned model is worse than TF-IDF (-0.150, 95 % -0.266 … -0.024, p = 0.035)" in alone
+    others = dict(zip(("zero_shot", "probe"), _with_right(60, 0.8, 0.82), strict=True))
+    said = verdict(compare_systems({"tfidf": tfidf, **others, "tuned": tuned}), 60)
+    assert "60 test rows cannot tell the tuned model from TF-IDF (-0.150, 95 % -0.266 … -0.024" in said["en"]
+    assert "p is corrected for all pairs, the interval is of this pair alone" in said["en"]
+    assert "p 值按所有比较对校正，区间只针对这一对" in said["zh"]
+
+
 def test_all_systems_have_a_cost_and_a_name_in_a_sentence() -> None:
     assert set(CHEAP_FIRST) == set(texts("systems")) == set(texts("systems_in_a_sentence"))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from workflows.command_line.shared import FinishedRun, Push, Verbose, use_one_gpu
 from workflows.core.errors import UserError
@@ -11,6 +12,9 @@ from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import Flag
 
 Answering = Annotated[Path, Parameter(help="a finished run, or a folder that `export` wrote")]
+Port = Annotated[
+    int, Parameter(validator=Number(gte=0, lte=65535), help="port to listen on; 0: any that is free")
+]
 System = Literal["tuned", "zero_shot", "probe", "tfidf"]
 
 
@@ -74,7 +78,7 @@ def serve(
     /,
     *more: Annotated[Path, Parameter(help="other runs, asked by their folders' names")],
     host: Annotated[str, Parameter(help="address to listen on; 0.0.0.0: all")] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="port to listen on; 0: any that is free")] = 8000,
+    port: Port = 8000,
     engine: Annotated[
         Literal["fast", "vllm"], Parameter(help="our scorer, or SWIFT's own server on vLLM")
     ] = "fast",
@@ -93,7 +97,7 @@ def serve(
 def open_page(
     *folders: Annotated[Path, Parameter(help="finished runs that the API answers by, too")],
     host: Annotated[str, Parameter(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="port to listen on; 0: any that is free")] = 7860,
+    port: Port = 7860,
     verbose: Verbose = False,
 ) -> None:
     """A page in the browser: try runs, answer tables, read reports, start and watch runs. Needs Gradio.

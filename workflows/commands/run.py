@@ -6,6 +6,7 @@ from pathlib import Path
 from workflows.core.costs import costs_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
+from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.options import ONE_PROCESS, Language, NewRun, ProcessOptions, flags_of
@@ -48,9 +49,14 @@ def work_on_run(
         run = start_run(experiment, new.run_folder, screen)
     else:
         flags = ", ".join(flag for flag in flags_of(new) if flag.startswith("--"))
+        if flags and not RunFolder(folder).experiment.exists():
+            raise UserError(
+                f"{folder}: there is no such run; the folder of a new one is named by --run-folder {folder}."
+            )
         if flags:
             raise UserError(
-                f"{folder} has its own experiment.yaml; {flags} would be ignored: leave out one of them."
+                f"{folder} has its own experiment.yaml, so {flags} would be ignored: leave them out to go on "
+                "with it, or leave out the folder to start a new run."
             )
         run, experiment = open_run(folder)
         experiment = replace(experiment, lang=lang or experiment.lang)

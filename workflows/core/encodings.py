@@ -123,12 +123,12 @@ def _refuse_mixture(path: Path, other: int) -> None:
     """Refuse a file of which some lines are UTF-8, and line `other` is not.
 
     A line of another encoding that is UTF-8 by chance is a short one: it would need pairs of bytes that
-    come in threes, too.
+    come in threes, too.  The first line has the columns' names, which are short.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             text = line.decode("utf-8", "replace")
-            if "\ufffd" not in text and sum(letter > "\u07ff" for letter in text) > 3:
+            if "\ufffd" not in text and sum(letter > "\u07ff" for letter in text) > (1 if number == 1 else 3):
                 raise UserError(
                     f"{path}: line {number} is UTF-8, line {other} is not; {HINT}, all of it, or give the "
                     "lines of each encoding as a file of their own."

@@ -21,3 +21,12 @@ def say_unusual(manifest: dict[str, Any]) -> Iterator[Text]:
     if (flipped := manifest.get("flipped")) is not None:
         rows = {f"{name}_rows": manifest["splits"][name]["rows"] for name in flipped}
         yield text("labels_flipped", **flipped, **rows)
+
+
+def say_unread(systems: dict[str, Any], rows: int) -> Iterator[Text]:
+    """That most outputs of the tuned model name no label, which its accuracy alone does not say; `systems`:
+    as scores.json has them, `rows`: the test rows.
+    """
+    unread = systems.get("tuned", {}).get("unparsed", 0)
+    if unread > rows / 2:
+        yield text("tuned_names_no_label", unread=unread, rows=rows)

@@ -79,6 +79,8 @@ def prepare(job: Job) -> dict[str, Any]:
                 f"{files[split]}: no usable row is left ({len(rows.places[split])} read; "
                 f"rejected: {rejected})."
             )
+    if options.labels is not None and card.task == "single_label":
+        _check_each_label_has_rows(rows, experiment)
     share = experiment.arguments.get("split_dataset_ratio")
     strata = rows.strata()
     splits = split_rows(source, strata, options, None if share is None else float(share))
@@ -185,6 +187,14 @@ def prepare(job: Job) -> dict[str, Any]:
     }
     write_json(run.manifest, manifest)
     return manifest
+
+
+def _check_each_label_has_rows(rows: ReviewTable, experiment: Experiment) -> None:
+    """Raise UserError where --labels names a label that no row has: nothing could be learned of it."""
+    there = {*rows.labels[rows.reasons == CODES[KEPT]].tolist()}
+    for at, label in enumerate(experiment.labels):
+        if at not in there:
+            raise UserError(f"--labels: no usable row has the label {label.name}; leave it out.")
 
 
 def _check_labels(rows: ReviewTable, splits: Splits, cause: str) -> None:

@@ -332,6 +332,11 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
     return originals, opponents
 
 
+def _can_be_named(value: str) -> bool:
+    """Whether a label value can stand in --labels."""
+    return len(value) <= LABEL_CHARACTERS and value.isprintable() and not {",", "，", "="} & {*value}
+
+
 def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
     split, _, number = rows.id(int(np.argmax(rows.reasons == CODES[UNKNOWN_LABEL]))).partition(":")
     value, values = next(iter(counts)), rows.layouts[split].values
@@ -343,12 +348,13 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
             f"{where} is no number (not known: {listed}). Mend such rows, or name the value in the card's "
             "`unlabelled`, which leaves them out."
         )
-    if len(value) > LABEL_CHARACTERS or not value.isprintable() or {",", "，", "="} & {*value}:
+    asked = [other for other, _ in counts.most_common(5)]
+    if not all(map(_can_be_named, asked)):
         wanted = (
             "Mend such rows; or, where the column holds no labels, name the right one with --label-column."
         )
     else:
-        flag = labels_flag(",".join([*mapping, f"{value}="]))
-        wanted = f"Say what it means, or leave such rows out by an empty name: {flag}"
+        flag = labels_flag(",".join([*mapping, *(f"{other}=" for other in asked)]))
+        wanted = f"Write the label's name behind each `=`; an empty name leaves such rows out: {flag}"
     known = ", ".join(value for group in values.values() for value in group)
     return f"{where} is none of {', '.join(values)} (known values: {known}; not known: {listed}). {wanted}"

@@ -196,7 +196,7 @@ def load_experiment(path: Path) -> Experiment:
     content = read_yaml(path)
     if content.get("format") != FORMAT:
         raise UserError(
-            f"{path}: was written by an older version, in format {content.get('format', 1)}; this one reads "
+            f"{path}: was written by another version, in format {content.get('format', 1)}; this one reads "
             f"format {FORMAT}. Start the run anew, or work on it with the version that made it."
         )
     saved = from_mapping(Saved, content, path)

@@ -14,7 +14,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.statistics import wilson_interval
 from workflows.core.texts import text, texts
-from workflows.core.unusual import say_unusual
+from workflows.core.unusual import say_unread, say_unusual
 from workflows.experiment.cards import Task
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
@@ -50,7 +50,7 @@ def score(job: Job) -> dict[str, Any]:
     if not systems:
         raise UserError(f"{run.path}: no predictions to score; run `infer` first.")
     comparisons = compare_answers(answers, task)
-    unusual = [*say_unusual(read_json(run.manifest))]
+    unusual = [*say_unusual(read_json(run.manifest)), *say_unread(systems, len(test))]
     probe = read_json(run.probe) if run.probe.exists() else {"missing": None, "rows": None}
     scores = {
         "experiment": {

@@ -102,6 +102,8 @@ def conclude(pair: dict[str, Any], a: Text | str, b: Text | str, rows: Text) -> 
     interval = "" if pair["ci95"] is None else ", 95 % {:+.3f} … {:+.3f}".format(*pair["ci95"])
     figures = f"{'MAE ' if errors else ''}{difference:+.3f}{interval}, p {p_value(pair['holm_p'])}"
     said: dict[str, Any] = {"a": a, "b": b, "rows": rows, "figures": figures}
+    if not told and pair["ci95"] is not None and not pair["ci95"][0] <= 0 <= pair["ci95"][1]:
+        said["figures"] = text("interval_of_one_pair", figures=figures)
     if told and errors:
         return text("b_is_closer_than_a" if difference < 0 else "b_is_further_than_a", **said)
     if told:
