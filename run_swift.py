@@ -44,6 +44,9 @@ FinishedRun = Annotated[Path, Parameter(help="a finished run")]
 Output = Annotated[Path | None, Parameter(help="where to write (default: a new folder in outputs/)")]
 Opens = Annotated[Language, Parameter(help="language that the report opens in")]
 Push = Annotated[str | None, Parameter(help="OWNER/NAME on the hub; needs MODELSCOPE_API_TOKEN")]
+Ray = Annotated[
+    str | None, Parameter(help="share the work by Ray: local, or the HOST:PORT of a cluster")
+]  # docs/en/scale.md
 Verbose = Annotated[Flag, Parameter(help="show SWIFT's own log on the screen too")]
 app = App(
     name="run_swift.py",
@@ -350,6 +353,7 @@ def predict(
     output: Annotated[Path | None, Parameter(help="the table with the answers")] = None,
     system: Annotated[System, Parameter(help="what answers")] = "tuned",
     min_confidence: Annotated[float | None, Parameter(help="give no label below this probability")] = None,
+    ray: Ray = None,
     verbose: Verbose = False,
 ) -> None:
     """Answers to your own reviews: a table with a label and probabilities for each row.
@@ -361,7 +365,7 @@ def predict(
     from workflows.serving.predict import predict as answer
 
     wanted = Wanted(text_column, label_column, min_confidence, name_system=system != "tuned")
-    answer(folder, system, wanted, input, text, output, Screen(verbose))
+    answer(folder, system, wanted, input, text, output, ray, Screen(verbose))
 
 
 @app.command
