@@ -290,6 +290,7 @@ def study(
     ] = (),
     options: RunOptions = DEFAULTS,
     output: Annotated[Path | None, Parameter(help="where to write (default: outputs/studies/NAME)")] = None,
+    ray: Ray = None,
     push: Push = None,
     verbose: Verbose = False,
 ) -> None:
@@ -309,7 +310,7 @@ def study(
         pushing.check_push(push)
     screen = Screen(verbose)
     folder = work_on_study(
-        name, scale, draws, plan, so_far, known_runs, options, output, screen, estimate_runs
+        name, scale, draws, plan, so_far, known_runs, options, output, ray, screen, estimate_runs
     )
     if push is not None:
         screen.say(f"pushed: {pushing.push(folder, push, FILES)}")

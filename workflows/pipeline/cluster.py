@@ -7,6 +7,7 @@ Not covered: Ray's client (ray://), for which the command would not run on a mac
 """
 
 import importlib.util
+import logging
 import os
 import pickle
 import socket
@@ -56,7 +57,7 @@ def on_cluster(address: str) -> Iterator[str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"env_vars": {**passed, "PYTHONPATH": os.pathsep.join(paths)}}
     try:
-        ray.init(address, include_dashboard=False, logging_level="ERROR", runtime_env=environment)
+        ray.init(address, include_dashboard=False, logging_level=logging.ERROR, runtime_env=environment)
     except (ConnectionError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(
@@ -81,7 +82,7 @@ def each_once(
     """
     import ray
 
-    tasks = {}
+    tasks: dict[Any, str] = {}
     for name, work in works.items():
         do = _portable(work)
 
@@ -92,7 +93,7 @@ def each_once(
         asked = {"num_returns": "streaming", "max_retries": TRIES_AGAIN, **_resources(with_model(name))}
         tasks[ray.remote(**asked)(in_task).remote()] = name
     while tasks:
-        (ready,), _ = ray.wait([*tasks], num_returns=1)
+        ready: Any = ray.wait([*tasks], num_returns=1)[0][0]
         name = tasks[ready]
         try:
             said = ray.get(next(ready))
@@ -106,10 +107,13 @@ def each_once(
                 f"{name}: its process ended {TRIES_AGAIN + 1} times without a word "
                 f"({type(error).__name__}), as it does where memory runs out; the same command goes on."
             ) from error
-        machine, (_, error) = (said, (None, None)) if isinstance(said, str) else (None, said)
-        if error is not None:
-            raise UserError(error)
-        yield name, machine
+        if isinstance(said, str):
+            yield name, said
+            continue
+        _, wrong = said
+        if wrong is not None:
+            raise UserError(wrong)
+        yield name, None
 
 
 def in_order(
@@ -145,11 +149,11 @@ def in_order(
     # Ray would end a process on a GPU after each block, and load the model for the next one.
     done = begun.map_batches(answer, **one_table, **_resources(with_model), max_calls=0)
     for at, row in enumerate(done.iter_rows()):
-        result, error = pickle.loads(row["content"])
+        result, wrong = pickle.loads(row["content"])
         if row["at"] != at:
             raise RuntimeError(f"Ray Data gave block {row['at']} in the place of block {at}")
-        if error is not None:
-            raise UserError(error)
+        if wrong is not None:
+            raise UserError(wrong)
         yield result
 
 

@@ -76,8 +76,8 @@ def predict(
         )
     if (output is None) == (bool(inputs) and not lines):
         raise UserError("predict: --input FILE goes with --output FILE; other answers are printed.")
-    for flag, given in (("--label-column", wanted.label_column), ("--ray", ray)):
-        if given is not None and output is None:
+    for flag, value in (("--label-column", wanted.label_column), ("--ray", ray)):
+        if value is not None and output is None:
             raise UserError(f"{flag}: goes with --input FILE.")
     if wanted.min_confidence is not None and not 0 <= wanted.min_confidence <= 1:
         raise UserError(f"--min-confidence {wanted.min_confidence:g}: give a probability from 0 to 1.")
