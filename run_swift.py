@@ -345,7 +345,7 @@ def predict(
         Parameter(
             negative=(),
             allow_leading_hyphen=True,
-            help="a table, or a pattern like 'day-*.csv'; -: lines; may be repeated",
+            help="a table, a pattern like 'day-*.csv', or s3://... and the like; -: lines; may be repeated",
         ),
     ] = (),
     text: Annotated[tuple[str, ...], Parameter(negative=(), help="one review; may be repeated")] = (),

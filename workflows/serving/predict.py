@@ -24,6 +24,7 @@ import pandas as pd
 
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_jsonl, sha256
+from workflows.core.remote import copied_here
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.statistics import wilson_interval
@@ -81,7 +82,20 @@ def predict(
             raise UserError(f"{flag}: goes with --input FILE.")
     if wanted.min_confidence is not None and not 0 <= wanted.min_confidence <= 1:
         raise UserError(f"--min-confidence {wanted.min_confidence:g}: give a probability from 0 to 1.")
-    tables = [] if output is None else find_inputs(inputs)
+    with copied_here("--input", () if output is None else inputs, screen) as names:
+        _answer(folder, name, wanted, find_inputs(names), texts, output, ray, screen)
+
+
+def _answer(
+    folder: Path,
+    name: str,
+    wanted: Wanted,
+    tables: list[Table],
+    texts: tuple[str, ...],
+    output: Path | None,
+    ray: str | None,
+    screen: Screen,
+) -> None:
     task = load_experiment(RunFolder(folder).experiment).dataset.task
     if task != "single_label" and (wanted.min_confidence, wanted.label_column) != (None, None):
         raise UserError(
@@ -101,7 +115,7 @@ def predict(
             screen.say(f"answered in {time.monotonic() - start:.2f} s, without loading")
             screen.say(f"answers: {as_typed(output)}")
             return
-        given = lines_of_input() if lines else iter(texts)
+        given = iter(texts) if texts else lines_of_input()
         at_once = 1 if sys.stdin.isatty() else LINES_AT_ONCE
         while block := list(islice(given, at_once)):
             for text, said in zip(block, answer_texts(system, block), strict=True):
