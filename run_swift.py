@@ -323,6 +323,7 @@ def search(
     space: Annotated[File | None, Parameter(help="a YAML file with what is searched")] = None,
     options: RunOptions = DEFAULTS,
     output: Annotated[Path | None, Parameter(help="where to write (default: outputs/searches/NAME)")] = None,
+    ray: Ray = None,
     verbose: Verbose = False,
 ) -> None:
     """Settings that are better on validation than a run's own; goes on where it was stopped. Needs optuna.
@@ -332,7 +333,7 @@ def search(
     use_one_gpu()
     from workflows.search.search import work_on_search
 
-    work_on_search(options, space, trials, output, Screen(verbose))
+    work_on_search(options, space, trials, output, ray, Screen(verbose))
 
 
 @app.command

@@ -11,15 +11,21 @@ import logging
 import os
 import pickle
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError, what_to_mend
 from workflows.core.permissions import OFFLINE_VARIABLES, is_here, is_offline, permitted, trusted_names
+from workflows.core.run_folder import LOCK, RunFolder, hold
+from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import Experiment
+from workflows.model.gpu import settle_gpu
+from workflows.pipeline.run import start_run
 
 LOCAL = "local"
 # What tasks need of this command's environment. Tokens are not among them: Ray would keep them where anybody
@@ -29,9 +35,19 @@ TRIES_AGAIN = 5  # of a task whose process or machine died
 NODE_LABEL = "ray.io/node-id"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
+REPORTS = "reports"
 Told = tuple[Any, str | None]  # what came of a task: its result, or what the user can mend
 
 _first_visible: list[str | None] = []  # the GPU that this process began with
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work for one process of any machine."""
+
+    name: str
+    work: Callable[[], Any]
+    with_model: bool  # whether it needs one, so a GPU where there are any
 
 
 @contextmanager
@@ -72,48 +88,105 @@ def on_cluster(address: str) -> Iterator[str]:
 
 
 def each_once(
-    works: Mapping[str, Callable[[], Any]], with_model: Callable[[str], bool]
-) -> Iterator[tuple[str, str | None]]:
-    """Do each of `works` in a task of its own; (name, machine) when one has begun, (name, None) when it is
-    done.
+    take: Callable[[], Task | None], at_once: int | None = None, hear: Callable[[], None] | None = None
+) -> Iterator[tuple[Task, str | None, Any]]:
+    """Do each task that `take` gives, until it gives none; (task, machine, None) when one has begun,
+    (task, None, result) when it is done.
 
-    `with_model`: whether one needs a model, so a GPU where there are any.  Raises UserError as they do, and
-    where a task's process died again and again.
+    `at_once`: how many are taken before one is done (None: all); `hear`: called every second.  Raises
+    UserError as the tasks do, and where a task's process died again and again.
     """
     import ray
 
-    tasks: dict[Any, str] = {}
-    for name, work in works.items():
-        do = _portable(work)
+    tasks: dict[Any, Task] = {}
+    asks = True  # no more after `take` gave none, until a task is done
+    while True:
+        while asks and (at_once is None or len(tasks) < at_once):
+            if (task := take()) is None:
+                asks = False
+                break
+            do = _portable(task.work, task.with_model)
 
-        def in_task(do: Callable[[], Told] = do) -> Iterator[Any]:
-            yield socket.gethostname()
-            yield do()
+            def in_task(do: Callable[[], Told] = do) -> Iterator[Any]:
+                yield socket.gethostname()
+                yield do()
 
-        asked = {"num_returns": "streaming", "max_retries": TRIES_AGAIN, **_resources(with_model(name))}
-        tasks[ray.remote(**asked)(in_task).remote()] = name
-    while tasks:
-        ready: Any = ray.wait([*tasks], num_returns=1)[0][0]
-        name = tasks[ready]
-        try:
-            said = ray.get(next(ready))
-        except StopIteration:
-            del tasks[ready]
-            continue
-        except ray.exceptions.RayTaskError:
-            raise
-        except ray.exceptions.RayError as error:
-            raise UserError(
-                f"{name}: its process ended {TRIES_AGAIN + 1} times without a word "
-                f"({type(error).__name__}), as it does where memory runs out; the same command goes on."
-            ) from error
-        if isinstance(said, str):
-            yield name, said
-            continue
-        _, wrong = said
-        if wrong is not None:
-            raise UserError(wrong)
-        yield name, None
+            asked = {"num_returns": "streaming", "max_retries": TRIES_AGAIN, **_resources(task.with_model)}
+            tasks[ray.remote(**asked)(in_task).remote()] = task
+        if not tasks:
+            return
+        ready: Any
+        for ready in ray.wait([*tasks], num_returns=1, timeout=None if hear is None else 1)[0]:
+            task = tasks[ready]
+            try:
+                said = ray.get(next(ready))
+            except StopIteration:
+                del tasks[ready]
+                asks = True
+                continue
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"{task.name}: its process ended {TRIES_AGAIN + 1} times without a word "
+                    f"({type(error).__name__}), as it does where memory runs out; the same command goes on."
+                ) from error
+            if isinstance(said, str):
+                yield task, said, None
+                continue
+            result, wrong = said
+            if wrong is not None:
+                raise UserError(wrong)
+            yield task, None, result
+        if hear is not None:
+            hear()
+
+
+def slots() -> int:
+    """How many tasks that need a model the cluster does at once."""
+    import ray
+
+    has, asked = ray.cluster_resources(), _resources(with_model=True)
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    return max(1, min(int(has.get(names[name], 0) // count) for name, count in asked.items()))
+
+
+class Reports:
+    """What tasks tell the command while they work, and whether it has ended one; on the command's machine."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, float]] = []
+        self.ended: set[str] = set()
+
+    def tell(self, name: str, at: int, value: float) -> bool:
+        """Of a task: its value number `at`; returns whether it has been ended."""
+        self.told.append((name, at, value))
+        return name in self.ended
+
+    def take(self) -> list[tuple[str, int, float]]:
+        """What was told since the last time."""
+        told, self.told = self.told, []
+        return told
+
+    def end(self, name: str) -> None:
+        """Let a task know, when it tells its next value, that it may end."""
+        self.ended.add(name)
+
+
+def open_reports() -> Any:
+    """The actor of `Reports`; it is gone when the cluster is left."""
+    import ray
+
+    here = {NODE_LABEL: ray.get_runtime_context().get_node_id()}
+    return ray.remote(num_cpus=0, label_selector=here)(Reports).options(name=REPORTS).remote()
+
+
+def report(name: str, at: int, value: float) -> bool:
+    """`Reports.tell` from a task."""
+    import ray
+
+    ended: bool = ray.get(ray.get_actor(REPORTS).tell.remote(name, at, value))
+    return ended
 
 
 def in_order(
@@ -122,7 +195,7 @@ def in_order(
     """What `work` makes of each of `blocks`, in their order, through Ray Data.
 
     The blocks are read on this machine, as many as are about to be worked on; a process of a worker does many
-    of them.  `with_model`: as of `each_once`.  Raises UserError as `work` does.
+    of them.  `with_model`: as of a task.  Raises UserError as `work` does.
     """
     import pyarrow as pa
     import ray
@@ -131,7 +204,8 @@ def in_order(
     context = data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = 1  # byte: so each of our blocks is one of Ray's, and is passed on at once
-    do, here = _portable(partial(_on_first_gpu, work)), ray.get_runtime_context().get_node_id()
+    do = _portable(partial(_on_first_gpu, work), with_model)
+    here = ray.get_runtime_context().get_node_id()
 
     def table(at: int, content: Any) -> pa.Table:
         return pa.table({"at": [at], "content": pa.array([pickle.dumps(content)], pa.large_binary())})
@@ -166,6 +240,22 @@ def check_seen(path: Path) -> None:
         )
 
 
+@contextmanager
+def run_in_task(experiment: Experiment, folder: Path, beside: Path) -> Iterator[tuple[RunFolder, Screen]]:
+    """The run `folder` of an experiment for a task, and its screen, which is logs/run.log in it.
+
+    `beside`: what the command made where the run lies.  Raises UserError where that is not seen.
+    """
+    check_seen(beside)
+    settle_gpu()
+    with Screen().silenced() as silent:
+        run = start_run(experiment, folder, silent)
+    with hold(run.path / LOCK, wait=True):  # by the process of a machine that is taken for dead, and is not
+        pass
+    with Screen().output_to(run.log("run")):
+        yield run, Screen()
+
+
 def _resources(with_model: bool) -> dict[str, Any]:
     """What a task asks for: one core, and a GPU where it needs a model and there are GPUs."""
     import ray
@@ -174,9 +264,9 @@ def _resources(with_model: bool) -> dict[str, Any]:
     return {"num_cpus": 1, **({"num_gpus": 1} if on_gpu else {})}
 
 
-def _portable(work: Callable[..., Any]) -> Callable[..., Told]:
+def _portable(work: Callable[..., Any], with_model: bool) -> Callable[..., Told]:
     """`work` as a function that is sent as code, and loads the project where it arrives."""
-    packed, root = pickle.dumps(partial(_told, work, trusted_names())), str(ROOT)
+    packed, root = pickle.dumps(partial(_told, work, with_model, trusted_names())), str(ROOT)
 
     def there(*given: Any) -> Told:
         try:
@@ -189,7 +279,12 @@ def _portable(work: Callable[..., Any]) -> Callable[..., Told]:
     return there
 
 
-def _told(work: Callable[..., Any], trusted: list[str], *given: Any) -> Told:
+def _told(work: Callable[..., Any], with_model: bool, trusted: list[str], *given: Any) -> Told:
+    if with_model:
+        # In a process of Ray SWIFT takes itself for one that its own way of using Ray has started.
+        from swift.ray_utils.base import RayHelper
+
+        RayHelper.ray_inited = staticmethod(lambda: False)
     with permitted(is_offline(), trusted):
         try:
             return work(*given), None

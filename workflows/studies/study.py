@@ -14,14 +14,13 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import write_json
-from workflows.core.run_folder import LOCK, RunFolder, hold, locked
+from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import text
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import RunOptions, flags_of
-from workflows.model.gpu import settle_gpu
-from workflows.pipeline.cluster import check_seen, each_once, on_cluster
+from workflows.pipeline.cluster import Task, each_once, on_cluster, run_in_task
 from workflows.pipeline.run import OUTPUTS, do_stages, start_run
 from workflows.reporting.render import write_report
 from workflows.studies.answers import answer
@@ -136,39 +135,33 @@ def _do_on_cluster(runs: list[Run], missing: list[Run], folder: Path, address: s
     """Each run is a task of its own.  What one reads of a frozen model is not shared with those beside it."""
     start = time.monotonic()
     others = [RunFolder(each.folder.path.resolve()) for each in runs]
-    works = {
-        each.name: partial(do_there, each.experiment, each.folder.path.resolve(), each.stages, others)
+    tasks = iter(
+        Task(
+            f"{each.name}, {each.size} training rows",
+            partial(do_there, each.experiment, each.folder.path.resolve(), each.stages, others),
+            with_model=bool(each.makes - {"baselines"}),
+        )
         for each in missing
-    }
-    needs_model = {each.name: bool(each.makes - {"baselines"}) for each in missing}
-    sizes = {each.name: each.size for each in missing}
+    )
     done = 0
     with screen.output_to(folder / "logs" / "ray.log"), on_cluster(address) as has:
         screen.say(has)
-        for name, machine in each_once(works, needs_model.__getitem__):
-            what = f"{name}, {sizes[name]} training rows"
+        for task, machine, _ in each_once(lambda: next(tasks, None)):
             if machine is not None:
-                screen.say(f"begun on {machine}: {what}")
+                screen.say(f"begun on {machine}: {task.name}")
                 continue
             done += 1
             left = (time.monotonic() - start) / done * (len(missing) - done)
-            screen.say(f"run {done} of {len(missing)} is done: {what}; about {_spoken(left)} left")
+            screen.say(f"run {done} of {len(missing)} is done: {task.name}; about {_spoken(left)} left")
 
 
 def do_there(experiment: Experiment, folder: Path, stages: tuple[str, ...], others: list[RunFolder]) -> None:
-    """Do a run of a study, `folder`, in a process on any machine that sees the study; what its screen shows
-    goes to logs/run.log in it.
+    """Do a run of a study, `folder`, in a process on any machine that sees the study.
 
     Raises UserError where it does not, and as the stages do.
     """
-    check_seen(folder.parent.parent)
-    settle_gpu()
-    with Screen().silenced() as silent:
-        run = start_run(experiment, folder, silent)
-    with hold(run.path / LOCK, wait=True):  # by the process of a machine that is taken for dead, and is not
-        pass
-    with Screen().output_to(run.log("run")):
-        do_stages(run, experiment, stages, Screen(), others=others)
+    with run_in_task(experiment, folder, beside=folder.parents[1]) as (run, screen):
+        do_stages(run, experiment, stages, screen, others=others)
 
 
 def _spoken(seconds: float) -> str:
