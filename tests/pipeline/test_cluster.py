@@ -1,4 +1,4 @@
-"""Studies, searches and `predict` on a Ray cluster of three nodes on this machine, one of which is killed."""
+"""Studies, searches and `predict` on a Ray cluster of three nodes on this machine; some are killed."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import read_demo_rows
+from tests.conftest import Command, read_demo_rows
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -42,7 +42,8 @@ class Nodes:
         # By default a machine that is gone is missed after half a minute.
         soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000}
         soon |= {"health_check_timeout_ms": 3000, "health_check_failure_threshold": 2}
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
+        settings = {**soon, "worker_niceness": 0}  # beside other tests 15, the default, would wait for all
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": settings}
         self.cluster = Cluster(True, head_node_args=head)
         self.workers: list[Any] = []
         self.add(2)
@@ -119,3 +120,37 @@ def test_a_study_comes_out_the_same_though_a_node_dies(nodes: Nodes, tmp_path: P
         for system in ("majority", "tfidf"):
             answers = [RunFolder(folder / run).predictions(system).read_bytes() for folder in folders]
             assert answers[0] == answers[1]
+
+
+def test_a_search_trains_there_and_its_storage_is_written_here(
+    command: Command, nodes: Nodes, tmp_path: Path
+) -> None:
+    space, out = tmp_path / "space.yaml", tmp_path / "out"
+    space.write_text("{lora_rank: [4, 16]}", encoding="utf-8")
+    rows = ("--train-samples", 24, "--test-samples", 10, "--set", "max_steps=2")
+    asked = ("search", *rows, "--space", space, "--trials", 2, "--output", out)
+    done = command(*asked, "--ray", nodes.cluster.address)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": begun on ") == 2
+    trials = read_json(out / "search.json")["trials"]
+    assert [each["state"] for each in trials] == ["complete", "complete"]
+    assert all(each["evaluations"][-1] == each["loss"] for each in trials)  # reported while it was trained
+    assert len([*out.glob("runs/*/logs/run.log")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ray", "127.0.0.1:9"], "--ray 127.0.0.1:9: nothing answers there: "),
+        (["--ray", "ray://127.0.0.1:9"], "--ray ray://127.0.0.1:9: give local, or HOST:PORT"),
+        (["--offline", "--ray", "192.0.2.1:9"], "--offline --ray 192.0.2.1:9: is another machine"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_one_line(
+    command: Command, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    card = tmp_path / "few.yaml"
+    card.write_text(STUDY, encoding="utf-8")
+    done = command("study", card, "--output", tmp_path / "out", *flags)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(f"error: {message}")

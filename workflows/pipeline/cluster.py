@@ -28,6 +28,7 @@ from workflows.model.gpu import settle_gpu
 from workflows.pipeline.run import start_run
 
 LOCAL = "local"
+REACH_SECONDS = 20.0
 # What tasks need of this command's environment. Tokens are not among them: Ray would keep them where anybody
 # on the cluster reads them, so each machine has its own.
 PASSED_ON = (*OFFLINE_VARIABLES, "REVIEW_DATA_DIR", "OMP_NUM_THREADS")
@@ -57,13 +58,18 @@ def on_cluster(address: str) -> Iterator[str]:
 
     Raises UserError where Ray is not installed, or no cluster answers.
     """
-    host = address.rpartition(":")[0] or address
+    host, _, port = address.rpartition(":")
     if importlib.util.find_spec("ray") is None:
         raise UserError('--ray: needs Ray, which is not installed: pip install "ray[data]>=2.60"')
-    if "://" in address:
-        raise UserError(f"--ray {address}: give HOST:PORT, on a machine of the cluster itself.")
+    if address != LOCAL and ("://" in address or not (host and port.isdecimal())):
+        raise UserError(f"--ray {address}: give local, or HOST:PORT, on a machine of the cluster itself.")
     if is_offline() and address != LOCAL and not is_here(host):
         raise UserError(f"--offline --ray {address}: is another machine; --ray local uses this one.")
+    if address != LOCAL:
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+        except OSError as error:
+            raise UserError(f"--ray {address}: nothing answers there: {error}.") from error
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     if address == LOCAL:  # named after other systems, it is what keeps Ray on 127.0.0.1; read on import
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
