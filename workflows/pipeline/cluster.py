@@ -35,8 +35,8 @@ PASSED_ON = (*OFFLINE_VARIABLES, "REVIEW_DATA_DIR", "OMP_NUM_THREADS")
 TRIES_AGAIN = 5  # of a task whose process or machine died
 NODE_LABEL = "ray.io/node-id"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+REPORTS = "reports"  # the actor's name
 
-REPORTS = "reports"
 Told = tuple[Any, str | None]  # what came of a task: its result, or what the user can mend
 
 _first_visible: list[str | None] = []  # the GPU that this process began with
