@@ -31,7 +31,15 @@ GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # Files that take longest: they go first, so that no process works on one alone at the end.
 LONGEST = (
-    *("test_readme", "test_methods", "test_spread", "test_study", "test_search", "test_bad_input"),
+    *(
+        "test_readme",
+        "test_methods",
+        "test_spread",
+        "test_cluster",
+        "test_study",
+        "test_search",
+        "test_bad_input",
+    ),
     *("test_notebook", "test_nothing_lost", "test_app", "test_end_to_end", "test_offline", "test_server"),
 )
 

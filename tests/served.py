@@ -4,7 +4,8 @@ import pytest
 
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.serving.systems import Models, open_system
+from workflows.serving.models import Models
+from workflows.serving.systems import open_system
 
 
 def assert_served_as_answered(run: RunFolder, name: str = "tuned", models: Models | None = None) -> None:

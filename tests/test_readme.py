@@ -25,7 +25,8 @@ SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"
 # The first of them make outputs/first and outputs/corrected, which commands of the others use.
 FIRST = ["README.md", "docs/en/stages.md", "docs/en/results.md"]
 TAKE_LONG = {"app", "serve", "search"}  # tests/serving and tests/search start and stop them
-BY_MANY = {"--nproc", "--nnodes"}  # tests/pipeline/test_spread.py has several processes
+# tests/pipeline/test_spread.py has several processes, tests/pipeline/test_cluster.py a cluster
+BY_MANY = {"--nproc", "--nnodes", "--ray"}
 NEEDS_GPU = "docs/en/gpu.md"  # tests/commands/test_doctor.py parses its commands
 ENGLISH = ["README.md", *sorted(f"docs/en/{path.name}" for path in (ROOT / "docs" / "en").iterdir())]
 CHINESE = ["README_zh.md", *(page.replace("/en/", "/zh/") for page in ENGLISH[1:])]
@@ -91,6 +92,7 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         "pip install -r requirements.txt",
         'pip install "gradio>=6"',
         'pip install "optuna>=5"',
+        'pip install "ray[data]>=2.60"',
         "python run_swift.py",  # the fixture demo_run
         "pip install -r tests/requirements.txt && python -m pytest",  # this, now; .ci/run installs by it
     ]
@@ -110,7 +112,7 @@ def test_no_command_is_left_out_of_these_tests() -> None:
 @pytest.mark.parametrize("line", [line for line in COMMANDS if BY_MANY.intersection(line.split())])
 def test_commands_for_several_processes_are_understood(line: str) -> None:
     _, bound, *_ = app.parse_args(line.split()[2:], exit_on_error=False, print_error=False)
-    assert bound.arguments["processes"].total > 1
+    assert bound.arguments.get("ray") or bound.arguments["processes"].total > 1
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_what_cannot_be_searched_is_one_line(command: Command, flags: list[str],
 def test_without_optuna_the_command_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r'needs optuna, .* pip install "optuna>=5"$'):
-        work_on_search(DEFAULTS, None, 3, None, Screen())
+        work_on_search(DEFAULTS, None, 3, None, None, Screen())
 
 
 def test_the_commands_of_its_page_are_read() -> None:

@@ -44,7 +44,7 @@ def test_whoever_could_start_runs_needs_a_key(command: Command) -> None:
 def desk(demo_run: Demo) -> Any:
     from workflows.serving.batcher import Batcher
     from workflows.serving.desk import Desk
-    from workflows.serving.systems import Models
+    from workflows.serving.models import Models
 
     return Desk(Batcher({}), Models(), outputs=demo_run[0].path.parent)
 

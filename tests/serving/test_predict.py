@@ -19,7 +19,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.core.tables import open_table
 from workflows.experiment.cards import ROOT
-from workflows.serving import predict as module
+from workflows.serving import blocks as module
 from workflows.serving.predict import Wanted, predict_table
 from workflows.serving.systems import System, open_system
 

@@ -21,8 +21,9 @@ from workflows.core.files import read_jsonl
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder
 from workflows.serving.batcher import Batcher, Full
+from workflows.serving.models import Models
 from workflows.serving.server import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, make_app
-from workflows.serving.systems import Models, System, open_system
+from workflows.serving.systems import System, open_system
 
 Demo = tuple[RunFolder, str]
 KEY = "a key, 密钥"

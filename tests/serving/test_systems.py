@@ -10,7 +10,8 @@ import pytest
 from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder
-from workflows.serving.systems import Models, open_system
+from workflows.serving.models import Models
+from workflows.serving.systems import open_system
 
 
 @pytest.fixture(scope="module")

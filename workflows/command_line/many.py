@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from workflows.command_line.shared import FinishedRun, Opens, Output, Push, Verbose, use_one_gpu
+from workflows.command_line.shared import FinishedRun, Opens, Output, Push, Ray, Verbose, use_one_gpu
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import (
@@ -83,6 +83,7 @@ def study(
     ] = (),
     options: RunOptions = DEFAULTS,
     output: Annotated[Path | None, Parameter(help="where to write (default: outputs/studies/NAME)")] = None,
+    ray: Ray = None,
     push: Push = None,
     verbose: Verbose = False,
 ) -> None:
@@ -102,7 +103,7 @@ def study(
         pushing.check_push(push)
     screen = Screen(verbose)
     folder = work_on_study(
-        name, scale, draws, plan, so_far, known_runs, options, output, screen, estimate_runs
+        name, scale, draws, plan, so_far, known_runs, options, output, ray, screen, estimate_runs
     )
     if push is not None:
         screen.say(f"pushed: {pushing.push(folder, push, FILES)}")
@@ -114,6 +115,7 @@ def search(
     space: Annotated[File | None, Parameter(help="a YAML file with what is searched")] = None,
     options: RunOptions = DEFAULTS,
     output: Annotated[Path | None, Parameter(help="where to write (default: outputs/searches/NAME)")] = None,
+    ray: Ray = None,
     verbose: Verbose = False,
 ) -> None:
     """Settings that are better on validation than a run's own; goes on where it was stopped. Needs optuna.
@@ -123,7 +125,7 @@ def search(
     use_one_gpu()
     from workflows.search.search import work_on_search
 
-    work_on_search(options, space, trials, output, Screen(verbose))
+    work_on_search(options, space, trials, output, ray, Screen(verbose))
 
 
 def reproduce(folder: FinishedRun, /, *, verbose: Verbose = False) -> int:

@@ -12,6 +12,9 @@ FinishedRun = Annotated[Path, Parameter(help="a finished run")]
 Output = Annotated[Path | None, Parameter(help="where to write (default: a new folder in outputs/)")]
 Opens = Annotated[Language, Parameter(help="language that the report opens in")]
 Push = Annotated[str | None, Parameter(help="OWNER/NAME on the hub; needs MODELSCOPE_API_TOKEN")]
+Ray = Annotated[
+    str | None, Parameter(help="share the work by Ray: local, or the HOST:PORT of a cluster")
+]  # docs/en/scale.md
 Verbose = Annotated[Flag, Parameter(help="show SWIFT's own log on the screen too")]
 
 

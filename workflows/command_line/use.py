@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from workflows.command_line.shared import FinishedRun, Push, Verbose, use_one_gpu
+from workflows.command_line.shared import FinishedRun, Push, Ray, Verbose, use_one_gpu
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import Flag
@@ -27,7 +27,7 @@ def predict(
         Parameter(
             negative=(),
             allow_leading_hyphen=True,
-            help="a table, or a pattern like 'day-*.csv'; -: lines; may be repeated",
+            help="a table, a pattern like 'day-*.csv', or s3://... and the like; -: lines; may be repeated",
         ),
     ] = (),
     text: Annotated[tuple[str, ...], Parameter(negative=(), help="one review; may be repeated")] = (),
@@ -36,6 +36,7 @@ def predict(
     output: Annotated[Path | None, Parameter(help="the table with the answers")] = None,
     system: Annotated[System, Parameter(help="what answers")] = "tuned",
     min_confidence: Annotated[float | None, Parameter(help="give no label below this probability")] = None,
+    ray: Ray = None,
     verbose: Verbose = False,
 ) -> None:
     """Answers to your own reviews: a table with a label and probabilities for each row.
@@ -47,7 +48,7 @@ def predict(
     from workflows.serving.predict import predict as answer
 
     wanted = Wanted(text_column, label_column, min_confidence, name_system=system != "tuned")
-    answer(folder, system, wanted, input, text, output, Screen(verbose))
+    answer(folder, system, wanted, input, text, output, ray, Screen(verbose))
 
 
 def explain(

@@ -21,13 +21,19 @@ from workflows.reporting.render import write_report
 
 
 def work_on_search(
-    options: RunOptions, space_file: str | None, count: int, output: Path | None, screen: Screen
+    options: RunOptions,
+    space_file: str | None,
+    count: int,
+    output: Path | None,
+    ray: str | None,
+    screen: Screen,
 ) -> None:
     """Do what is missing of `count` trials around the run that `options` ask for, and say what came of it.
 
-    `space_file`: a space other than the default one.  The same command goes on, and works beside another that
-    does the same.  Raises UserError where optuna is not installed, the run tunes or validates nothing, the
-    space does not fit, `output` holds something else, or the run as it was asked cannot be trained.
+    `space_file`: a space other than the default one; `ray`: the cluster that trains, as of `on_cluster`.  The
+    same command goes on, and works beside another that does the same.  Raises UserError where optuna is not
+    installed, the run tunes or validates nothing, the space does not fit, `output` holds something else, or
+    the run as it was asked cannot be trained.
     """
     if importlib.util.find_spec("optuna") is None:
         raise UserError('search: needs optuna, which is not installed: pip install "optuna>=5"')
@@ -44,6 +50,10 @@ def work_on_search(
     begin(folder, space, screen)
     trials = Trials(folder, space, count)
     screen.say(f"search {as_typed(folder)}: {len(trials.finished())} of {count} trials finished")
+    if ray is not None:
+        from workflows.search.on_cluster import train_on_cluster
+
+        train_on_cluster(trials, ray, screen)
     while (work := trials.take_next()) is not None:
         screen.say(f"\n{trials.what_comes(work)}")
         trials.work_on(work, screen)

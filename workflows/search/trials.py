@@ -9,6 +9,7 @@ folder, where the training goes on from its last checkpoint.
 import math
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,17 @@ class Work:
     experiment: Experiment
     run: RunFolder
     lock: ExitStack  # held already; it is let go on leaving its `with`
+
+
+@dataclass(frozen=True)
+class Came:
+    """What came of a trial: the validation figures, why it could not be trained, or neither where it ended
+    early.
+    """
+
+    seconds: float
+    figures: dict[str, float] | None = None
+    error: str | None = None
 
 
 class Trials:
@@ -135,41 +147,42 @@ class Trials:
 
         Raises UserError where the default cannot be trained; another trial that cannot is noted, with why.
         """
-        trial, run, start = work.trial, work.run, time.monotonic()
-        is_default = work.experiment == self.default
-        name = loss_of(work.experiment)
-        told: set[int] = set()
 
-        def stops(history: list[dict[str, Any]]) -> bool:
-            for at, entry in enumerate(each for each in history if name in each):
-                if at not in told:
-                    trial.report(entry[name], at)
-                    told.add(at)
-            return not is_default and trial.should_prune()
+        def report(at: int, value: float) -> bool:
+            work.trial.report(value, at)
+            return self.is_behind(work)
 
-        others = [RunFolder(path) for path in sorted((self.folder / "runs").iterdir())]
         with work.lock:
-            try:
-                started = start_run(work.experiment, run.path, screen)
-                do_stages(started, work.experiment, STAGES, screen, others=others, stops=stops)
-                figures = validation_of(run, name)
-                if not math.isfinite(figures[name]):
-                    raise UserError("its validation loss is no number: the training diverged.")
-            except TrainingStopped:
-                shutil.rmtree(run.sft)  # the weights of a training that leads nowhere
-                trial.set_user_attr("seconds", time.monotonic() - start)
-                self.study.tell(trial, state=TrialState.PRUNED)
-                screen.say("  ended early: on validation it is behind the median of the others")
-            except UserError as error:
-                if is_default:
-                    raise
-                self._cannot(trial, str(error), time.monotonic() - start)
-                screen.say(f"  cannot be trained: {error}")
-            else:
-                trial.set_user_attr("validation", figures)
-                trial.set_user_attr("seconds", time.monotonic() - start)
-                self.study.tell(trial, figures[name])
-                screen.say(f"  {figures[name]:.4f} nats a validation row")
+            self.note(work, train(work.experiment, work.run.path, self.others(), report, screen), screen)
+
+    def others(self) -> list[RunFolder]:
+        """The runs of the search, whose data and training another takes over where they are the same."""
+        return [RunFolder(path) for path in sorted((self.folder / "runs").iterdir())]
+
+    def is_behind(self, work: Work) -> bool:
+        """Whether a trial may end early, by what it reported: it is behind the median of the others."""
+        return work.experiment != self.default and work.trial.should_prune()
+
+    def note(self, work: Work, came: Came, screen: Screen) -> None:
+        """Tell the storage, and the screen, what came of a trial.
+
+        Raises UserError where the default could not be trained.
+        """
+        if came.error is not None:
+            if work.experiment == self.default:
+                raise UserError(came.error)
+            self._cannot(work.trial, came.error, came.seconds)
+            screen.say(f"  cannot be trained: {came.error}")
+            return
+        work.trial.set_user_attr("seconds", came.seconds)
+        if came.figures is None:
+            self.study.tell(work.trial, state=TrialState.PRUNED)
+            screen.say("  ended early: on validation it is behind the median of the others")
+            return
+        loss = came.figures[loss_of(work.experiment)]
+        work.trial.set_user_attr("validation", came.figures)
+        self.study.tell(work.trial, loss)
+        screen.say(f"  {loss:.4f} nats a validation row")
 
     def _cannot(self, trial: Trial, why: str, seconds: float) -> None:
         """Note of a trial why its values cannot be trained."""
@@ -187,6 +200,44 @@ class Trials:
 
     def _lock(self, name: str | int) -> Path:
         return self.folder / LOCKS / f"{name}.lock"
+
+
+def train(
+    experiment: Experiment,
+    folder: Path,
+    others: list[RunFolder],
+    report: Callable[[int, float], bool],
+    screen: Screen,
+) -> Came:
+    """Do the run of a trial, `folder`, as far as validation.
+
+    `report`: is told each evaluation's number and loss, and says whether the training may end.
+    """
+    start, name = time.monotonic(), loss_of(experiment)
+    told: set[int] = set()
+    ends = False
+
+    def stops(history: list[dict[str, Any]]) -> bool:
+        nonlocal ends
+        for at, entry in enumerate(each for each in history if name in each):
+            if at not in told:
+                ends = report(at, entry[name])
+                told.add(at)
+        return ends
+
+    run = RunFolder(folder)
+    try:
+        start_run(experiment, folder, screen)
+        do_stages(run, experiment, STAGES, screen, others=others, stops=stops)
+        figures = validation_of(run, name)
+        if not math.isfinite(figures[name]):
+            raise UserError("its validation loss is no number: the training diverged.")
+    except TrainingStopped:
+        shutil.rmtree(run.sft)  # the weights of a training that leads nowhere
+        return Came(time.monotonic() - start)
+    except UserError as error:
+        return Came(time.monotonic() - start, error=str(error))
+    return Came(time.monotonic() - start, figures)
 
 
 def loss_of(experiment: Experiment) -> str:

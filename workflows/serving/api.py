@@ -31,7 +31,7 @@ from workflows.model.gpu import settle_gpu
 from workflows.pipeline.run import do_stages, start_run
 from workflows.pipeline.stages import STAGES
 from workflows.scoring.table import render_scores
-from workflows.serving.predict import answer_texts
+from workflows.serving.blocks import answer_texts
 
 if TYPE_CHECKING:  # what SWIFT prints while it is loaded belongs into a log
     from workflows.serving.systems import Answer, System

@@ -38,9 +38,10 @@ from workflows.pipeline.run import OUTPUTS, start_run, timed_folder
 from workflows.pipeline.stages import STAGES
 from workflows.serving.batcher import Batcher, Full
 from workflows.serving.explain import Explanation, clauses_of, explain
+from workflows.serving.models import Models
 from workflows.serving.predict import Wanted, predict_table
 from workflows.serving.server import MOST_CHARACTERS
-from workflows.serving.systems import Answer, Batches, Models, System, open_system
+from workflows.serving.systems import Answer, Batches, System, open_system
 
 OURS = [sys.executable, str(ROOT / "run_swift.py")]
 MOST_LINES = 64  # reviews that are pasted at once

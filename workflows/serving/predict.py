@@ -13,17 +13,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_jsonl, sha256
+from workflows.core.remote import copied_here
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.statistics import wilson_interval
@@ -33,14 +34,12 @@ from workflows.data.reviews import why_no_review
 from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.labels import normalise_label
-from workflows.serving.kept_answers import held, whole_blocks
+from workflows.serving.blocks import answer_rows, answer_texts
+from workflows.serving.kept_answers import held
 
 if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
     from workflows.serving.systems import Answer, System
 
-# Answered and kept at a time: rows of like length share a batch.  `tiny` on a CPU core takes as long with 256
-# as with 4,096 rows; a real model takes minutes for so many, which a stop would lose.
-BLOCK_ROWS = 1024
 VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
 LINES_AT_ONCE = 256  # of standard input
 
@@ -62,12 +61,14 @@ def predict(
     inputs: tuple[str, ...],
     texts: tuple[str, ...],
     output: Path | None,
+    ray: str | None,
     screen: Screen,
 ) -> None:
     """Answer `texts`, the lines of standard input (where `inputs` is "-"), or the rows of files, and say what
     came of it.
 
-    Raises UserError where what is asked does not go together, and as `open_system` and `predict_table` do.
+    `ray`: the cluster that answers a table, as of `on_cluster`.  Raises UserError where what is asked does
+    not go together, and as `open_system` and `predict_table` do.
     """
     lines = inputs == ("-",)
     if bool(inputs) == bool(texts):
@@ -76,11 +77,25 @@ def predict(
         )
     if (output is None) == (bool(inputs) and not lines):
         raise UserError("predict: --input FILE goes with --output FILE; other answers are printed.")
-    if wanted.label_column is not None and output is None:
-        raise UserError("--label-column: goes with --input FILE.")
+    for flag, value in (("--label-column", wanted.label_column), ("--ray", ray)):
+        if value is not None and output is None:
+            raise UserError(f"{flag}: goes with --input FILE.")
     if wanted.min_confidence is not None and not 0 <= wanted.min_confidence <= 1:
         raise UserError(f"--min-confidence {wanted.min_confidence:g}: give a probability from 0 to 1.")
-    tables = [] if output is None else find_inputs(inputs)
+    with copied_here("--input", () if output is None else inputs, screen) as names:
+        _answer(folder, name, wanted, find_inputs(names), texts, output, ray, screen)
+
+
+def _answer(
+    folder: Path,
+    name: str,
+    wanted: Wanted,
+    tables: list[Table],
+    texts: tuple[str, ...],
+    output: Path | None,
+    ray: str | None,
+    screen: Screen,
+) -> None:
     task = load_experiment(RunFolder(folder).experiment).dataset.task
     if task != "single_label" and (wanted.min_confidence, wanted.label_column) != (None, None):
         raise UserError(
@@ -95,12 +110,12 @@ def predict(
             screen.say(_render_trial(try_confidence(system, wanted.min_confidence), wanted.min_confidence))
         if output is not None:
             start = time.monotonic()
-            counts = predict_table(system, tables, wanted, output, screen)
+            counts = predict_table(system, tables, wanted, output, screen, ray)
             screen.say(_render_counts(counts, wanted))
             screen.say(f"answered in {time.monotonic() - start:.2f} s, without loading")
             screen.say(f"answers: {as_typed(output)}")
             return
-        given = lines_of_input() if lines else iter(texts)
+        given = iter(texts) if texts else lines_of_input()
         at_once = 1 if sys.stdin.isatty() else LINES_AT_ONCE
         while block := list(islice(given, at_once)):
             for text, said in zip(block, answer_texts(system, block), strict=True):
@@ -168,12 +183,18 @@ def find_inputs(names: tuple[str, ...]) -> list[Table]:
 
 
 def predict_table(
-    system: System, tables: list[Table], wanted: Wanted, output: Path, screen: Screen
+    system: System,
+    tables: list[Table],
+    wanted: Wanted,
+    output: Path,
+    screen: Screen,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Write the rows of `tables`, all columns kept, with their answers, into `output`; return the counts.
 
-    Raises UserError where a file cannot be read, lacks a column or has others than the first, where a new
-    column is there already, the output cannot be written, or another command is about the same.
+    `ray`: as of `predict`.  Raises UserError where a file cannot be read, lacks a column or has others than
+    the first, where a new column is there already, the output cannot be written, or another command is about
+    the same.
     """
     kind = check_format(output)
     if any(table.path.resolve() == output.resolve() for table in tables):
@@ -188,7 +209,7 @@ def predict_table(
     answered = output.with_name(f".{output.name}-{asked}.answers")
     part, counts = output.with_name(f".{output.name}.part"), _Counts(system, wanted)
     with held(answered, output) as lines:
-        _answer_rows(system, _chunks(tables, columns), wanted.text_column, lines, rows, screen)
+        answer_rows(system, tables, wanted.text_column, lines, rows, screen, ray)
         lines.seek(0)
         try:
             with (
@@ -240,39 +261,6 @@ def _chunks(tables: list[Table], columns: list[str]) -> Iterator[pd.DataFrame]:
     for table in tables:
         for chunk in read_chunks(table):
             yield chunk.reindex(columns=columns, fill_value="")
-
-
-def _answer_rows(
-    system: System, chunks: Iterator[pd.DataFrame], column: str, file: BinaryIO, rows: int, screen: Screen
-) -> None:
-    """Write the answer to each row into `file`, from the first block on that it does not have yet."""
-    done, whole = whole_blocks(file, rows, BLOCK_ROWS)
-    if done:
-        screen.say(f"  going on after {done:,} rows that were answered before")
-    with screen.progress("answering", rows) as bar:
-        bar.update(done)
-        file.truncate(whole)
-        left = islice((text for chunk in chunks for text in chunk[column]), done, None)
-        while block := list(islice(left, BLOCK_ROWS)):
-            for said in answer_texts(system, block, bar.update):
-                file.write(json.dumps(said, ensure_ascii=True).encode("ascii") + b"\n")
-            file.flush()
-
-
-def answer_texts(
-    system: System, texts: list[str], done: Callable[[int], Any] = lambda count: None
-) -> list[Answer | None]:
-    """The prediction and probabilities of each text, in order; None for what is no review.  `done` is told
-    how many more are answered.
-    """
-    full = [at for at, text in enumerate(texts) if not why_no_review(text)]
-    found: list[Answer | None] = [None] * len(texts)
-    done(len(texts) - len(full))
-    for batch in system.answers([texts[at] for at in full]):
-        for at, said in batch:
-            found[full[at]] = {name: said[name] for name in ("prediction", "probabilities")}
-        done(len(batch))
-    return found
 
 
 def added_columns(system: System, wanted: Wanted) -> list[str]:

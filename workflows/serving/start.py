@@ -32,8 +32,9 @@ def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, scr
         _serve_by_vllm(named, host, port)
         return
     with screen.output_to(folders[0] / "logs" / "serve.log"):
+        from workflows.serving.models import Models
         from workflows.serving.server import make_app, serve
-        from workflows.serving.systems import Models, open_system
+        from workflows.serving.systems import open_system
 
         models = Models() if len(folders) > 1 else None
         systems = {name: open_system(folder, "tuned", models) for name, folder in named.items()}
@@ -87,9 +88,10 @@ def serve_page(folders: tuple[Path, ...], host: str, port: int, screen: Screen) 
     ):
         os.environ["GRADIO_TEMP_DIR"] = uploads
         from workflows.serving.desk import Desk
+        from workflows.serving.models import Models
         from workflows.serving.page import with_page
         from workflows.serving.server import make_app, serve
-        from workflows.serving.systems import Models, open_system
+        from workflows.serving.systems import open_system
 
         models = Models()
         api = make_app({name: open_system(folder, "tuned", models) for name, folder in named.items()}, key)

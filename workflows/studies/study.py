@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,9 @@ from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import text
 from workflows.experiment.cards import COMMAND
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import RunOptions, flags_of
+from workflows.pipeline.cluster import Task, each_once, on_cluster, run_in_task
 from workflows.pipeline.run import OUTPUTS, do_stages, start_run
 from workflows.reporting.render import write_report
 from workflows.studies.answers import answer
@@ -38,6 +41,7 @@ def work_on_study(
     known_runs: tuple[Path, ...],
     flags: RunOptions,
     output: Path | None,
+    ray: str | None,
     screen: Screen,
     estimate: Callable[[Any, Screen], list[dict[str, Any]]],
 ) -> Path:
@@ -45,8 +49,9 @@ def work_on_study(
     Return its folder.
 
     `so_far`: start no run.  `known_runs`: study.json files of other machines.  `flags`: options for all its
-    runs, before its own; `estimate`: says what runs take of whose kind none is finished.  Raises UserError as
-    `run_study` does, and where a file of `known_runs` is none.
+    runs, before its own; `ray`: the cluster that does them, as of `on_cluster`; `estimate`: says what runs
+    take of whose kind none is finished.  Raises UserError as `run_study` does, and where a file of
+    `known_runs` is none.
     """
     study = load_study(name, flags, scale == "smoke", draws)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
@@ -62,7 +67,7 @@ def work_on_study(
     command += [] if scale == "full" else ["--scale", scale]
     command += [] if draws is None else ["--draws", str(draws)]
     command += [] if output is None else ["--output", str(output)]
-    found = run_study(study, taken, folder, shlex.join(command), so_far, flags.lang, screen)
+    found = run_study(study, taken, folder, shlex.join(command), so_far, flags.lang, ray, screen)
     for said in found["answer"]:
         screen.say(f"\n{said['en']}\n{said['zh']}")
     if found["stands_in"]:
@@ -73,13 +78,21 @@ def work_on_study(
 
 
 def run_study(
-    study: Study, taken: Taken, folder: Path, command: str, so_far: bool, lang: str, screen: Screen
+    study: Study,
+    taken: Taken,
+    folder: Path,
+    command: str,
+    so_far: bool,
+    lang: str,
+    ray: str | None,
+    screen: Screen,
 ) -> dict[str, Any]:
     """Do the runs of a study that are missing, unless `so_far`; write study.json, report.html, report.md,
     README.md and figures/ into `folder`; return what study.json holds.
 
-    `command`: the one that repeats it.  Raises UserError as the runs do, where another command works on the
-    study, where the answers of its runs do not go together, or where no run is finished.
+    `command`: the one that repeats it; `ray`: as of `work_on_study`.  Raises UserError as the runs do, where
+    another command works on the study, where the answers of its runs do not go together, or where no run is
+    finished.
     """
     left_out: list[dict[str, str]] = []
     if not so_far:
@@ -88,7 +101,9 @@ def run_study(
         runs = [*{run.name: run for _, run in taken}.values()]
         missing = [run for run in runs if not run.is_done]
         screen.say(f"study {study.name}: {len(runs)} runs, {len(runs) - len(missing)} of them finished")
-        if not so_far:
+        if not so_far and missing and ray is not None:
+            _do_on_cluster(runs, missing, folder, ray, screen)
+        elif not so_far:
             _do_missing(runs, missing, folder, screen)
         elif len(missing) == len(runs):
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
@@ -114,6 +129,39 @@ def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Scree
         started = start_run(run.experiment, run.folder.path, screen)
         others = [each.folder for each in runs]
         do_stages(started, run.experiment, run.stages, screen, folder / "features", others)
+
+
+def _do_on_cluster(runs: list[Run], missing: list[Run], folder: Path, address: str, screen: Screen) -> None:
+    """Each run is a task of its own.  What one reads of a frozen model is not shared with those beside it."""
+    start = time.monotonic()
+    others = [RunFolder(each.folder.path.resolve()) for each in runs]
+    tasks = iter(
+        Task(
+            f"{each.name}, {each.size} training rows",
+            partial(do_there, each.experiment, each.folder.path.resolve(), each.stages, others),
+            with_model=bool(each.makes - {"baselines"}),
+        )
+        for each in missing
+    )
+    done = 0
+    with screen.output_to(folder / "logs" / "ray.log"), on_cluster(address) as has:
+        screen.say(has)
+        for task, machine, _ in each_once(lambda: next(tasks, None)):
+            if machine is not None:
+                screen.say(f"begun on {machine}: {task.name}")
+                continue
+            done += 1
+            left = (time.monotonic() - start) / done * (len(missing) - done)
+            screen.say(f"run {done} of {len(missing)} is done: {task.name}; about {_spoken(left)} left")
+
+
+def do_there(experiment: Experiment, folder: Path, stages: tuple[str, ...], others: list[RunFolder]) -> None:
+    """Do a run of a study, `folder`, in a process on any machine that sees the study.
+
+    Raises UserError where it does not, and as the stages do.
+    """
+    with run_in_task(experiment, folder, beside=folder.parents[1]) as (run, screen):
+        do_stages(run, experiment, stages, screen, others=others)
 
 
 def _spoken(seconds: float) -> str:
