@@ -140,6 +140,14 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
         (["plan", "--model", "qwen99"], "neither a known name, nor a folder, nor a hub id"),
         (["train", "outputs/none"], "not a run folder"),
         (["score", "."], "not a run folder"),
+        (["explain", "outputs/none", "--text", "好"], "not a run folder"),
+        (["serve", "outputs/none"], "not a run folder"),
+        (["serve", "outputs/none", "--port", "99999"], 'Invalid value "99999" for --port. Must be <= 65535.'),
+        (
+            ["predict", "outputs/none", "--text", "好", "--output", "a.csv"],
+            "others are printed: leave it out",
+        ),
+        (["run", "--model", "/no/such/model"], "model /no/such/model: there is no such folder."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -153,6 +161,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+    assert not (ROOT / "outputs" / "none").exists()
 
 
 def test_a_file_of_ones_own_is_led_to_the_right_flags(command: Command, tmp_path: Path) -> None:

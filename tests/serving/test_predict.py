@@ -221,10 +221,10 @@ def test_several_files_follow_one_another(command: Command, demo_run: Demo, tmp_
     ("arguments", "message"),
     [
         ([], "give --text TEXT, or --input FILE"),
-        (["--input", "IN"], "--input FILE goes with --output FILE"),
+        (["--input", "IN"], "name the table that takes the answers: --output FILE"),
         (
             ["--input", "IN", "--output", "OUT", "--text-column", "评论"],
-            "has no column '评论'; it has '编号', 'review'",
+            "has no column '评论' (--text-column); it has '编号', 'review'",
         ),
         (["--input", "IN", "--output", "IN"], "is an input too"),
         (["--input", "IN", "--output", "a.doc"], "name a file that ends with"),
@@ -243,6 +243,14 @@ def test_what_does_not_go_together_is_refused(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert message in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_the_probe_is_not_tried_on_rows_that_it_was_fitted_to(command: Command, demo_run: Demo) -> None:
+    asked = ["--system", "probe", "--text", "房间很干净", "--min-confidence", "0.5"]
+    done = command("predict", demo_run[0].path, *asked)
+    assert done.returncode == 0, done.stderr
+    assert "the probe was fitted to the validation rows, too: how accurate" in done.stdout
+    assert "accuracy" not in done.stdout
 
 
 def test_a_column_that_is_there_is_not_written_over(tfidf: System, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import in_language, texts
 from workflows.data.reviews import strip_text
+from workflows.experiment.experiment import load_experiment
 from workflows.experiment.resolve import options_of, resolve
 from workflows.model.folder import check_machine
 from workflows.model.gpu import settle_gpu
@@ -123,6 +124,7 @@ class ReviewClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any = None, y: Any = None) -> ReviewClassifier:
         """Load the model."""
         folder = Path(self.folder)
+        load_experiment(RunFolder(folder).experiment)  # no log is begun where there is no run
         with Screen().output_to(folder / "logs" / "load.log"):
             from workflows.serving.systems import open_system
 

@@ -89,6 +89,7 @@ def explain_mistakes(folder: Path, screen: Screen) -> None:
 
 def explain_texts(folder: Path, name: str, texts: tuple[str, ...], screen: Screen) -> None:
     """Explain texts by a system of a finished run, on the screen; raises UserError as `explain` does."""
+    open_run(folder)  # no log is begun where there is no run
     screen.say(f"loading {name} of {as_typed(folder)} …")
     with screen.output_to(folder / "logs" / "explain.log"):
         from workflows.serving.systems import open_system

@@ -75,8 +75,10 @@ def predict(
         raise UserError(
             "predict: give --text TEXT, or --input FILE, or --input - for the lines of standard input."
         )
-    if (output is None) == (bool(inputs) and not lines):
-        raise UserError("predict: --input FILE goes with --output FILE; other answers are printed.")
+    if inputs and not lines and output is None:
+        raise UserError("predict --input FILE: name the table that takes the answers: --output FILE.")
+    if (texts or lines) and output is not None:
+        raise UserError("predict --output: takes answers to --input FILE; others are printed: leave it out.")
     for flag, value in (("--label-column", wanted.label_column), ("--ray", ray)):
         if value is not None and output is None:
             raise UserError(f"{flag}: goes with --input FILE.")
@@ -101,13 +103,15 @@ def _answer(
         raise UserError(
             f"--min-confidence, --label-column: are for reviews with one label each; {folder} has others."
         )
+    if output is not None:
+        check_files(tables, wanted, output)  # before a model is loaded, which takes its time
     screen.say(f"loading {name} of {as_typed(folder)} …")
     with screen.output_to(folder / "logs" / "predict.log"):
         from workflows.serving.systems import open_system
 
         system = open_system(folder, name)
         if wanted.min_confidence is not None:
-            screen.say(_render_trial(try_confidence(system, wanted.min_confidence), wanted.min_confidence))
+            screen.say(render_trial(system, wanted.min_confidence))
         if output is not None:
             start = time.monotonic()
             counts = predict_table(system, tables, wanted, output, screen, ray)
@@ -137,9 +141,14 @@ def lines_of_input() -> Iterator[str]:
             ) from error
 
 
-def _render_trial(trial: dict[str, Any] | None, least: float) -> str:
+def render_trial(system: System, least: float) -> str:
+    """What `try_confidence` found, or why nobody knows."""
+    unknown = "how accurate the answers are that are given is not known"
+    if system.name == "probe":
+        return f"the probe was fitted to the validation rows, too: {unknown}"
+    trial = try_confidence(system, least)
     if trial is None:
-        return "there are no validation rows here: how accurate the answers are that are given is not known"
+        return f"there are no validation rows here: {unknown}"
     answered, rows = trial["answered"], trial["rows"]
     said = f"on {rows:,} validation rows: {answered / rows:.1%} have a confidence of {least:g} or more"
     if answered:
@@ -196,10 +205,8 @@ def predict_table(
     the first, where a new column is there already, the output cannot be written, or another command is about
     the same.
     """
-    kind = check_format(output)
-    if any(table.path.resolve() == output.resolve() for table in tables):
-        raise UserError(f"--output {output}: is an input too; name another file.")
-    columns, rows = _look_at(tables, wanted, screen)
+    kind = check_files(tables, wanted, output)
+    columns, rows = _look_at(tables, screen)
     added = added_columns(system, wanted)
     for name in added:
         if name in columns:
@@ -232,7 +239,22 @@ def predict_table(
     return counts.summary()
 
 
-def _look_at(tables: list[Table], wanted: Wanted, screen: Screen) -> tuple[list[str], int]:
+def check_files(tables: list[Table], wanted: Wanted, output: Path) -> str:
+    """The format of `output`; a UserError where it is none, it is an input too, or a table lacks a column."""
+    kind = check_format(output)
+    if any(table.path.resolve() == output.resolve() for table in tables):
+        raise UserError(f"--output {output}: is an input too; name another file.")
+    asked = {"--text-column": wanted.text_column, "--label-column": wanted.label_column}
+    for table in tables:
+        for chunk in islice(read_chunks(table), 1):
+            for flag, name in asked.items():
+                if name is not None and name not in chunk.columns:
+                    there = name_columns(chunk.columns)
+                    raise UserError(f"{table.path}: has no column {name!r} ({flag}); it has {there}.")
+    return kind
+
+
+def _look_at(tables: list[Table], screen: Screen) -> tuple[list[str], int]:
     """The columns and the number of rows of all files."""
     columns: list[str] = []
     rows = 0
@@ -241,9 +263,6 @@ def _look_at(tables: list[Table], wanted: Wanted, screen: Screen) -> tuple[list[
             here: dict[str, None] = {}  # in their order; an object of JSONL may lack some
             for chunk in read_chunks(table):
                 here.update(dict.fromkeys(chunk.columns))
-                for name in filter(None, (wanted.text_column, wanted.label_column)):
-                    if name not in here:
-                        raise UserError(f"{table.path}: has no column {name!r}; it has {name_columns(here)}.")
                 rows += len(chunk)
                 bar.update(len(chunk))
             columns = columns or [*here]

@@ -27,6 +27,7 @@ def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, scr
     if host not in LOOPBACK and key is None:
         screen.say(f"anybody who reaches {host} may ask: set {KEY_VARIABLE} to a key that they must bring")
     for folder in folders:
+        load_experiment(RunFolder(folder).experiment)  # no log is begun where there is no run
         screen.say(f"loading {as_typed(folder)} …")
     if engine == "vllm":
         _serve_by_vllm(named, host, port)
