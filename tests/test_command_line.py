@@ -147,7 +147,6 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
             ["predict", "outputs/none", "--text", "好", "--output", "a.csv"],
             "others are printed: leave it out",
         ),
-        (["run", "--model", "/no/such/model"], "model /no/such/model: there is no such folder."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -117,6 +117,11 @@ def test_code_of_a_model_repository_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_model_folder_that_was_moved_is_not_looked_for_on_a_hub(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"moved: there is no such folder\.$"):
+        fetch_model({"model": str(tmp_path / "moved")})
+
+
 def test_a_chat_template_runs_nothing(tmp_path: Path) -> None:
     folder = _copy_tiny(tmp_path / "hostile")
     system = f"{{{{ cycler.__init__.__globals__.os.system('touch {tmp_path / 'ran'}') }}}}"
