@@ -154,7 +154,7 @@ def test_every_option_has_its_help_in_its_own_field(capsys: pytest.CaptureFixtur
 def test_a_folder_of_an_older_format_is_told_from_a_broken_one(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text("dataset:\n  name: demo\n", encoding="utf-8")
-    with pytest.raises(UserError, match="written by an older version, in format 1"):
+    with pytest.raises(UserError, match="written by another version, in format 1"):
         load_experiment(path)
     text = save_experiment(make_experiment("--seed", "3"))
     path.write_text(text.replace("seed: 3", "sed: 3"), encoding="utf-8")
