@@ -95,9 +95,9 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
 
     model = str(arguments["model"])
     folder = ROOT / model  # `tiny` ships with the project; an absolute path stays as it is
-    if Path(model).is_absolute() and not folder.is_dir():  # no hub has such an id
-        raise UserError(f"model {model}: there is no such folder.")
     if not folder.is_dir():
+        if Path(model).is_absolute():  # no hub has such an id
+            raise UserError(f"model {model}: there is no such folder.")
         revision, use_hf = arguments.get("model_revision"), arguments.get("use_hf") in (True, "true")
         folder = fetch_from_hubs(model, revision, "huggingface" if use_hf else "modelscope", weights)
     check_folder(folder)
