@@ -3,12 +3,15 @@
 import csv
 import json
 import os
+import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -121,6 +124,14 @@ def start_command(*arguments: object, cwd: Path = ROOT) -> "subprocess.Popen[str
         encoding="utf-8",
         cwd=cwd,
     )
+
+
+def free_port() -> int:
+    """A port that nobody holds, outside the range from which outgoing connections take theirs."""
+    while True:
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", random.randrange(20_000, 30_000)))
+            return int(tried.getsockname()[1])
 
 
 def read_options(*flags: object) -> RunOptions:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from run_swift import main
-from tests.conftest import GPU_HERE, Command
+from tests.conftest import GPU_HERE, Command, free_port
 from tests.kill_runs import Killer, differences, kill_all
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder
@@ -52,9 +52,7 @@ def test_a_server_killed_in_the_middle_of_answers_leaves_the_run_and_says_the_sa
     said = []
     with ThreadPoolExecutor(1) as pool:
         for share in (0.1, 0.4, 0.7):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                address = free.getsockname()
+            address = ("127.0.0.1", free_port())
             ended = pool.submit(command, "serve", run.path, "--port", address[1])
             while not _listeners(address):
                 with suppress(NotYet):

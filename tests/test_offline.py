@@ -7,7 +7,6 @@ variable that hubs and trackers read.
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from run_swift import main
-from tests.conftest import read_demo_rows
+from tests.conftest import free_port, read_demo_rows
 from tests.fake_hub import FakeHub
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -119,9 +118,7 @@ COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and 
 def test_no_other_machine_is_reached_and_no_secret_is_kept(
     project_copy: Path, hub: FakeHub, demo_run: tuple[RunFolder, str]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
         hub.put("models", HUB_ID, path.name, path.read_bytes())
     rows = "".join(f"{row['label']},{row['text']}\n" for row in read_demo_rows()[:400])

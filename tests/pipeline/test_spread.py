@@ -10,7 +10,7 @@ from threading import Event
 import psutil
 import pytest
 
-from tests.conftest import make_experiment, run_command, start_command
+from tests.conftest import free_port, make_experiment, run_command, start_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -70,13 +70,11 @@ def test_several_processes_learn_and_answer_as_one_does(alone: RunFolder, tmp_pa
     assert _losses(run) == pytest.approx(_losses(alone), abs=1e-3)
 
     # As on two machines: the second only helps.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    machines = ("--nnodes", 2, "--master-port", port)
+    machines = ("--nnodes", 2, "--master-port", free_port())
     with start_command("infer", run.path, *machines, "--node-rank", 1) as helper:
         done = run_command("infer", run.path, *machines)
-        assert done.returncode == 0, done.stderr
+        log = run.log("tuned") if run.log("tuned").exists() else run.log("zero_shot")
+        assert done.returncode == 0, done.stderr + log.read_text(encoding="utf-8")
         assert helper.wait(60) == 0
     for system in ("zero_shot", "tuned"):
         answers, expected = (read_jsonl(each.predictions(system)) for each in (run, alone))
@@ -120,6 +118,16 @@ def test_a_machine_too_many_starts_no_run(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--node-rank 1: with --nnodes 1 the last is 0" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_another_program_holds_is_said(alone: RunFolder) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = run_command("train", alone.path, "--nnodes", 2, "--master-port", port)
+    assert done.returncode == 2
+    assert f"--master-port {port}: Address already in use; take another" in done.stderr
 
 
 def test_machines_must_name_one_folder() -> None:

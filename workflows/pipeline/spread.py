@@ -6,6 +6,7 @@ have written until then is what the same command goes on from.
 """
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,10 +87,23 @@ def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
         raise UserError(f"{several}: several processes answer by --engine fast only.")
     if isinstance(experiment.recipe, Plain):
         raise UserError(f"{several}: method {experiment.tuning.method} trains in one process.")
+    if processes.nnodes > 1 and processes.node_rank == 0:
+        _check_port(processes.master_port)
     if experiment.tunes:
         from workflows.tuning.train import share_batch  # with SWIFT, which light commands do without
 
         share_batch(experiment, find_machine(), processes.total)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"--master-port {port}: {error.strerror or error}; take another on every machine."
+            ) from error
 
 
 def _torchrun(processes: ProcessOptions) -> list[str]:
