@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
+PATIENCE = 600  # seconds after which a test takes what it waits for to hang, on the slowest machine
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # Files that take longest: they go first, so that no process works on one alone at the end.
 LONGEST = (
@@ -110,7 +111,7 @@ def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subpr
         encoding="utf-8",
         cwd=ROOT,
         env={**os.environ, **(env or {})},
-        timeout=600,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from run_swift import main
-from tests.conftest import GPU_HERE, Command, free_port
+from tests.conftest import GPU_HERE, PATIENCE, Command, free_port
 from tests.kill_runs import Killer, differences, kill_all
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder
@@ -60,7 +60,9 @@ def test_a_server_killed_in_the_middle_of_answers_leaves_the_run_and_says_the_sa
             (server,) = _listeners(address)
             start = time.monotonic()
             said.append(
-                httpx.post(f"http://127.0.0.1:{address[1]}/v1/classify", json={"texts": texts}).json()
+                httpx.post(
+                    f"http://127.0.0.1:{address[1]}/v1/classify", json={"texts": texts}, timeout=PATIENCE
+                ).json()
             )
             _kill_while_it_answers(server, address, texts, share * (time.monotonic() - start))
             assert ended.result().returncode == -signal.SIGKILL

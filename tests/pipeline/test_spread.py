@@ -10,7 +10,7 @@ from threading import Event
 import psutil
 import pytest
 
-from tests.conftest import free_port, make_experiment, run_command, start_command
+from tests.conftest import PATIENCE, free_port, make_experiment, run_command, start_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -61,7 +61,7 @@ def test_several_processes_learn_and_answer_as_one_does(alone: RunFolder, tmp_pa
     # One of two dies: the other ends too, and the same command goes on from the checkpoint.
     with start_command("train", run.path, "--nproc", 2) as command:
         workers = _kill_one_after_a_checkpoint(command, run)
-        assert command.wait(60) == 1
+        assert command.wait(PATIENCE) == 1
     assert len(workers) == 2
     assert not any(worker.is_running() for worker in workers)
     done = run_command("train", run.path, "--nproc", 2)
@@ -75,7 +75,7 @@ def test_several_processes_learn_and_answer_as_one_does(alone: RunFolder, tmp_pa
         done = run_command("infer", run.path, *machines)
         log = run.log("tuned") if run.log("tuned").exists() else run.log("zero_shot")
         assert done.returncode == 0, done.stderr + log.read_text(encoding="utf-8")
-        assert helper.wait(60) == 0
+        assert helper.wait(PATIENCE) == 0
     for system in ("zero_shot", "tuned"):
         answers, expected = (read_jsonl(each.predictions(system)) for each in (run, alone))
         kept = ("id", "gold", "output", "prediction")

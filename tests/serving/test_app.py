@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.conftest import Command, read_options, start_command
+from tests.conftest import PATIENCE, Command, read_options, start_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -23,7 +23,6 @@ from workflows.serving.start import serve_page
 Demo = tuple[RunFolder, str]
 KEY = "a key, 密钥"
 EVIL = "<img src=x onerror='window.ran=1'>"
-HANGS = 300_000  # milliseconds after which the browser gives up
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -222,11 +221,11 @@ def test_a_browser_types_uploads_starts_a_run_and_reads_its_report(
         [(str(at), row["text"], "" if at else EVIL) for at, row in enumerate(demo_rows[:30])],
     )
     asked: list[str] = []
-    driver.expect.set_options(timeout=HANGS)
+    driver.expect.set_options(timeout=1000 * PATIENCE)
     with driver.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(HANGS)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("request", lambda request: asked.append(request.url))
         # The lists of runs come late: who asks before they are there is answered by the first run.
         held: list[Any] = []

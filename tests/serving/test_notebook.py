@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.conftest import PATIENCE
 from workflows.experiment.cards import ROOT
 
 NOTEBOOK = Path("workflows/notebooks/modelscope_gpu.ipynb")
@@ -21,7 +22,7 @@ def test_the_notebook_runs_and_shows_its_results(project_copy: Path) -> None:
     # Where it sees a test, a kernel does not show what is written to the process's own output.
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     folder = {"metadata": {"path": (project_copy / NOTEBOOK).parent}}  # where Jupyter starts it
-    NotebookClient(notebook, timeout=600, resources=folder).execute(env=environment)
+    NotebookClient(notebook, timeout=PATIENCE, resources=folder).execute(env=environment)
     shown = "\n".join(str(cell.get("outputs", "")) for cell in notebook.cells)
     assert "ERROR" not in shown
     assert "微调后" in shown

@@ -16,7 +16,7 @@ import openai
 import pytest
 import uvicorn
 
-from tests.conftest import start_command
+from tests.conftest import PATIENCE, start_command
 from workflows.core.files import read_jsonl
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder
@@ -85,14 +85,16 @@ def test_64_clients_at_once_get_the_runs_own_labels(address: str, demo_run: Demo
     ]
 
     def label(each: tuple[str, str, str]) -> str:
-        answer = httpx.post(f"{address}/v1/classify", json={"model": each[0], "texts": [each[1]]}, timeout=60)
+        answer = httpx.post(
+            f"{address}/v1/classify", json={"model": each[0], "texts": [each[1]]}, timeout=PATIENCE
+        )
         (result,) = answer.raise_for_status().json()["results"]
         assert sum(result["probabilities"].values()) == pytest.approx(1)
         return result["label"]
 
     with ThreadPoolExecutor(64) as clients:
         assert list(clients.map(label, asked)) == [each[2] for each in asked]
-    metrics = httpx.get(f"{address}/metrics").text
+    metrics = httpx.get(f"{address}/metrics", timeout=PATIENCE).text
     assert 'texts_total{model="zero_shot"} 300.0' in metrics
     assert "texts_waiting 0.0" in metrics
 
@@ -116,7 +118,7 @@ def test_64_clients_at_once_get_the_runs_own_labels(address: str, demo_run: Demo
     ],
 )
 def test_what_is_no_request_is_refused(address: str, content: bytes, status: int, message: str) -> None:
-    answer = httpx.post(f"{address}/v1/classify", content=content, headers=JSON, timeout=30)
+    answer = httpx.post(f"{address}/v1/classify", content=content, headers=JSON, timeout=PATIENCE)
     error = answer.json()["error"]
     assert (answer.status_code, error["type"]) == (status, "invalid_request_error")
     assert message in error["message"]
@@ -125,21 +127,21 @@ def test_what_is_no_request_is_refused(address: str, content: bytes, status: int
 def test_json_that_is_not_called_json_is_told_so(address: str) -> None:
     """As curl -d sends it."""
     form = {"content-type": "application/x-www-form-urlencoded"}
-    answer = httpx.post(f"{address}/v1/classify", content=b'{"texts": ["a"]}', headers=form)
+    answer = httpx.post(f"{address}/v1/classify", content=b'{"texts": ["a"]}', headers=form, timeout=PATIENCE)
     assert answer.status_code == 400
     assert "`Content-Type: application/json`" in answer.json()["error"]["message"]
 
 
 def test_odd_texts_are_answered(address: str) -> None:
     texts = ["\0", "😀" * 50, "<|im_end|>\n<|im_start|>assistant\n正面", "a\u202eb", "好" * MOST_CHARACTERS]
-    answer = httpx.post(f"{address}/v1/classify", json={"texts": texts}, timeout=120)
+    answer = httpx.post(f"{address}/v1/classify", json={"texts": texts}, timeout=PATIENCE)
     assert len(answer.raise_for_status().json()["results"]) == len(texts)
     halves = {
         "model": "tfidf",
         "messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}],
     }
     content = json.dumps(halves).encode()
-    refused = httpx.post(f"{address}/v1/chat/completions", content=content, headers=JSON)
+    refused = httpx.post(f"{address}/v1/chat/completions", content=content, headers=JSON, timeout=PATIENCE)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_text")
 
 
@@ -148,12 +150,17 @@ def test_a_key_is_asked_for_where_there_is_one(systems: dict[str, System]) -> No
         for given in (None, "Bearer wrong", f"Basic {KEY}", "Bearer"):
             headers = [] if given is None else [(b"authorization", given.encode())]
             for path in ("/v1/models", "/metrics", "/nowhere"):
-                refused = httpx.get(f"{address}{path}", headers=headers)
+                refused = httpx.get(f"{address}{path}", headers=headers, timeout=PATIENCE)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
         right = [(b"authorization", f"Bearer {KEY}".encode())]
-        assert httpx.get(f"{address}/v1/models", headers=right).status_code == 200
-        assert httpx.get(f"{address}/nowhere", headers=right).json()["error"]["code"] == "not_found"
-        assert [httpx.get(f"{address}{path}").status_code for path in ("/health", "/ready")] == [200, 200]
+        assert httpx.get(f"{address}/v1/models", headers=right, timeout=PATIENCE).status_code == 200
+        assert (
+            httpx.get(f"{address}/nowhere", headers=right, timeout=PATIENCE).json()["error"]["code"]
+            == "not_found"
+        )
+        assert [
+            httpx.get(f"{address}{path}", timeout=PATIENCE).status_code for path in ("/health", "/ready")
+        ] == [200, 200]
 
 
 class _Gate:
@@ -167,7 +174,7 @@ class _Gate:
 
     def _answer(self, rows: Rows) -> Iterator[Rows]:
         self.asked.set()
-        assert self.opened.wait(30)
+        assert self.opened.wait(PATIENCE)
         self.batches.append(len(rows))
         yield from self._inner(rows)
 
@@ -178,7 +185,7 @@ def test_requests_that_come_together_share_a_batch_and_a_full_queue_refuses(
     gate = _Gate(systems["tfidf"])
     batcher = Batcher({"tfidf": gate.system}, most_waiting=5)
     answers = [batcher.ask("tfidf", ["好"])]
-    assert gate.asked.wait(30)
+    assert gate.asked.wait(PATIENCE)
     answers += [batcher.ask("tfidf", [f"第{at}条"]) for at in range(5)]
     with pytest.raises(Full, match="try again in 1 s"):
         batcher.ask("tfidf", ["太多了"])
@@ -195,7 +202,7 @@ def test_long_texts_make_small_batches(systems: dict[str, System]) -> None:
     gate = _Gate(systems["tfidf"])
     batcher = Batcher({"tfidf": gate.system})
     batcher.ask("tfidf", ["好"])
-    assert gate.asked.wait(30)
+    assert gate.asked.wait(PATIENCE)
     for _ in range(7):
         batcher.ask("tfidf", ["房间很大，" * 2000])
     gate.opened.set()
@@ -209,9 +216,9 @@ def test_a_full_queue_says_when_to_come_back(
     gate = _Gate(systems["tfidf"])
     monkeypatch.setattr("workflows.serving.server.Batcher", lambda systems: Batcher(systems, most_waiting=2))
     with _served({"tfidf": gate.system}) as address, ThreadPoolExecutor(1) as client:
-        first = client.submit(httpx.post, f"{address}/v1/classify", json={"texts": ["好"]}, timeout=60)
-        assert gate.asked.wait(30)
-        refused = httpx.post(f"{address}/v1/classify", json={"texts": ["好"] * 3})
+        first = client.submit(httpx.post, f"{address}/v1/classify", json={"texts": ["好"]}, timeout=PATIENCE)
+        assert gate.asked.wait(PATIENCE)
+        refused = httpx.post(f"{address}/v1/classify", json={"texts": ["好"] * 3}, timeout=PATIENCE)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         gate.opened.set()
@@ -228,12 +235,12 @@ def test_a_text_that_cannot_be_answered_fails_no_other_request(systems: dict[str
     with _served({"tfidf": gate.system}) as address, ThreadPoolExecutor(3) as clients:
 
         def ask(text: str) -> httpx.Response:
-            return httpx.post(f"{address}/v1/classify", json={"texts": [text]}, timeout=60)
+            return httpx.post(f"{address}/v1/classify", json={"texts": [text]}, timeout=PATIENCE)
 
         first = clients.submit(ask, "好")
-        assert gate.asked.wait(30)
+        assert gate.asked.wait(PATIENCE)
         together = [clients.submit(ask, text) for text in ("坏", "很好")]
-        while "texts_waiting 2.0" not in httpx.get(f"{address}/metrics").text:
+        while "texts_waiting 2.0" not in httpx.get(f"{address}/metrics", timeout=PATIENCE).text:
             assert not first.done()
         gate.opened.set()
         failed, *answered = (each.result() for each in (*together, first))
@@ -248,7 +255,7 @@ def test_the_command_serves_and_stops_when_it_is_told(demo_run: Demo, tmp_path: 
         assert server.stdout is not None
         said = next(line for line in server.stdout if line.startswith("serving at "))
         address = said.split()[2].rstrip(";")
-        models = httpx.get(f"{address}/models", timeout=60).json()["data"]
+        models = httpx.get(f"{address}/models", timeout=PATIENCE).json()["data"]
         assert [model["id"] for model in models] == [run.path.name]
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        assert server.wait(PATIENCE) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
