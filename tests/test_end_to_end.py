@@ -84,6 +84,7 @@ def test_a_finished_run_is_not_run_again_and_a_changed_stage_is(
     again = command("run", run.path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before") == 10
+    assert str(run.report_page) in again.stdout
     assert finished_stages(run) == before
     rows = read_jsonl(run.predictions("tuned"))
     run.predictions("tuned").write_text(

@@ -131,6 +131,15 @@ def test_texts_of_data_and_model_are_shown_as_they_are(small_run: RunFolder) -> 
     assert html.escape("<img src=x") in markdown
 
 
+def test_a_report_of_own_reviews_names_their_file(small_run: RunFolder) -> None:
+    experiment = load_experiment(small_run.experiment)
+    own = replace(experiment, data=replace(experiment.data, data_file="/data/酒店 <2026>.csv"))
+    report(Job(small_run, own))
+    page = _parse(small_run.report_page)
+    assert "酒店 <2026>.csv" in page.text
+    assert experiment.dataset.title not in page.text
+
+
 def test_labels_of_any_kind_are_drawn_without_empty_boxes(
     demo_run: tuple[RunFolder, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

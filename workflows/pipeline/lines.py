@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import as_typed
 from workflows.core.unusual import say_unusual
@@ -14,6 +15,15 @@ def lines_of(stage: str, summary: Any, run: RunFolder) -> Iterator[str]:
     """The lines of a stage; none for those that say nothing."""
     if stage in LINES:
         yield from LINES[stage](summary, run)
+
+
+def lines_again(stage: str, run: RunFolder) -> Iterator[str]:
+    """The lines of a stage that was done before, where its files tell what they say."""
+    kept = {"prepare": run.manifest, "audit": run.audit_summary, "train": run.training}
+    if stage == "report":
+        yield from lines_of(stage, None, run)
+    elif stage in kept:
+        yield from lines_of(stage, read_json(kept[stage]), run)
 
 
 def _prepare(manifest: Summary, run: RunFolder) -> Iterator[str]:

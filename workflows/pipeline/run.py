@@ -29,7 +29,7 @@ from workflows.experiment.options import ONE_PROCESS, ProcessOptions
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
-from workflows.pipeline.lines import lines_of
+from workflows.pipeline.lines import lines_again, lines_of
 from workflows.pipeline.spread import check_processes, do_by_many
 from workflows.pipeline.stages import STAGES, Stage, made_by
 from workflows.pipeline.taken_over import take_over_data, take_over_training
@@ -197,6 +197,9 @@ def run_stages(
         inputs = _inputs(stage, run, experiment)
         if _is_done(stage, run, experiment, inputs):
             screen.say(f"{title}: done before")
+            if stage is stages[-1]:
+                for line in lines_again(stage.name, run):
+                    screen.say(f"  {line}")
             continue
         take_over = TAKE_OVER.get(stage.name)
         taken = None if take_over is None else take_over(run, inputs, others)
