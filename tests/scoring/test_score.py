@@ -39,13 +39,14 @@ def test_unreadable_outputs_are_wrong_and_counted() -> None:
         pytest.approx(3 / 4),
         pytest.approx(3 / 5),
     )
+    half = pytest.approx([0.0945, 0.9055], abs=1e-4)  # Wilson's interval for 1 of 2, from its formula
+    third = pytest.approx([2 * 0.0615 / 1.0615, 2 * 0.7923 / 1.7923], abs=2e-4)  # for 1 of 3, as F1
     assert figures["per_class"]["bad"] == {
-        "precision": pytest.approx(1 / 2),
-        "recall": pytest.approx(1 / 2),
-        "f1": pytest.approx(1 / 2),
-        "rows": 2,
+        **{"precision": 1 / 2, "precision_interval": half, "recall": 1 / 2, "recall_interval": half},
+        **{"f1": pytest.approx(1 / 2), "f1_interval": third, "rows": 2},
     }
-    assert figures["per_class"]["fair"]["rows"] == 0
+    fair = figures["per_class"]["fair"]
+    assert (fair["rows"], fair["recall_interval"], fair["f1_interval"]) == (0, None, None)
     # "fair" is not in the test set: nobody can get it right, and it takes nothing from the average.
     assert figures["macro_f1"] == pytest.approx((1 / 2 + 4 / 5) / 2)
     assert figures["weighted_f1"] == pytest.approx((2 * 1 / 2 + 3 * 4 / 5) / 5)

@@ -22,7 +22,7 @@ from workflows.experiment.job import Job
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
-SCORES_FORMAT = 6
+SCORES_FORMAT = 7
 REPORT_FORMAT = 2
 
 UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")  # what one model's answers are read as

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.costs import cost_of_the_cheapest, rows_left_out
-from workflows.core.texts import Text, label_text, number, one_after_another, text, texts
+from workflows.core.texts import Text, label_text, number, one_after_another, text, texts, with_interval
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.blocks import Block, Command, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.data_content import describe_data, describe_labels, describe_run
@@ -100,7 +100,8 @@ def _errors(files: Files) -> list[Section]:
         averages.append(f"Matthews {number(figures['matthews'])}")
     headings = text("label"), text("rows"), text("precision"), text("recall"), "F1"
     rows = [
-        [name, f"{each['rows']:,}", *(number(each[key]) for key in ("precision", "recall", "f1"))]
+        [name, f"{each['rows']:,}"]
+        + [with_interval(each[key], each.get(f"{key}_interval")) for key in ("precision", "recall", "f1")]
         for name, each in figures["per_class"].items()
     ]
     blocks += [

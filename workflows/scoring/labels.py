@@ -48,12 +48,26 @@ def averages(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def per_class(gold: np.ndarray, predicted: np.ndarray, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Precision, recall, F1 and rows of each label."""
+    """Precision, recall and F1 of each label, each with its 95 % interval, and the label's rows.
+
+    Wilson's intervals, of the shares of right rows among those predicted, those that have the label, and for
+    F1 either: F* = F1 / (2 - F1) (Hand, Christen and Kirielle 2021).  None of no rows.
+    """
     figures = precision_recall_fscore_support(gold, predicted, average=None, zero_division=0)
-    return {
-        name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
-        for name, p, r, f, n in zip(names, *figures, strict=True)
-    }
+    right = (gold & predicted).sum(0)
+    among = predicted.sum(0), gold.sum(0), (gold | predicted).sum(0)
+    found: dict[str, dict[str, Any]] = {}
+    for name, *values, rows, hits, said, there, either in zip(names, *figures, right, *among, strict=True):
+        found[name] = {
+            **dict(zip(("precision", "recall", "f1"), map(float, values), strict=True)),
+            "rows": int(rows),
+        }
+        for figure, of in (("precision", said), ("recall", there), ("f1", either)):
+            interval = wilson_interval(int(hits), int(of)) if of else None
+            if figure == "f1" and interval is not None:
+                interval = [2 * bound / (1 + bound) for bound in interval]
+            found[name][f"{figure}_interval"] = interval
+    return found
 
 
 def f1_interval(gold: np.ndarray, predicted: np.ndarray, micro: bool = False) -> list[float] | None:
