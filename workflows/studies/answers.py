@@ -152,7 +152,8 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     where = ", ".join(map(str, panel["grid"].values()))
     said: list[Text] = []
     for pair in panel["pairs"]:
-        said += conclude_points(study.title(pair["a"]), study.title(pair["b"]), pair["points"])
+        points = _with_gaps(study, panel, pair)
+        said += conclude_points(study.title(pair["a"]), study.title(pair["b"]), points)
     for arm, points in {} if panel["pairs"] else panel["arms"].items():
         for point in points:
             if point["sd"] is not None:
@@ -166,20 +167,29 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     yield from (text("of_panel", panel=where, said=each) if where else each for each in said)
 
 
+def _with_gaps(study: Study, panel: dict[str, Any], pair: dict[str, Any]) -> list[Point]:
+    """A pair's points; nobody is ahead at the sizes that both arms have, and that are not measured."""
+    there = {point["size"]: point for point in pair["points"]}
+    both = [study.arms[pair[which]].sizes or study.sizes for which in ("a", "b")]
+    asked = [size for size in sizes_of(study) if all(size in sizes for sizes in both)]
+    return [there.get(size, {"ahead": None}) for size in asked if size not in panel["beyond"]]
+
+
 def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterator[Text]:
     """Where `a` is ahead of `b` or `b` of `a`, and where neither is, from few labels to many.
 
-    Someone is ahead where the corrected interval leaves out 0; nothing is said of sizes with too few draws.
+    Someone is ahead where the corrected interval leaves out 0; nothing is said of sizes with too few draws,
+    or without answers, and no sentence reaches over them.
     """
     for ahead, group in groupby(points, key=lambda point: point["ahead"]):
         if ahead is None:
             continue
         run = list(group)
-        by = sorted((point["difference"] for point in run), key=abs)
+        by = sorted(point["difference"] * (ahead or 1) for point in run)
         first, last = run[0], run[-1]
         winner, loser = (a, b) if ahead >= 0 else (b, a)
         labels = _range(first["labels"], last["labels"], ",d")
-        figures = _range(by[0] * (ahead or 1), by[-1] * (ahead or 1), "+.3f")
+        figures = _range(by[0], by[-1], "+.3f")
         said: dict[str, Any] = {"winner": winner, "loser": loser, "figures": figures}
         if ahead == 0:
             yield text("neither_is_ahead", labels=labels, **said)
