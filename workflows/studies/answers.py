@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,7 +15,7 @@ from workflows.core.statistics import crossed_bootstrap, excludes_zero, holm_int
 from workflows.core.texts import Text, text
 from workflows.studies.card import Size, Study, sizes_of
 from workflows.studies.records import Record, as_stored, right_rows
-from workflows.studies.runs import Taken
+from workflows.studies.runs import Run, Taken
 
 FEWEST_DRAWS = 6  # by a sign test, 6 draws that all agree are the first to tell: 2 x 0.5^6 = 0.031 < 0.05
 Point = dict[str, Any]  # what an arm, or a pair of arms, came to at one size
@@ -29,7 +29,7 @@ def answer(study: Study, taken: Taken, folder: Path) -> dict[str, Any]:
     records = {run.key: run.record for run in {run.key: run for _, run in taken}.values() if run.is_done}
     panels = [
         _panel(study, values, [each for each in taken if each[0].panel == values], records)
-        for values in dict.fromkeys(cell.panel for cell, _ in taken)
+        for values in product(*study.grid.values())
     ]
     said = [each for panel in panels for each in sentences(study, panel)]
     titles = {arm: study.title(arm) for arm in study.arms}
@@ -56,6 +56,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
     sizes: list[dict[str, Any]] = []
     unfinished: list[dict[str, Any]] = []
     tested: Record = {}
+    first: Run | None = None
     for size in dict.fromkeys(cell.size for cell, _ in taken):
         here = [each for each in taken if each[0].size == size]
         reading = [run for cell, run in here if run.key in records and not study.arms[cell.arm].once]
@@ -72,10 +73,13 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
                 unfinished.append({"arm": arm, "size": size, "draws": len(done), "of": len(runs)})
             for run in done.values():
                 record = records[run.key]
-                if record["tested"] != (tested := tested or record)["tested"]:
+                tested, first = tested or record, first or run
+                if record["tested"] != tested["tested"]:
+                    why = "a data file has changed in between; start anew with --output."
+                    if run.known is not None or first.known is not None:
+                        why = "--known-runs is of other data; leave it out."
                     raise UserError(
-                        f"study {study.name}: {run.name} has other test rows than the runs before it, so a "
-                        "data file has changed in between; start anew with --output."
+                        f"study {study.name}: {run.name} has other test rows than {first.name}, so {why}"
                     )
             hits = {draw: right_rows(records[run.key], study.system(arm)) for draw, run in done.items()}
             found = {draw: each for draw, each in hits.items() if each is not None}
