@@ -147,6 +147,11 @@ def test_a_bad_card_is_refused_in_one_line(
     ("old", "new", "message"),
     [
         ("tfidf: {}", "tfidf: {once: true}", "tfidf: once is for what reads no labels: zero_shot"),
+        (
+            "tfidf: {}",
+            "tfidf: {options: {dataset: demo}}",
+            "tfidf: with dataset of its own, `all` is another",
+        ),
         ("[32, all]", "[]", "sizes: Tuple should have at least 1 item"),
         ("draws: 2}", "draws: 0}", "arms.lora.draws: Input should be greater than or equal to 1"),
         (SMALL[SMALL.index("arms:") :], "arms: {}", "arms: Dictionary should have at least 1 item"),

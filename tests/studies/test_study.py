@@ -119,6 +119,11 @@ def test_a_study_that_is_killed_goes_on(
     assert [again[name] for name in ("panels", "answer", "runs")] == [
         found[name] for name in ("panels", "answer", "runs")
     ]
+    # And is not written over without them.
+    refused = command("study", str(card), "--draws", 1, "--so-far", "--output", str(elsewhere))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "study.json: holds 4 runs of other machines, which this command would drop" in refused.stderr
+    assert read_json(elsewhere / "study.json") == again
 
 
 def test_a_run_is_known_by_what_is_in_it_not_by_where_it_is(tmp_path: Path) -> None:

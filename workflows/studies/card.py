@@ -120,6 +120,12 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
             if arm.once and study.system(name) not in READ_NO_LABELS
         ),
         *(
+            f"{name}: with {option} of its own, `all` is another number of labels than the others have"
+            for name, arm in study.arms.items()
+            for option in arm.options
+            if option in {*SOURCE, "balance"} and "all" in sizes_of(study)
+        ),
+        *(
             f"compare: {each} is none of {', '.join(study.arms)}"
             for each in compared
             if each not in study.arms

@@ -6,6 +6,7 @@ another study.json holds are not done again (`--known-runs`).
 
 import math
 from base64 import b64decode, b64encode
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,22 @@ def read_known_runs(paths: tuple[Path, ...]) -> dict[str, Record]:
                 f"--known-runs {path}: is no study.json ({type(why).__name__}: {why})."
             ) from error
     return known
+
+
+def refuse_to_lose(path: Path, kept: Collection[str]) -> None:
+    """Raise UserError where the study.json `path`, which is to be written anew, holds runs of other machines
+    that are not among `kept`, by their keys.
+    """
+    try:
+        found = read_json(path)
+        lost = found["runs"].keys() - found["folders"].keys() - {*kept}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # none is there, or nothing that can be read
+    if lost:
+        raise UserError(
+            f"{path}: holds {len(lost)} runs of other machines, which this command would drop from it; keep "
+            f"them by --known-runs {path} and as many draws, or move the file away."
+        )
 
 
 def _checked(record: Record) -> Record:
