@@ -99,7 +99,8 @@ def test_a_study_that_is_killed_goes_on(
         best = panel["arms"][arm][-1]
         assert (result.metric_value, result.dataset_args) == (best["accuracy"], {"rows": 40})
         assert result.metric_args == {"interval_95": best["accuracy_interval"], "draws": 2}
-    assert str(out / "runs") not in card_there.content
+    assert str(tmp_path) not in card_there.content
+    assert "study few.yaml --output few\n" in card_there.content
     for picture in re.findall(r"\]\((figures/[^)]+)\)", card_there.content):
         assert (there / picture).exists()
     planned = command(*study, "--plan").stdout
