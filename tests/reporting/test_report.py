@@ -2,6 +2,7 @@
 
 import html
 import re
+import resource
 import shutil
 import warnings
 from dataclasses import replace
@@ -154,6 +155,36 @@ def test_labels_of_any_kind_are_drawn_without_empty_boxes(
     written = {path.name: path for path in (tmp_path / "none").iterdir()}
     assert set(written) == {"confusion.en.svg", "confusion.en.png", "confusion.zh.svg"}
     assert "差评" in written["confusion.en.svg"].read_text(encoding="utf-8")  # an SVG's reader has the font
+
+
+@pytest.mark.parametrize("torn", ["svg", "png"])
+def test_a_figure_that_does_not_fit_on_the_disk_is_not_there(torn: str, tmp_path: Path) -> None:
+    point = {
+        "labels": 36,
+        "accuracy": 0.5,
+        "accuracy_interval": [0.4, 0.6],
+        "accuracies": [0.5],
+        "varies": True,
+    }
+    drawn: tuple[Any, ...] = (
+        "curves",
+        figures.draw_learning_curves,
+        {"lora": "LoRA"},
+        {"lora": [point]},
+        "60 rows",
+    )
+    figures.save_figure(tmp_path / "whole", *drawn)
+    svg, png = ((tmp_path / "whole" / f"curves.en.{kind}").stat().st_size for kind in ("svg", "png"))
+    assert svg < png
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (svg - 1 if torn == "svg" else png - 1, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            figures.save_figure(tmp_path / "torn", *drawn)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    there = [path.name for path in (tmp_path / "torn").iterdir()]
+    assert there == ([] if torn == "svg" else ["curves.en.svg"])
 
 
 def _three_classes(figures_of_two: dict[str, Any]) -> dict[str, Any]:

@@ -148,9 +148,37 @@ def test_what_is_not_measured_yet_is_said_and_draws_are_matched_by_number(tmp_pa
     assert "lora with 32 (5/6), 64 (0/6), all (0/6) training rows (draws there / wanted)" in page
 
 
+def test_no_sentence_reaches_over_a_size_that_is_not_measured(tmp_path: Path) -> None:
+    card = CARD.replace("[32, 64, all]", "[16, 32, 64, 128, all]").replace(
+        "[tfidf, zero_shot]", "[probe, tfidf]"
+    )
+    card = card.replace("arms:", "arms:\n  probe: {sizes: [16, 32, 64]}")
+
+    def share(arm: str, size: Size, draw: int) -> int | None:
+        gap = (arm == "lora" and size == 64) or (arm == "probe" and size == 16)
+        return None if gap else 30 if arm == "tfidf" else 54
+
+    said = [each["en"] for each in _answer(tmp_path, share, card)["answer"]]
+    assert said == [
+        "lora beats TF-IDF up to 36 labels (+0.400).",
+        "lora beats TF-IDF from 144 labels on, up to the 900 that were tried (+0.400).",
+        "The frozen probe beats TF-IDF from 36 labels on, up to the 72 that were tried (+0.400).",
+    ]
+
+
 def test_runs_with_other_test_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has other test rows than the runs before it"):
+    with pytest.raises(
+        UserError, match=r"has other test rows than demo-tiny-.*--known-runs is of other data"
+    ):
         _answer(tmp_path, lambda arm, size, draw: 30, rows_of=lambda draw: ROWS + (draw == 7))
+
+
+def test_differences_of_both_signs_are_all_within_what_is_said() -> None:
+    points = [
+        each | {"difference": by} for each, by in zip(_points(0, 0, 0), (0.018, 0.009, -0.011), strict=True)
+    ]
+    (said,) = conclude_points(A, B, points)
+    assert said.en == "With 36 … 144 labels no difference between A and B can be told (-0.011 … +0.018)."
 
 
 def _points(*ahead: int | None) -> list[dict[str, Any]]:

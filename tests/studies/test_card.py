@@ -143,6 +143,29 @@ def test_a_bad_card_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tfidf: {}", "tfidf: {once: true}", "tfidf: once is for what reads no labels: zero_shot"),
+        (
+            "tfidf: {}",
+            "tfidf: {options: {dataset: demo}}",
+            "tfidf: with dataset of its own, `all` is another",
+        ),
+        ("[32, all]", "[]", "sizes: Tuple should have at least 1 item"),
+        ("draws: 2}", "draws: 0}", "arms.lora.draws: Input should be greater than or equal to 1"),
+        (SMALL[SMALL.index("arms:") :], "arms: {}", "arms: Dictionary should have at least 1 item"),
+        ("draws: 3", "draws: 3\ngrid: {prompt: []}", "grid.prompt: Tuple should have at least 1 item"),
+    ],
+)
+def test_a_card_that_asks_for_nothing_or_for_a_false_line_is_refused(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in SMALL
+    with pytest.raises(UserError, match=message):
+        _load(_write(tmp_path, SMALL.replace(old, new)))
+
+
 def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_study(tmp_path: Path) -> None:
     own = "data_file: own.csv, text_column: t, label_column: l, labels: '差,好', test_samples"
     name = _write(tmp_path, SMALL.replace("test_samples", own))
@@ -180,6 +203,37 @@ def test_more_rows_than_there_are_are_not_asked_for(tmp_path: Path) -> None:
     assert {cell.size for cell, _ in cells if cell.arm == "tfidf"} == {16, 32, "all"}
     assert {each.data.test_samples for _, each in cells} == {None}
     assert {each.data.test_samples for _, each in cells_of(study, lambda experiment: {"test": 51})} == {50}
+
+
+def test_where_all_sizes_are_beyond_the_rows_there_is_no_study(tmp_path: Path) -> None:
+    study = _load(_write(tmp_path, SMALL.replace("[32, all]", "[32, 64]")))
+    with pytest.raises(UserError, match="fewer training rows than each of its sizes, 32, 64"):
+        find_runs(study, tmp_path / "out", {}, lambda experiment: {"train": 31})
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("base-against-instruct", ("--model", "tiny"), "--model: would change no run"),
+        ("methods", ("--method", "head"), "--method: would change no run"),
+        ("transfer", ("--data-file", "own.csv"), "--data-file: the arms of study transfer differ"),
+    ],
+)
+def test_an_option_that_would_change_nothing_or_make_arms_alike_is_refused(
+    name: str, flags: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        _load(name, *flags)
+
+
+def test_what_is_called_lora_is_lora_whatever_the_method_of_the_others() -> None:
+    for name in ("seeds", "noise", "transfer", "lora-against-full", "mixing"):
+        study = _load(name)
+        for arm in study.arms:
+            called = str(study.title(arm))
+            tuned = study.system(arm) == "tuned"
+            own = study.arms[arm].options.get("method")
+            assert not tuned or ("LoRA" in called or arm == "lora") is (own == "lora"), (name, arm)
 
 
 def test_a_file_of_ones_own_takes_the_place_of_the_data_sets() -> None:

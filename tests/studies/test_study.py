@@ -99,7 +99,8 @@ def test_a_study_that_is_killed_goes_on(
         best = panel["arms"][arm][-1]
         assert (result.metric_value, result.dataset_args) == (best["accuracy"], {"rows": 40})
         assert result.metric_args == {"interval_95": best["accuracy_interval"], "draws": 2}
-    assert str(out / "runs") not in card_there.content
+    assert str(tmp_path) not in card_there.content
+    assert "study few.yaml --output few\n" in card_there.content
     for picture in re.findall(r"\]\((figures/[^)]+)\)", card_there.content):
         assert (there / picture).exists()
     planned = command(*study, "--plan").stdout
@@ -119,6 +120,11 @@ def test_a_study_that_is_killed_goes_on(
     assert [again[name] for name in ("panels", "answer", "runs")] == [
         found[name] for name in ("panels", "answer", "runs")
     ]
+    # And is not written over without them.
+    refused = command("study", str(card), "--draws", 1, "--so-far", "--output", str(elsewhere))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "study.json: holds 4 runs of other machines, which this command would drop" in refused.stderr
+    assert read_json(elsewhere / "study.json") == again
 
 
 def test_a_run_is_known_by_what_is_in_it_not_by_where_it_is(tmp_path: Path) -> None:
@@ -140,6 +146,16 @@ def test_a_run_is_known_by_what_is_in_it_not_by_where_it_is(tmp_path: Path) -> N
         ("{}", "is no study.json (KeyError: 'format')"),
         ("[", "is no study.json (JSONDecodeError: "),
         ('{"format": 0, "runs": {}, "environments": {}}', "is of format 0, this version reads 1"),
+        (
+            '{"format": 1, "environments": {}, "runs": {"a": {"environment": "e"}}}',
+            "is no study.json (KeyError: 'tested')",
+        ),
+        (
+            '{"format": 1, "environments": {}, "runs": {"a": {"environment": "e", "tested": "t", '
+            '"stages": "", "seconds": 1, "peak_memory_bytes": 1, "test_rows": 9, '
+            '"right": {"tfidf": "AA=="}}}}',
+            "is no study.json (ValueError: tfidf: not of 9 test rows)",
+        ),
     ],
 )
 def test_what_is_no_study_is_not_known_runs(

@@ -89,7 +89,7 @@ def study(
 ) -> None:
     """Many runs that answer one question, on one page; goes on at the first unfinished run.
 
-    Options of a run go before the study's own, in all its runs.
+    Options of a run go before the study's own, but not before an arm's.
     """
     use_one_gpu()
     from workflows.commands.export import push as pushing

@@ -26,18 +26,22 @@ class Damaged(UserError, ValueError):
 
 
 @contextmanager
-def open_whole(path: Path) -> Iterator[TextIO]:
-    """Open `path` for writing UTF-8 text under a temporary name; rename it at the end, remove it on an
-    error.
-    """
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to for `path`; it is renamed at the end, removed on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            yield file
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[TextIO]:
+    """Open `path` for writing UTF-8 text, whole or not at all."""
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 def remove_left_parts(folder: Path) -> None:

@@ -97,17 +97,18 @@ def crossed_bootstrap(values: np.ndarray, resamples: int = CROSSED_RESAMPLES) ->
     The MultiBERTs: the Multi-Bootstrap).
     """
     draws, rows = values.shape
-    of_draws, of_rows = _weights(draws, resamples, 0), _weights(rows, resamples, 1)
-    return np.einsum("br,br->b", of_draws @ values.astype(np.float32), of_rows)
+    of_draws, of_rows = _times(draws, resamples, 0), _times(rows, resamples, 1)
+    # Whole numbers, which float32 adds up without rounding to 16 million: a mean of 0 is 0, on any machine.
+    return np.einsum("br,br->b", of_draws @ values.astype(np.float32), of_rows).astype(float) / values.size
 
 
 @lru_cache(maxsize=4)
-def _weights(count: int, resamples: int, stream: int) -> np.ndarray:
-    """How much each of `count` things weighs in each resample, (resamples, count); a row's sum is 1."""
+def _times(count: int, resamples: int, stream: int) -> np.ndarray:
+    """How often each of `count` things is drawn in each resample, (resamples, count)."""
     drawn = np.random.default_rng([SEED, stream]).integers(count, size=(resamples, count))
     drawn += np.arange(resamples)[:, None] * count
     times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count)
-    return (times / count).astype(np.float32)
+    return times.astype(np.float32)
 
 
 def percentile_interval(resampled: np.ndarray, level: float = 0.05) -> list[float]:

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 
+from workflows.core.files import open_whole, whole
 from workflows.core.texts import LANGUAGES, Text, in_language, text, texts
 
 CHINESE_FONTS = (
@@ -69,17 +71,19 @@ def save_figure(
     }
     for language in LANGUAGES:
         with matplotlib.rc_context({**style, "font.family": fonts}):
-            path = folder / f"{name}.{language}.svg"
+            svg = StringIO()
             with warnings.catch_warnings():  # of glyphs that this machine lacks: the reader's has them
                 warnings.filterwarnings("ignore", "Glyph .* missing")
-                draw(partial(_say, {}, language), *data).savefig(path, metadata={"Date": None})
-            svg = path.read_text(encoding="utf-8")
-            path.write_text(re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", svg), encoding="utf-8")
+                figure = draw(partial(_say, {}, language), *data)
+                figure.savefig(svg, format="svg", metadata={"Date": None})
+            with open_whole(folder / f"{name}.{language}.svg") as file:
+                file.write(re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", svg.getvalue()))
         if language == "zh" and len(fonts) == 1:
             continue
         with matplotlib.rc_context({**style, "font.family": fonts}):
             figure = draw(partial(_say, drawable, language), *data)
-            figure.savefig(folder / f"{name}.{language}.png", dpi=PNG_DPI)
+            with whole(folder / f"{name}.{language}.png") as path:
+                figure.savefig(path, format="png", dpi=PNG_DPI)
 
 
 def _say(drawable: dict[str, str], language: str, said: Text | str) -> str:

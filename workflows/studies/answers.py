@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,7 +15,7 @@ from workflows.core.statistics import crossed_bootstrap, excludes_zero, holm_int
 from workflows.core.texts import Text, text
 from workflows.studies.card import Size, Study, sizes_of
 from workflows.studies.records import Record, as_stored, right_rows
-from workflows.studies.runs import Taken
+from workflows.studies.runs import Run, Taken
 
 FEWEST_DRAWS = 6  # by a sign test, 6 draws that all agree are the first to tell: 2 x 0.5^6 = 0.031 < 0.05
 Point = dict[str, Any]  # what an arm, or a pair of arms, came to at one size
@@ -29,7 +29,7 @@ def answer(study: Study, taken: Taken, folder: Path) -> dict[str, Any]:
     records = {run.key: run.record for run in {run.key: run for _, run in taken}.values() if run.is_done}
     panels = [
         _panel(study, values, [each for each in taken if each[0].panel == values], records)
-        for values in dict.fromkeys(cell.panel for cell, _ in taken)
+        for values in product(*study.grid.values())
     ]
     said = [each for panel in panels for each in sentences(study, panel)]
     titles = {arm: study.title(arm) for arm in study.arms}
@@ -56,6 +56,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
     sizes: list[dict[str, Any]] = []
     unfinished: list[dict[str, Any]] = []
     tested: Record = {}
+    first: Run | None = None
     for size in dict.fromkeys(cell.size for cell, _ in taken):
         here = [each for each in taken if each[0].size == size]
         reading = [run for cell, run in here if run.key in records and not study.arms[cell.arm].once]
@@ -72,10 +73,13 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
                 unfinished.append({"arm": arm, "size": size, "draws": len(done), "of": len(runs)})
             for run in done.values():
                 record = records[run.key]
-                if record["tested"] != (tested := tested or record)["tested"]:
+                tested, first = tested or record, first or run
+                if record["tested"] != tested["tested"]:
+                    why = "a data file has changed in between; start anew with --output."
+                    if run.known is not None or first.known is not None:
+                        why = "--known-runs is of other data; leave it out."
                     raise UserError(
-                        f"study {study.name}: {run.name} has other test rows than the runs before it, so a "
-                        "data file has changed in between; start anew with --output."
+                        f"study {study.name}: {run.name} has other test rows than {first.name}, so {why}"
                     )
             hits = {draw: right_rows(records[run.key], study.system(arm)) for draw, run in done.items()}
             found = {draw: each for draw, each in hits.items() if each is not None}
@@ -152,7 +156,8 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     where = ", ".join(map(str, panel["grid"].values()))
     said: list[Text] = []
     for pair in panel["pairs"]:
-        said += conclude_points(study.title(pair["a"]), study.title(pair["b"]), pair["points"])
+        points = _with_gaps(study, panel, pair)
+        said += conclude_points(study.title(pair["a"]), study.title(pair["b"]), points)
     for arm, points in {} if panel["pairs"] else panel["arms"].items():
         for point in points:
             if point["sd"] is not None:
@@ -166,20 +171,29 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     yield from (text("of_panel", panel=where, said=each) if where else each for each in said)
 
 
+def _with_gaps(study: Study, panel: dict[str, Any], pair: dict[str, Any]) -> list[Point]:
+    """A pair's points; nobody is ahead at the sizes that both arms have, and that are not measured."""
+    there = {point["size"]: point for point in pair["points"]}
+    both = [study.arms[pair[which]].sizes or study.sizes for which in ("a", "b")]
+    asked = [size for size in sizes_of(study) if all(size in sizes for sizes in both)]
+    return [there.get(size, {"ahead": None}) for size in asked if size not in panel["beyond"]]
+
+
 def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterator[Text]:
     """Where `a` is ahead of `b` or `b` of `a`, and where neither is, from few labels to many.
 
-    Someone is ahead where the corrected interval leaves out 0; nothing is said of sizes with too few draws.
+    Someone is ahead where the corrected interval leaves out 0; nothing is said of sizes with too few draws,
+    or without answers, and no sentence reaches over them.
     """
     for ahead, group in groupby(points, key=lambda point: point["ahead"]):
         if ahead is None:
             continue
         run = list(group)
-        by = sorted((point["difference"] for point in run), key=abs)
+        by = sorted(point["difference"] * (ahead or 1) for point in run)
         first, last = run[0], run[-1]
         winner, loser = (a, b) if ahead >= 0 else (b, a)
         labels = _range(first["labels"], last["labels"], ",d")
-        figures = _range(by[0] * (ahead or 1), by[-1] * (ahead or 1), "+.3f")
+        figures = _range(by[0], by[-1], "+.3f")
         said: dict[str, Any] = {"winner": winner, "loser": loser, "figures": figures}
         if ahead == 0:
             yield text("neither_is_ahead", labels=labels, **said)

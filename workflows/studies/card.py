@@ -26,9 +26,12 @@ from workflows.experiment.resolve import GROUPS, options_of, resolve
 Options = dict[str, Any]
 Rows = dict[str, int]  # by split; empty where nothing is known
 Size = Annotated[int, Field(ge=1)] | Literal["all"]  # training rows
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
+Draws = Annotated[int, Field(ge=1)]
 SOURCE = {each.name for each in fields(SourceOptions)}
 REPEATED = ("set", "mix")  # options whose values add up
 OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
+READ_NO_LABELS = ("zero_shot", "zero_shot_labels")
 # The systems that may be looked at, and the stages that make their answers.
 SYSTEMS = {
     **dict.fromkeys(("majority", "tfidf"), ("baselines",)),
@@ -49,8 +52,8 @@ class Arm:
     options: Options = field(default_factory=dict)
     system: str | None = None  # default: the arm's name where it is that of one, else tuned
     title: Text | None = None  # default: the system's, or the arm's name
-    sizes: tuple[Size, ...] | None = None  # default: the study's
-    draws: int | None = None  # default: the study's
+    sizes: Sizes | None = None  # default: the study's
+    draws: Draws | None = None  # default: the study's
     vary: tuple[Literal["sample_seed", "seed"], ...] = ("sample_seed", "seed")  # what a draw's number sets
     once: bool = False  # it reads no labels: one run, of the smallest size, stands for all
     smoke: bool = True  # whether it is there at --scale smoke
@@ -63,12 +66,12 @@ class Study:
 
     name: str
     question: Text
-    arms: dict[str, Arm]
-    sizes: tuple[Size, ...]
-    draws: Annotated[int, Field(ge=1)]
+    arms: Annotated[dict[str, Arm], Field(min_length=1)]
+    sizes: Sizes
+    draws: Draws
     compare: tuple[tuple[str, str], ...] = ()  # pairs of arms
     options: Options = field(default_factory=dict)  # of all runs
-    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # option: its values
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = field(default_factory=dict)
 
     def system(self, arm: str) -> str:
         """The system that answers for an arm."""
@@ -112,6 +115,17 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
         *(f"{each} is no option of `run`" for each in names if each not in GROUPS),
         *(f"{each} is no system; known: {', '.join(SYSTEMS)}" for each in systems if each not in SYSTEMS),
         *(
+            f"{name}: once is for what reads no labels: {', '.join(READ_NO_LABELS)}"
+            for name, arm in study.arms.items()
+            if arm.once and study.system(name) not in READ_NO_LABELS
+        ),
+        *(
+            f"{name}: with {option} of its own, `all` is another number of labels than the others have"
+            for name, arm in study.arms.items()
+            for option in arm.options
+            if option in {*SOURCE, "balance"} and "all" in sizes_of(study)
+        ),
+        *(
             f"compare: {each} is none of {', '.join(study.arms)}"
             for each in compared
             if each not in study.arms
@@ -125,7 +139,17 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
         raise UserError(f"{flag}: is set by the study's sizes and draws; leave it out.")
     if smoke:
         study = _smoke(study)
+    without_effect = [option for option in given if option not in REPEATED and not _has_effect(study, option)]
+    if without_effect:
+        flag = without_effect[0].replace("_", "-")
+        raise UserError(
+            f"--{flag}: would change no run of study {study.name}: its arms have their own; leave it out."
+        )
     if "data_file" in given and "dataset" not in given:  # it takes the place of the study's own
+        if any("dataset" in arm.options for arm in study.arms.values()):
+            raise UserError(
+                f"--data-file: the arms of study {study.name} differ by their data sets; leave it out."
+            )
         study = _without(study, "dataset")
     if draws is not None:
         arms = {arm: replace(each, draws=None) for arm, each in study.arms.items()}
@@ -136,6 +160,16 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
         if option not in given or option in REPEATED
     }
     return replace(study, options=_joined(study.options, given), grid=grid)
+
+
+def _has_effect(study: Study, option: str) -> bool:
+    """Whether an option for all runs reaches any: an arm's own goes before it, and tuned arms alone have a
+    method.
+    """
+    return any(
+        option not in arm.options and (option != "method" or study.system(name) == "tuned")
+        for name, arm in study.arms.items()
+    )
 
 
 def _smoke(study: Study) -> Study:

@@ -1,5 +1,6 @@
 """The card of a study for a hub: its page, and before it the accuracy of each arm as a model-index."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from workflows.core.files import open_whole
 from workflows.core.texts import LANGUAGES
 from workflows.experiment.cards import DatasetCard
-from workflows.reporting.blocks import Report
+from workflows.reporting.blocks import Block, Command, Report
 from workflows.reporting.render import render_markdown
 
 FILES = ["README.md", "figures/*.png"]  # what is pushed: study.json and the runs name places of this machine
@@ -32,10 +33,23 @@ def write_hub_card(
     tags = ["sentiment", "text-classification", "ms-swift"]
     # ModelCardData would take one model alone.
     front = CardData(language="zh", tags=tags, metrics=["accuracy"], **{"model-index": index}).to_yaml()
-    shown = replace(page, sections=[section for section in page.sections if not section.folded])
+    sections = [
+        replace(section, blocks=[_without_places(block) for block in section.blocks])
+        for section in page.sections
+        if not section.folded
+    ]
+    shown = replace(page, sections=sections)
     pages = [render_markdown(shown, folder / "figures", language) for language in LANGUAGES]
     with open_whole(folder / "README.md") as file:
         file.write("\n".join(["---", front, "---", "", *pages]))
+
+
+def _without_places(block: Block) -> Block:
+    """A block of the page; the command that repeats the study names its files as one sees them elsewhere."""
+    if not isinstance(block, Command):
+        return block
+    words = shlex.split(block.text)
+    return Command(shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words))
 
 
 def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, DatasetCard]) -> EvalResult:

@@ -4,7 +4,9 @@ So a study may be spread over machines, or over the hours of a free one whose di
 another study.json holds are not done again (`--known-runs`).
 """
 
+import math
 from base64 import b64decode, b64encode
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def read_known_runs(paths: tuple[Path, ...]) -> dict[str, Record]:
                 )
             environments = found["environments"]
             known |= {
-                key: {**record, "environment": environments.get(record["environment"])}
+                key: _checked({**record, "environment": environments.get(record["environment"])})
                 for key, record in found["runs"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -102,6 +104,35 @@ def read_known_runs(paths: tuple[Path, ...]) -> dict[str, Record]:
                 f"--known-runs {path}: is no study.json ({type(why).__name__}: {why})."
             ) from error
     return known
+
+
+def refuse_to_lose(path: Path, kept: Collection[str]) -> None:
+    """Raise UserError where the study.json `path`, which is to be written anew, holds runs of other machines
+    that are not among `kept`, by their keys.
+    """
+    try:
+        found = read_json(path)
+        lost = found["runs"].keys() - found["folders"].keys() - {*kept}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # none is there, or nothing that can be read
+    if lost:
+        raise UserError(
+            f"{path}: holds {len(lost)} runs of other machines, which this command would drop from it; keep "
+            f"them by --known-runs {path} and as many draws, or move the file away."
+        )
+
+
+def _checked(record: Record) -> Record:
+    """A record of another file, whose parts are there and fit together.
+
+    Raises KeyError, TypeError, AttributeError or ValueError where they do not.
+    """
+    record["tested"], record["stages"].split(), record["seconds"] + record["peak_memory_bytes"]
+    rows = record["test_rows"]
+    for system in record["right"]:
+        if len(b64decode(record["right"][system])) != math.ceil(rows / 8):
+            raise ValueError(f"{system}: not of {rows} test rows")
+    return record | {"labels": {split: record["labels"][split] for split in ("train", "val")}}
 
 
 def as_stored(records: dict[str, Record]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, are_done, do_stages
-from workflows.studies.card import SYSTEMS, Cell, Rows, Size, Study, cells_of
+from workflows.studies.card import SYSTEMS, Cell, Rows, Size, Study, cells_of, sizes_of
 from workflows.studies.records import Record, key_of, record_of
 
 Kind = tuple[str, ...]  # what a run's time depends on beside its rows
@@ -88,6 +88,9 @@ def find_runs(
             runs[name] = Run(name, key_of(experiment), there, experiment, size)
         runs[name].makes.update(SYSTEMS[study.system(cell.arm)])
         taken.append((cell, runs[name]))
+    if not taken:
+        sizes = ", ".join(map(str, sizes_of(study)))
+        raise UserError(f"study {study.name}: there are fewer training rows than each of its sizes, {sizes}.")
     for run in runs.values():
         if not run.folder.experiment.exists():
             run.folder = _finished_elsewhere(run) or run.folder

@@ -28,7 +28,7 @@ from workflows.studies.card import Study, load_study
 from workflows.studies.hub_card import write_hub_card
 from workflows.studies.page import build_page
 from workflows.studies.plan import expected_seconds, render_plan
-from workflows.studies.records import read_known_runs
+from workflows.studies.records import read_known_runs, refuse_to_lose
 from workflows.studies.runs import Run, Taken, find_runs, row_counter, without_missing_models
 
 
@@ -91,8 +91,8 @@ def run_study(
     README.md and figures/ into `folder`; return what study.json holds.
 
     `command`: the one that repeats it; `ray`: as of `work_on_study`.  Raises UserError as the runs do, where
-    another command works on the study, where the answers of its runs do not go together, or where no run is
-    finished.
+    another command works on the study, where the answers of its runs do not go together, where no run is
+    finished, or where study.json would lose runs of other machines.
     """
     left_out: list[dict[str, str]] = []
     if not so_far:
@@ -101,6 +101,7 @@ def run_study(
         runs = [*{run.name: run for _, run in taken}.values()]
         missing = [run for run in runs if not run.is_done]
         screen.say(f"study {study.name}: {len(runs)} runs, {len(runs) - len(missing)} of them finished")
+        refuse_to_lose(folder / "study.json", {run.key for run in runs} - {run.key for run in missing})
         if not so_far and missing and ray is not None:
             _do_on_cluster(runs, missing, folder, ray, screen)
         elif not so_far:
