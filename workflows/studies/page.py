@@ -48,13 +48,18 @@ def _measured(
     points = [point for each in panel["arms"].values() for point in each]
     if not points:
         return
-    counts = [len(point["accuracies"]) for point in points]
-    draws = f"{min(counts)} – {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
-    note = text("curve_note", draws=draws, rows=panel["test_rows"])
+    note = text("curve_note", draws=draws_of(panel), rows=panel["test_rows"])
     save_figure(figures, name, draw_learning_curves, titles, panel["arms"], note)
     yield from (Picture(name, note), _accuracies(titles, panel), Paragraph(text("how_a_study_is_read")))
     if panel["pairs"]:
         yield from (_differences(titles, panel["pairs"]), Paragraph(text("how_differences_are_read")))
+
+
+def draws_of(panel: dict[str, Any]) -> str:
+    """How many draws a panel has, from the fewest to the most; points that no draw changes do not count."""
+    points = [point for each in panel["arms"].values() for point in each]
+    counts = [len(point["draws"]) for point in points if point["varies"]] or [1]
+    return f"{min(counts)} – {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
 
 
 def _unfinished(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Iterator[Block]:

@@ -15,7 +15,7 @@ from workflows.core.files import open_whole, read_json, write_json
 from workflows.core.texts import LANGUAGES, Text, in_language, text, texts, with_interval
 from workflows.experiment.cards import ROOT
 from workflows.reporting.render import render_markdown
-from workflows.studies.page import build_page
+from workflows.studies.page import build_page, draws_of
 
 RESULTS = ROOT / "docs" / "results"
 MEASUREMENTS = "measurements"
@@ -55,7 +55,6 @@ def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Te
     """A study's panel as a row: accuracy of each arm with the fewest and the most labels, with intervals."""
     where = ", ".join(str(value) for value in panel["grid"].values())
     link = f"[{found['study']}](docs/results/{found['study']}/{language}.md)"
-    draws = [len(point["draws"]) for points in panel["arms"].values() for point in points if point["varies"]]
     results = []
     for arm, points in panel["arms"].items():
         ends = points if len(points) == 1 else (points[0], points[-1])
@@ -64,9 +63,7 @@ def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Te
         labels = " / ".join(f"{each['labels']:,}" for each in ends)
         arm_said = title if isinstance(title, str) else in_language(Text(**title), language)
         results.append(f"{arm_said} {' / '.join(shown)} [{labels}]")
-    n = text(
-        "n_of_a_study", rows=panel["test_rows"], fewest=min(draws, default=1), most=max(draws, default=1)
-    )
+    n = text("n_of_a_study", rows=panel["test_rows"], draws=draws_of(panel))
     return [f"{link} {where}".strip(), n, "; ".join(results)]
 
 
