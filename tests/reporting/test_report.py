@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fontTools.ttLib import TTFont
 
 from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
@@ -155,6 +156,21 @@ def test_labels_of_any_kind_are_drawn_without_empty_boxes(
     written = {path.name: path for path in (tmp_path / "none").iterdir()}
     assert set(written) == {"confusion.en.svg", "confusion.en.png", "confusion.zh.svg"}
     assert "差评" in written["confusion.en.svg"].read_text(encoding="utf-8")  # an SVG's reader has the font
+
+
+def test_a_font_that_was_installed_after_the_first_report_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    font = TTFont(figures.findfont("DejaVu Sans"))
+    font["name"].setName("Installed Later", 1, 3, 1, 0x409)
+    font["name"].setName("Installed Later", 1, 1, 0, 0)
+    font.save(tmp_path / "later.ttf")
+    (tmp_path / "torn.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(figures, "CHINESE_FONTS", ("Installed Later",))
+    monkeypatch.setattr(figures.fontManager, "ttflist", [*figures.fontManager.ttflist])
+    assert figures.chinese_fonts() == []
+    monkeypatch.setattr(figures, "findSystemFonts", lambda: [*map(str, tmp_path.glob("*.ttf"))])
+    assert figures.chinese_fonts() == ["Installed Later"]
 
 
 @pytest.mark.parametrize("torn", ["svg", "png"])

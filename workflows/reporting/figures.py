@@ -9,6 +9,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, fontManager
+from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager
 from matplotlib.ft2font import FT2Font
 
 from workflows.core.files import open_whole, whole
@@ -39,6 +40,11 @@ Say = Callable[[Text | str], str]  # a text in the figure's language; a label's 
 
 def chinese_fonts() -> list[str]:
     """The fonts installed here that have Chinese letters."""
+    if not {*CHINESE_FONTS} & {*fontManager.get_font_names()}:
+        # Matplotlib keeps the list that it made at its first use: fonts installed since are not on it.
+        for path in {*findSystemFonts()} - {font.fname for font in fontManager.ttflist}:
+            with suppress(Exception):  # whatever a font is that matplotlib cannot read
+                fontManager.addfont(path)
     installed = fontManager.get_font_names()
     return [font for font in CHINESE_FONTS if font in installed]
 

@@ -7,6 +7,7 @@ measured: each entry with its device, versions and command.
 """
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,16 @@ def published() -> list[dict[str, Any]]:
 
 
 def pages_of(found: dict[str, Any], figures: Path) -> dict[Path, str]:
-    """The Markdown pages of a published study, and where each stands; its figures are drawn into `figures`,
-    a folder of that name.
+    """The Markdown pages of a published study, and where each stands; its figures are drawn into `figures`.
+
+    A page shows the figures that are published, whatever can be drawn on this machine.
     """
     page = build_page(found, figures, linked=False)
     folder = RESULTS / found["study"]
-    return {folder / f"{language}.md": render_markdown(page, figures, language) for language in LANGUAGES}
+    return {
+        folder / f"{language}.md": render_markdown(page, folder / "figures", language)
+        for language in LANGUAGES
+    }
 
 
 def readme_table(language: str) -> str:
@@ -74,6 +79,7 @@ def publish(studies: list[Path]) -> None:
         write_json(RESULTS / f"{found['study']}.json", found | {"folders": {}})
     for found in published():
         figures = RESULTS / found["study"] / "figures"
+        shutil.rmtree(figures, ignore_errors=True)  # with what may not be drawn anew here
         for path, page in pages_of(found, figures).items():
             _write(path, page)
     for language, readme in READMES.items():
