@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -118,8 +119,10 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(command: Command, t
         text=True,
         start_new_session=True,
     )
+    end = time.monotonic() + PATIENCE
     while not list(folder.glob("sft/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
         Event().wait(0.05)
     os.killpg(process.pid, signal.SIGINT)
     screen, _ = process.communicate(timeout=PATIENCE)
