@@ -1,5 +1,6 @@
 """What a study says of its runs' raw predictions: figures by hand, and no sentence that they do not bear."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,20 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     )
     assert (tmp_path / "figures" / "accuracy-1.en.png").exists()
     assert "60 test rows" in (tmp_path / "figures" / "accuracy-1.en.svg").read_text(encoding="utf-8")
+
+
+def test_arms_with_one_number_of_labels_are_drawn_below_each_other(tmp_path: Path) -> None:
+    card = CARD.replace("sizes: [32, 64, all]", "sizes: [32]")
+    _answer(tmp_path, lambda arm, size, draw: 30 + draw, card=card)
+    drawn = (tmp_path / "figures" / "accuracy-1.en.svg").read_text(encoding="utf-8")
+    assert "accuracy with 36 labels" in drawn
+    heights = [
+        float(height)
+        for arm in ("TF-IDF", "the untuned model", "lora")
+        for height in re.findall(rf'<text [^>]* y="([\d.]+)"[^>]*>{arm}<', drawn)
+    ]
+    assert len({*heights}) == 3
+    assert heights == sorted(heights)
 
 
 def test_a_sentence_of_a_grid_says_of_what(tmp_path: Path) -> None:

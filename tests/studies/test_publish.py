@@ -1,5 +1,7 @@
 """What is published: each page and table is that of its JSON, and no measured figure stands anywhere else."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,22 @@ def test_pages_are_those_of_their_figures(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("readme", "language"), [("README.md", "en"), ("README_zh.md", "zh")])
 def test_the_table_of_a_readme_is_that_of_the_files(readme: str, language: str) -> None:
     assert TABLE.findall((ROOT / readme).read_text(encoding="utf-8")) == [readme_table(language)]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_stands_in_the_readme_with_the_most_labels_that_most_systems_have(name: str) -> None:
+    rows = [row for row in readme_table("en").splitlines() if f"[{name}]" in row]
+    for row, panel in zip(rows, STUDIES[name]["panels"], strict=True):
+        counts = Counter(point["labels"] for points in panel["arms"].values() for point in points)
+        (labels,) = (int(each.replace(",", "")) for each in re.findall(r"\| ([\d,]+) labels;", row))
+        assert max((count, labels) for labels, count in counts.items()) == (counts[labels], labels)
+        there = [
+            point["accuracy"]
+            for points in panel["arms"].values()
+            for point in points
+            if point["labels"] == labels
+        ]
+        assert re.findall(r" (0\.\d{3}) \(", row) == [f"{each:.3f}" for each in there]
 
 
 def test_each_measurement_says_on_what_it_was_made() -> None:

@@ -270,3 +270,25 @@ def draw_learning_curves(
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)  # clear of all lines
     figure.supxlabel(say(note), fontsize=8, color=GREY)
     return figure
+
+
+def draw_accuracies(
+    say: Say, titles: dict[str, Text | str], arms: dict[str, list[dict[str, Any]]], note: Text
+) -> Figure:
+    """Accuracy of arms that have one number of labels: below each other, with band and single draws.
+
+    `arms`, `note`: as of `draw_learning_curves`.
+    """
+    figure = Figure(figsize=(7.2, 1.4 + 0.32 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    for at, (point,) in enumerate(arms.values()):
+        axes.hlines(at, *point["accuracy_interval"], color=BLUE, alpha=0.2, linewidth=10)
+        if point["varies"]:
+            axes.plot(point["accuracies"], [at] * len(point["accuracies"]), ".", color=BLUE, alpha=0.5)
+        axes.plot(point["accuracy"], at, "D", color=ORANGE, markersize=5)
+    axes.set_yticks(range(len(arms)), [say(titles[arm]) for arm in arms])
+    axes.invert_yaxis()  # the first arm is on top, as in the tables
+    axes.set_xlabel(say(text("accuracy_with_labels", labels=point["labels"])))
+    axes.grid(axis="x", alpha=0.25)
+    figure.supxlabel(say(note), fontsize=8, color=GREY)
+    return figure

@@ -8,7 +8,7 @@ from typing import Any
 
 from workflows.core.texts import Text, one_after_another, text
 from workflows.reporting.blocks import Block, Command, Grid, Links, Paragraph, Picture, Report, Section
-from workflows.reporting.figures import draw_learning_curves, save_figure
+from workflows.reporting.figures import draw_accuracies, draw_learning_curves, save_figure
 
 
 def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Report:
@@ -48,16 +48,16 @@ def _measured(
     points = [point for each in panel["arms"].values() for point in each]
     if not points:
         return
-    note = text("curve_note", draws=draws_of(panel), rows=panel["test_rows"])
-    save_figure(figures, name, draw_learning_curves, titles, panel["arms"], note)
+    note = text("curve_note", draws=how_many_draws(points), rows=panel["test_rows"])
+    draw = draw_learning_curves if len({point["labels"] for point in points}) > 1 else draw_accuracies
+    save_figure(figures, name, draw, titles, panel["arms"], note)
     yield from (Picture(name, note), _accuracies(titles, panel), Paragraph(text("how_a_study_is_read")))
     if panel["pairs"]:
         yield from (_differences(titles, panel["pairs"]), Paragraph(text("how_differences_are_read")))
 
 
-def draws_of(panel: dict[str, Any]) -> str:
-    """How many draws a panel has, from the fewest to the most; points that no draw changes do not count."""
-    points = [point for each in panel["arms"].values() for point in each]
+def how_many_draws(points: list[dict[str, Any]]) -> str:
+    """From the fewest to the most draws of points of arms; those that no draw changes do not count."""
     counts = [len(point["draws"]) for point in points if point["varies"]] or [1]
     return f"{min(counts)} – {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
 

@@ -9,6 +9,7 @@ measured: each entry with its device, versions and command.
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from workflows.core.files import open_whole, read_json, write_json
 from workflows.core.texts import LANGUAGES, Text, in_language, text, texts, with_interval
 from workflows.experiment.cards import ROOT
 from workflows.reporting.render import render_markdown
-from workflows.studies.page import build_page, draws_of
+from workflows.studies.page import build_page, how_many_draws
 
 RESULTS = ROOT / "docs" / "results"
 MEASUREMENTS = "measurements"
@@ -57,18 +58,21 @@ def readme_table(language: str) -> str:
 
 
 def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Text | str]:
-    """A study's panel as a row: accuracy of each arm with the fewest and the most labels, with intervals."""
+    """A study's panel as a row: each arm at the size that the most arms have, the largest of them."""
     where = ", ".join(str(value) for value in panel["grid"].values())
     link = f"[{found['study']}](docs/results/{found['study']}/{language}.md)"
+    points = [(arm, point) for arm, points in panel["arms"].items() for point in points]
+    arms_with = Counter(point["labels"] for _, point in points)
+    labels = max(arms_with, key=lambda labels: (arms_with[labels], labels))
+    shown = {arm: point for arm, point in points if point["labels"] == labels}
     results = []
-    for arm, points in panel["arms"].items():
-        ends = points if len(points) == 1 else (points[0], points[-1])
+    for arm, point in shown.items():
         title = found["titles"][arm]
-        shown = [f"{with_interval(each['accuracy'], each['accuracy_interval'])}" for each in ends]
-        labels = " / ".join(f"{each['labels']:,}" for each in ends)
-        arm_said = title if isinstance(title, str) else in_language(Text(**title), language)
-        results.append(f"{arm_said} {' / '.join(shown)} [{labels}]")
-    n = text("n_of_a_study", rows=panel["test_rows"], draws=draws_of(panel))
+        said = title if isinstance(title, str) else in_language(Text(**title), language)
+        results.append(f"{said} {with_interval(point['accuracy'], point['accuracy_interval'])}")
+    n = text(
+        "n_of_a_study", rows=panel["test_rows"], labels=labels, draws=how_many_draws(list(shown.values()))
+    )
     return [f"{link} {where}".strip(), n, "; ".join(results)]
 
 
