@@ -84,10 +84,12 @@ def save_figure(
                 figure.savefig(svg, format="svg", metadata={"Date": None})
             with open_whole(folder / f"{name}.{language}.svg") as file:
                 file.write(re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", svg.getvalue()))
-        if language == "zh" and len(fonts) == 1:
-            continue
-        with matplotlib.rc_context({**style, "font.family": fonts}):
-            figure = draw(partial(_say, drawable, language), *data)
+            if language == "zh" and len(fonts) == 1:
+                continue
+            if any(label != name for label, name in drawable.items()):
+                figure = draw(partial(_say, drawable, language), *data)
+            else:
+                figure.set_layout_engine("none")  # what takes longest is done: all is in its place
             with whole(folder / f"{name}.{language}.png") as path:
                 figure.savefig(path, format="png", dpi=PNG_DPI)
 
