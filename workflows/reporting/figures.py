@@ -290,7 +290,7 @@ def draw_accuracies(
         axes.plot(point["accuracy"], at, "D", color=ORANGE, markersize=5)
     axes.set_yticks(range(len(arms)), [say(titles[arm]) for arm in arms])
     axes.invert_yaxis()  # the first arm is on top, as in the tables
-    axes.set_xlabel(say(text("accuracy_with_labels", labels=point["labels"])))
+    axes.set_xlabel(say(text("accuracy_with_labels", labels=f"{point['labels']:,}")))
     axes.grid(axis="x", alpha=0.25)
     figure.supxlabel(say(note), fontsize=8, color=GREY)
     return figure

@@ -6,7 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from workflows.core.texts import Text, one_after_another, text
+from workflows.core.texts import Text, one_after_another, text, with_interval
 from workflows.reporting.blocks import Block, Command, Grid, Links, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_accuracies, draw_learning_curves, save_figure
 
@@ -89,20 +89,28 @@ def _environments(found: dict[str, Any]) -> Iterator[Text]:
 
 
 def _accuracies(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Grid:
-    """A line for each number of labels, a column for each arm."""
+    """A line for each number of labels and a column for each arm; of one number a line for each arm."""
     by_size = {arm: {point["size"]: point for point in points} for arm, points in panel["arms"].items()}
-    rows: list[list[Text | str]] = []
-    for size in panel["sizes"]:
-        total = f"{size['train'] + size['val']:,} ({size['train']:,} + {size['val']:,})"
-        rows.append([total, *(_accuracy(points.get(size["size"])) for points in by_size.values())])
-    return Grid([text("labels_of_training_and_validation"), *(titles[arm] for arm in by_size)], rows)
+    labels = {
+        size["size"]: f"{size['train'] + size['val']:,} ({size['train']:,} + {size['val']:,})"
+        for size in panel["sizes"]
+    }
+    cells = {size: [_accuracy(points.get(size)) for points in by_size.values()] for size in labels}
+    if len(labels) == 1:
+        ((size, column),) = cells.items()
+        heading = text("accuracy_with_labels", labels=labels[size])
+        rows = [[titles[arm], cell] for arm, cell in zip(by_size, column, strict=True)]
+        return Grid([text("system"), heading], rows)
+    headings = [text("labels_of_training_and_validation"), *(titles[arm] for arm in by_size)]
+    return Grid(headings, [[labels[size], *row] for size, row in cells.items()])
 
 
 def _accuracy(point: dict[str, Any] | None) -> str:
     if point is None:
         return "–"
     spread = "" if point["sd"] is None else f" ± {point['sd']:.3f}"
-    return f"{point['accuracy']:.3f}{spread} ({len(point['accuracies'])})"
+    found = with_interval(point["accuracy"], point["accuracy_interval"])
+    return f"{found}{spread} ({len(point['accuracies'])})"
 
 
 def _differences(titles: Mapping[str, Text | str], pairs: list[dict[str, Any]]) -> Grid:
