@@ -311,7 +311,7 @@ def test_a_probe_run_tunes_nothing_and_compares_with_one_that_did(
     right = [row["prediction"] == row["gold"] for row in read_jsonl(run.predictions("probe"))]
     assert scores["systems"]["probe"]["accuracy"] == sum(right) / len(right)
     assert scores["systems"]["zero_shot_labels"]["strict_accuracy"] is None  # it writes nothing
-    assert "2,691 行标注数据中的 200 行" in run.report_markdown.read_text(encoding="utf-8")
+    assert "2,691 条标注数据中的 200 条" in run.report_markdown.read_text(encoding="utf-8")
     compared = command("compare", demo_run[0].path, run.path, "--output", tmp_path / "compared")
     assert compared.returncode == 0, compared.stderr
     ends = read_json(tmp_path / "compared" / "comparison.json")["compared"]
@@ -330,4 +330,4 @@ def test_too_few_labels_leave_the_probes_row_empty_and_say_why(command: Command,
     run = RunFolder(tmp_path / "few")
     assert "probe" not in read_json(run.scores)["systems"]
     assert done.stdout.count("it takes 8 that are and 8 that are not") == 2  # as a stage, and under the table
-    assert "属于与不属于该标签的行各需 8 行" in run.report_markdown.read_text(encoding="utf-8")
+    assert "带有和不带有该标签的数据至少各需 8 条" in run.report_markdown.read_text(encoding="utf-8")

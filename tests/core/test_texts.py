@@ -87,7 +87,7 @@ def test_names_stand_in_a_sentence_of_either_language(a: Text | str, b: Text | s
 
 
 def test_figures_are_written_as_the_catalogue_says() -> None:
-    assert text("test_rows", count=12345) == Text("12,345 test rows", "12,345 行测试数据")
+    assert text("test_rows", count=12345) == Text("12,345 test rows", "12,345 条测试数据")
     with pytest.raises(KeyError, match="count"):
         text("test_rows")
 

@@ -135,14 +135,14 @@ def test_a_run_on_other_test_rows_answers_as_if_it_had_trained_itself(
     assert "Trained on demo, tested on 30 test rows of waimai" in page
     shown = render_scores(read_json(run.scores), costs_of(run))
     assert "demo, tested on waimai: 30 test rows" in shown
-    assert "在 demo 上训练，在 waimai 的 30 行测试数据上测试" in shown
+    assert "在 demo 上训练，在 waimai 的 30 条测试数据上测试" in shown
     assert costs_of(run)["tuned"]["tuning"] == costs_of(first)["tuned"]["tuning"]
     (tmp_path / "card").mkdir()
     check = {"dtype": "float32", "outputs_differing": [], "test_rows": 30}
     write_model_card(tmp_path / "card", run, other, ROOT / "workflows" / "tiny" / "model", check)
     card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     assert "Trained on demo, tested on 30 test rows of waimai" in card
-    assert "在 demo 上训练，在 waimai 的 30 行测试数据上测试" in card
+    assert "在 demo 上训练，在 waimai 的 30 条测试数据上测试" in card
     # A stop between the files and the record of them: it is taken over again.
     write_json(run.stages, {name: each for name, each in finished_stages(run).items() if name != "train"})
     run.training.unlink()

@@ -65,7 +65,7 @@ def test_a_model_that_did_not_learn_its_words_is_said_to() -> None:
     unread = [_row("good", None, "喜")] * 3
     (said,) = say_unread({"tuned": measure([*unread, _row("bad", "bad", "差评")], NAMES, WORDS)}, 4)
     assert "3 of 4 outputs of the tuned model name no label" in said.en
-    assert "4 条中有 3 条输出不含任何标签" in said.zh
+    assert "4 条输出中有 3 条不含任何标签词" in said.zh
     read = [_row("bad", "bad", "差评")] * 3
     assert [*say_unread({"tuned": measure([*read, *unread], NAMES, WORDS)}, 6)] == []
 

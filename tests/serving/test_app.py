@@ -109,7 +109,7 @@ def test_a_plan_is_shown_in_the_pages_language() -> None:
     here = {**there, "name": "this machine: Intel"}
     shown = show_plan({"machines": [there, {**small, "fits_with_changes": False}, here]}, EVIL, "zh")
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", shown)
-    assert cells[:4] == ["机器", "用时（分钟，估算）", "内存（GB）", "放得下"]
+    assert cells[:4] == ["机器", "用时（分钟，估算）", "内存或显存（GB）", "放得下"]
     assert cells[5:8] == ["0.7 – 1.5", "0.7 / 24", "是"]
     assert cells[8:12] == ["T4", "1.0", "30.0", "否"]
     assert cells[12] == "本机"

@@ -73,7 +73,7 @@ def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Te
     n = text(
         "n_of_a_study", rows=panel["test_rows"], labels=labels, draws=how_many_draws(list(shown.values()))
     )
-    return [f"{link} {where}".strip(), n, "; ".join(results)]
+    return [f"{link} {where}".strip(), n, ("；" if language == "zh" else "; ").join(results)]
 
 
 def publish(studies: list[Path]) -> None:
