@@ -1,12 +1,18 @@
 """The baselines that a tuned model must beat, on a real corpus."""
 
+import csv
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Command, make_experiment
-from workflows.baselines.baselines import run_baselines
+from workflows.baselines.baselines import (
+    NGRAMS,
+    character_ngrams,
+    run_baselines,
+    single_label_baselines,
+)
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.data.prepare import prepare
@@ -27,6 +33,28 @@ def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, t
     rows = read_jsonl(run.predictions("tfidf"))
     assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in rows)
     assert all(max(row["probabilities"], key=row["probabilities"].get) == row["prediction"] for row in rows)
+
+
+def test_few_uneven_labels_do_not_make_tfidf_a_constant(shared_data: Path) -> None:
+    """Validation cannot choose between strengths of which each gets 3 of 4 rows right."""
+    with open(shared_data / "waimai_10k.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_label = {label: [row for row in rows if row["label"] == label] for label in "01"}
+    train, val, test = (
+        [row for label, count in counts.items() for row in by_label[label][start : start + count]]
+        for start, counts in (
+            (200, {"1": 10, "0": 22}),
+            (260, {"1": 1, "0": 3}),
+            (1000, {"1": 100, "0": 100}),
+        )
+    )
+    vectorizer = character_ngrams(NGRAMS, len(train))
+    features = vectorizer.fit_transform(row["review"] for row in train)
+    of_val, of_test = (vectorizer.transform(row["review"] for row in rows) for rows in (val, test))
+    gold, val_gold, test_gold = ([int(row["label"]) for row in rows] for rows in (train, val, test))
+    said = single_label_baselines(features, of_val, gold, val_gold, 2)["tfidf"](of_test)
+    found = Counter((label, answer) for label, (answer, _) in zip(test_gold, said, strict=True))
+    assert found[1, 1] >= 20
 
 
 def test_a_label_that_training_lacks_is_never_predicted(tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     assert "60 test rows" in (tmp_path / "figures" / "accuracy-1.en.svg").read_text(encoding="utf-8")
 
 
+def test_all_rows_right_is_no_certainty(tmp_path: Path) -> None:
+    found = _answer(tmp_path, lambda arm, size, draw: ROWS if arm == "lora" else 0)
+    arms = found["panels"][0]["arms"]
+    assert arms["lora"][0]["accuracy_interval"] == pytest.approx([0.940, 1.0], abs=0.001)  # Wilson, 60 of 60
+    assert arms["tfidf"][0]["accuracy_interval"] == pytest.approx([0.0, 0.060], abs=0.001)
+
+
 def test_arms_with_one_number_of_labels_are_drawn_below_each_other(tmp_path: Path) -> None:
     card = CARD.replace("sizes: [32, 64, all]", "sizes: [32]")
     _answer(tmp_path, lambda arm, size, draw: 30 + draw, card=card)

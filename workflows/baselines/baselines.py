@@ -89,7 +89,7 @@ def single_label_baselines(
     best = None
     if len(set(gold)) > 1:
         models = _fit(lambda strength: LogisticRegression(C=strength, max_iter=300), train, gold)
-        best = max(models, key=lambda model: model.score(val, val_gold))
+        best = _best(models, lambda model: model.score(val, val_gold))
 
     def tfidf(features: Matrix) -> Said:
         probabilities = np.zeros((features.shape[0], label_count))
@@ -115,8 +115,8 @@ def multi_label_baselines(
     models = _fit(
         lambda strength: OneVsRestClassifier(LogisticRegression(C=strength, max_iter=300)), train, hot
     )
-    best = max(
-        models, key=lambda model: f1_score(val_hot, model.predict(val), average="micro", zero_division=0)
+    best = _best(
+        models, lambda model: f1_score(val_hot, model.predict(val), average="micro", zero_division=0)
     )
 
     def tfidf(features: Matrix) -> Said:
@@ -131,7 +131,7 @@ def regression_baselines(
 ) -> Baselines:
     """The mean, and ridge regression, its strength by R² on validation."""
     models = _fit(lambda strength: Ridge(alpha=1 / strength), train, gold)
-    best = max(models, key=lambda model: model.score(val, val_gold))
+    best = _best(models, lambda model: model.score(val, val_gold))
     mean = float(np.mean(gold)), None
     return {
         "mean": lambda features: [mean] * features.shape[0],
@@ -144,6 +144,13 @@ def _fit(make: Callable[[float], Any], features: Matrix, gold: Any) -> list[Any]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return [make(strength).fit(features, gold) for strength in STRENGTHS]
+
+
+def _best(models: list[Any], measure: Callable[[Any], float]) -> Any:
+    """The model of `_fit` that is best by `measure`; of several the least regularised: where rows are so few
+    that validation cannot tell them apart, the others say little but the most frequent label.
+    """
+    return max(reversed(models), key=measure)
 
 
 def character_ngrams(ngrams: tuple[int, int], rows: int) -> TfidfVectorizer:

@@ -1,18 +1,21 @@
-"""Figures that more than one stage needs: 95 % intervals, and how lengths are summed up."""
+"""Figures that more than one stage needs: 95 % intervals, a test, and how lengths are summed up."""
 
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
 from typing import Literal
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, norm, rankdata
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, norm, permutation_test, rankdata
+from scipy.stats import t as student_t
 
 SEED = 42
 RESAMPLES = 2000
 CROSSED_RESAMPLES = 10_000  # Holm's strictest interval of eight leaves 0.3 % on a side: 31 of them
+PERMUTATIONS = 9999
 BCA_ROWS = 2000  # BCa leaves each row out once: beyond this many the correction is small and the cost is not
 BATCH_CELLS = 4_000_000  # resampled row numbers held in memory at a time
 
@@ -69,6 +72,25 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], rows: int) -> l
     return None
 
 
+def sign_flip_p(differences: np.ndarray) -> float:
+    """How likely a mean at least as far from 0 is where each of the paired `differences`, (rows,), could as
+    well have the other sign: a permutation test (Fisher 1935), seeded; exact for few rows.
+    """
+    if not differences.any():
+        return 1.0
+    return float(
+        permutation_test(
+            (differences,),
+            lambda values, axis: values.mean(axis=axis),
+            permutation_type="samples",
+            n_resamples=PERMUTATIONS,
+            batch=max(1, BATCH_CELLS // len(differences)),
+            vectorized=True,
+            rng=np.random.default_rng(SEED),
+        ).pvalue
+    )
+
+
 def describe_lengths(lengths: list[int] | np.ndarray) -> dict[str, float]:
     """Mean, median, 90th and 99th percentile and maximum of some lengths."""
     median, p90, p99 = np.percentile(lengths, [50, 90, 99])
@@ -87,14 +109,52 @@ def ratio(above: list[float], below: list[float]) -> dict[str, float]:
     return {"median": median(above) / median(below), "low": min(each), "high": max(each)}
 
 
-def crossed_bootstrap(values: np.ndarray, resamples: int = CROSSED_RESAMPLES) -> np.ndarray:
-    """The mean of `values`, (draws, rows), when draws and rows are both drawn anew, with replacement:
-    (resamples,), seeded.
+@dataclass(frozen=True)
+class Resampled:
+    """A mean over draws and rows crossed, and how sure it is."""
+
+    mean: float
+    drawn: np.ndarray  # the mean of each resample, (resamples,)
+    error: float  # the standard error
+    too_narrow: float  # by how much the resamples spread less than that, since draws are few: 1 and above
+    freedom: float  # the degrees of freedom of `error`
+
+
+def resample_mean(values: np.ndarray) -> Resampled:
+    """The mean of `values`, (draws, rows), by a bootstrap of draws and rows crossed.
 
     A draw is a training sample with its initialisation; how much a result depends on it is as much a part of
     its uncertainty as the test rows are (Bouthillier et al. 2021, Accounting for Variance in Machine Learning
     Benchmarks).  Of two systems on the same draws and rows, `values` are the differences (Sellam et al. 2022,
-    The MultiBERTs: the Multi-Bootstrap).
+    The MultiBERTs: the Multi-Bootstrap).  The bootstrap of n things spreads too little by (n - 1) / n
+    (Hesterberg 2015, What Teachers Should Know About the Bootstrap); the degrees of freedom of both sources
+    together are Satterthwaite's (1946).
+    """
+    counts = np.array(values.shape, dtype=float)
+    of_each = [values.mean(axis=other) for other in (1, 0)]  # of a draw; of a row
+    variances = np.array([np.var(means, ddof=1) / len(means) if len(means) > 1 else 0.0 for means in of_each])
+    variance, seen = variances.sum(), (variances * (counts - 1) / counts).sum()
+    if variance == 0 or seen == 0:
+        return Resampled(float(values.mean()), crossed_bootstrap(values), 0.0, 1.0, math.inf)
+    freedom = variance**2 / (variances**2 / np.maximum(counts - 1, 1)).sum()
+    too_narrow = math.sqrt(variance / seen)
+    return Resampled(
+        float(values.mean()), crossed_bootstrap(values), math.sqrt(variance), too_narrow, float(freedom)
+    )
+
+
+def resampled_interval(found: Resampled, level: float = 0.05) -> list[float]:
+    """The middle 1 - `level` of the resamples, widened to what so few draws bear: Student's t in the normal
+    distribution's place.
+    """
+    quantiles = np.quantile(found.drawn, [level / 2, 1 - level / 2])
+    widened = found.too_narrow * student_t.isf(level / 2, found.freedom) / norm.isf(level / 2)
+    return [float(found.mean + widened * (quantile - found.mean)) for quantile in quantiles]
+
+
+def crossed_bootstrap(values: np.ndarray, resamples: int = CROSSED_RESAMPLES) -> np.ndarray:
+    """The mean of `values`, (draws, rows), when draws and rows are both drawn anew, with replacement:
+    (resamples,), seeded.
     """
     draws, rows = values.shape
     of_draws, of_rows = _times(draws, resamples, 0), _times(rows, resamples, 1)
@@ -111,25 +171,25 @@ def _times(count: int, resamples: int, stream: int) -> np.ndarray:
     return times.astype(np.float32)
 
 
-def percentile_interval(resampled: np.ndarray, level: float = 0.05) -> list[float]:
-    """The middle 1 - `level` of resampled figures."""
-    return [float(bound) for bound in np.quantile(resampled, [level / 2, 1 - level / 2])]
+def holm_intervals(differences: list[Resampled], level: float = 0.05) -> list[list[float]]:
+    """An interval of each difference, corrected for their number after Holm (1979), as Dror et al. (2018, The
+    Hitchhiker's Guide to Testing Statistical Significance in NLP) ask for several comparisons.
 
-
-def holm_intervals(differences: list[np.ndarray], level: float = 0.05) -> list[list[float]]:
-    """An interval of each resampled difference, corrected for their number after Holm (1979), as Dror et al.
-    (2018, The Hitchhiker's Guide to Testing Statistical Significance in NLP) ask for several comparisons.
-
-    The chance that any of them leaves out 0 where there is no difference is `level` at most.  The clearest
-    difference gets the widest interval; from the first that contains 0 on, all get as wide a one.
+    The clearest difference gets the widest interval; from the first that contains 0 on, all get as wide a
+    one.  So the chance that any of them leaves out 0 where there is no difference is about `level`.
     """
-    clear = [min((each <= 0).mean(), (each >= 0).mean()) for each in differences]
     intervals: dict[int, list[float]] = {}
     left = len(differences)
-    for at in sorted(range(len(differences)), key=clear.__getitem__):
-        intervals[at] = percentile_interval(differences[at], level / left)
+    for at in sorted(range(len(differences)), key=lambda at: _p_value(differences[at])):
+        intervals[at] = resampled_interval(differences[at], level / left)
         left -= excludes_zero(intervals[at]) != 0
     return [intervals[at] for at in range(len(differences))]
+
+
+def _p_value(found: Resampled) -> float:
+    if found.error == 0:
+        return float(found.mean == 0)
+    return float(student_t.sf(abs(found.mean) / found.error, found.freedom))
 
 
 def excludes_zero(interval: list[float]) -> int:

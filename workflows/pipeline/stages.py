@@ -22,7 +22,8 @@ from workflows.experiment.job import Job
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
-SCORES_FORMAT = 7
+BASELINES_FORMAT = 2  # of what is fitted, not of the files
+SCORES_FORMAT = 8
 REPORT_FORMAT = 2
 
 UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")  # what one model's answers are read as
@@ -213,7 +214,10 @@ STAGES = (
         "baselines",
         "baselines.baselines:run_baselines",
         needs=_splits,
-        depends=lambda run, experiment: {"the files' format": PREDICTIONS_FORMAT},
+        depends=lambda run, experiment: {
+            "the files' format": PREDICTIONS_FORMAT,
+            "how baselines are fitted": BASELINES_FORMAT,
+        },
         writes=_baseline_files,
         made_by="score",
     ),

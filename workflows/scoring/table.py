@@ -16,7 +16,7 @@ INTERVALS_AND_TESTS: dict[Task, str] = {
     "p: exact McNemar, Holm-corrected.",
     "multi_label": "Accuracy: the whole set of labels is right. 95 % intervals: "
     "Wilson for accuracy, BCa bootstrap for F1; p: exact McNemar on whole sets, Holm-corrected.",
-    "regression": "95 % intervals: BCa bootstrap; p: Wilcoxon's signed-rank test on absolute errors, "
+    "regression": "95 % intervals: BCa bootstrap; p: permutation test of the difference in MAE, "
     "Holm-corrected.",
 }
 

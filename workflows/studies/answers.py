@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from workflows.core.errors import UserError
-from workflows.core.statistics import crossed_bootstrap, excludes_zero, holm_intervals, percentile_interval
+from workflows.core.statistics import (
+    Resampled,
+    excludes_zero,
+    holm_intervals,
+    resample_mean,
+    resampled_interval,
+    wilson_interval,
+)
 from workflows.core.texts import Text, text
 from workflows.studies.card import Size, Study, sizes_of
 from workflows.studies.records import Record, as_stored, right_rows
@@ -110,11 +117,14 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
 
 def _spread(right: np.ndarray) -> Point:
     """Accuracy of each draw, their mean with its interval, and their standard deviation."""
-    each = right.mean(1).tolist()
+    each, found = right.mean(1).tolist(), resample_mean(right)
+    low, high = resampled_interval(found)
+    if found.error == 0:  # all rows right, or none: that is no proof of certainty
+        low, high = wilson_interval(int(right[0].sum()), right.shape[1])
     return {
         "accuracies": each,
         "accuracy": mean(each),
-        "accuracy_interval": percentile_interval(crossed_bootstrap(right)),
+        "accuracy_interval": [max(0.0, low), min(1.0, high)],
         "sd": stdev(each) if len(each) > 1 else None,
     }
 
@@ -124,7 +134,7 @@ def _compare(
 ) -> list[Point]:
     """By how much `a` is ahead of `b`, on the draws that both have, at each size that both have."""
     points: list[Point] = []
-    differences: list[np.ndarray] = []
+    differences: list[Resampled] = []
     of_b = {point["size"]: point for point in arms[b]}
     for point in arms[a]:
         size = point["size"]
@@ -139,7 +149,7 @@ def _compare(
             for of, rows in ((point, right[a, size]), (of_b[size], right[b, size]))
         ]
         difference = of_each[0] - of_each[1]
-        differences.append(crossed_bootstrap(difference))
+        differences.append(resample_mean(difference))
         enough = len(draws) >= FEWEST_DRAWS or not varying
         found = {"difference": float(difference.mean()), "draws": len(draws), "enough_draws": enough}
         points.append({"size": size, "labels": point["labels"], **found})
