@@ -145,13 +145,13 @@ def test_a_run_is_known_by_what_is_in_it_not_by_where_it_is(tmp_path: Path) -> N
     [
         ("{}", "is no study.json (KeyError: 'format')"),
         ("[", "is no study.json (JSONDecodeError: "),
-        ('{"format": 0, "runs": {}, "environments": {}}', "is of format 0, this version reads 1"),
+        ('{"format": 0, "runs": {}, "environments": {}}', "is of format 0, this version reads 2"),
         (
-            '{"format": 1, "environments": {}, "runs": {"a": {"environment": "e"}}}',
+            '{"format": 2, "environments": {}, "runs": {"a": {"environment": "e"}}}',
             "is no study.json (KeyError: 'tested')",
         ),
         (
-            '{"format": 1, "environments": {}, "runs": {"a": {"environment": "e", "tested": "t", '
+            '{"format": 2, "environments": {}, "runs": {"a": {"environment": "e", "tested": "t", '
             '"stages": "", "seconds": 1, "peak_memory_bytes": 1, "test_rows": 9, '
             '"right": {"tfidf": "AA=="}}}}',
             "is no study.json (ValueError: tfidf: not of 9 test rows)",

@@ -18,7 +18,7 @@ from workflows.core.files import fingerprint, read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.experiment.experiment import Experiment, save_experiment
 
-FORMAT = 1  # of the records
+FORMAT = 2  # of the records; 1 had TF-IDF with ties to the strongest regularisation
 Record = dict[str, Any]
 
 
