@@ -9,6 +9,7 @@ from scipy.stats import t
 from workflows.core.statistics import (
     Resampled,
     crossed_bootstrap,
+    deviation_interval,
     excludes_zero,
     holm_intervals,
     resample_mean,
@@ -79,6 +80,10 @@ def test_of_differences_by_chance_about_one_in_twenty_leaves_out_zero() -> None:
     sets = [[resample_mean(np.tile(rng.normal(size=(6, 1)), (1, 3))) for _ in range(6)] for _ in range(100)]
     wrong = sum(any(map(excludes_zero, holm_intervals(each))) for each in sets)
     assert wrong <= 9
+
+
+def test_the_interval_of_a_standard_deviation_is_that_of_chi_square() -> None:
+    assert deviation_interval(1.0, 6) == pytest.approx([0.624, 2.453], abs=0.001)  # as in printed tables
 
 
 def test_holm_gives_the_clearest_difference_the_strictest_interval() -> None:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Literal
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, norm, permutation_test, rankdata
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, chi2, norm, permutation_test, rankdata
 from scipy.stats import t as student_t
 
 SEED = 42
@@ -70,6 +70,12 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], rows: int) -> l
         if drawn.low < drawn.high:  # false for nan
             return [float(drawn.low), float(drawn.high)]
     return None
+
+
+def deviation_interval(deviation: float, count: int) -> list[float]:
+    """95 % interval of the standard deviation of `count` figures, 2 at least, as if normal (chi-square)."""
+    squares = (count - 1) * deviation**2
+    return [math.sqrt(squares / float(chi2.isf(tail, count - 1))) for tail in (0.025, 0.975)]
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

@@ -13,13 +13,14 @@ import numpy as np
 from workflows.core.errors import UserError
 from workflows.core.statistics import (
     Resampled,
+    deviation_interval,
     excludes_zero,
     holm_intervals,
     resample_mean,
     resampled_interval,
     wilson_interval,
 )
-from workflows.core.texts import Text, text
+from workflows.core.texts import Text, text, with_interval
 from workflows.studies.card import Size, Study, sizes_of
 from workflows.studies.records import Record, as_stored, right_rows
 from workflows.studies.runs import Run, Taken
@@ -45,6 +46,7 @@ def answer(study: Study, taken: Taken, folder: Path) -> dict[str, Any]:
         "question": asdict(study.question),
         "answer": [asdict(each) for each in said],
         "stands_in": any(run.experiment.model.name == "tiny" for _, run in taken),
+        "options": {name: _shown(value) for name, value in study.options.items()},
         "titles": {arm: asdict(said) if isinstance(said, Text) else said for arm, said in titles.items()},
         "panels": panels,
         "folders": {
@@ -103,9 +105,8 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
         for a, b in study.compare
         if {a, b} <= measured.keys()
     ]
-    shown = (" ".join(each) if isinstance(each, tuple) else each for each in values)
     return {
-        "grid": dict(zip(study.grid, shown, strict=True)),
+        "grid": dict(zip(study.grid, map(_shown, values), strict=True)),
         "test_rows": tested.get("test_rows", 0),
         "sizes": sizes,
         "arms": measured,
@@ -113,6 +114,13 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
         "unfinished": unfinished,
         "beyond": [size for size in sizes_of(study) if size not in {cell.size for cell, _ in taken}],
     }
+
+
+def _shown(value: Any) -> Any:
+    """The value of an option as the page has it: of a file or folder the name alone."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _spread(right: np.ndarray) -> Point:
@@ -173,7 +181,8 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
             if point["sd"] is not None:
                 each = sorted(point["accuracies"])
                 ends = f"{each[0]:.3f} – {each[-1]:.3f}"
-                figures = {"labels": point["labels"], "draws": len(each), "ends": ends, "sd": point["sd"]}
+                spread = with_interval(point["sd"], deviation_interval(point["sd"], len(each)))
+                figures = {"labels": point["labels"], "draws": len(each), "ends": ends, "sd": spread}
                 said.append(text("accuracy_by_draw", arm=study.title(arm), **figures))
     few = [each["draws"] for pair in panel["pairs"] for each in pair["points"] if not each["enough_draws"]]
     if few:

@@ -21,11 +21,13 @@ def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Rep
         result.append(Paragraph(text("answers_nothing_of_a_real_qwen"), strong=True))
     for each in found["left_out"]:
         result.append(Paragraph(text("arm_left_out", arm=each["arm"], model=each["model"])))
+    if found["options"]:
+        result.append(Paragraph(text("options_of_all_runs", options=_listed(found["options"]))))
     sections = [Section(text("result"), result)]
     runs: dict[str, Text] = {}
     titles = {arm: said if isinstance(said, str) else Text(**said) for arm, said in found["titles"].items()}
     for number, panel in enumerate(found["panels"], start=1):
-        where = ", ".join(f"{option} {value}" for option, value in panel["grid"].items())
+        where = _listed(panel["grid"])
         blocks = [*_measured(f"accuracy-{number}", titles, panel, figures), *_unfinished(titles, panel)]
         sections.append(Section(Text(where, where) if where else text("accuracy_by_labels"), blocks))
         for point in (point for each in panel["arms"].values() for point in each):
@@ -39,6 +41,10 @@ def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Rep
         links = Links([(said, path) for path, said in runs.items()])
         sections.append(Section(text("the_runs"), [links], folded=True))
     return Report(found["study"], Text(**found["question"]), sections)
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{option} {value}" for option, value in options.items())
 
 
 def _measured(

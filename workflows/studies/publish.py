@@ -59,7 +59,7 @@ def readme_table(language: str) -> str:
 
 def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Text | str]:
     """A study's panel as a row: each arm at the size that the most arms have, the largest of them."""
-    where = ", ".join(str(value) for value in panel["grid"].values())
+    where = ", ".join(map(str, panel["grid"].values())) or found["options"].get("dataset", "")
     link = f"[{found['study']}](docs/results/{found['study']}/{language}.md)"
     points = [(arm, point) for arm, points in panel["arms"].items() for point in points]
     arms_with = Counter(point["labels"] for _, point in points)
