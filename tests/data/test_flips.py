@@ -61,7 +61,7 @@ def test_as_many_labels_as_asked_are_wrong_and_a_larger_share_has_them_too(tmp_p
         before = {*wrong}
     said = " ".join(lines_of("prepare", manifest, run))
     assert "Labels were made wrong on purpose: 64 of 320 in training, 8 of 41 in validation" in said
-    assert "有意改错了标签：训练集 320 行中的 64 行，验证集 41 行中的 8 行" in said
+    assert "有意改错了标签：训练集 320 条中的 64 条，验证集 41 条中的 8 条" in said
     assert not plain.flipped.exists()
 
 
@@ -128,7 +128,7 @@ def test_the_report_says_that_labels_are_wrong_and_how_many_the_audit_finds(
         assert said in page
         assert said in shown
     assert f"Of the 56 labels that were made wrong on purpose, {found} are among them." in page
-    assert f"有意改错的 56 个标签中，有 {found} 个在其中。" in page
+    assert f"有意改错的 56 个标签中，有 {found} 个已列入其中。" in page
     assert are_done(run, experiment, stages)
     run.flipped.unlink()
     assert not are_done(run, experiment, stages)
