@@ -139,14 +139,12 @@ def resample_mean(values: np.ndarray) -> Resampled:
     counts = np.array(values.shape, dtype=float)
     of_each = [values.mean(axis=other) for other in (1, 0)]  # of a draw; of a row
     variances = np.array([np.var(means, ddof=1) / len(means) if len(means) > 1 else 0.0 for means in of_each])
-    variance, seen = variances.sum(), (variances * (counts - 1) / counts).sum()
-    if variance == 0 or seen == 0:
-        return Resampled(float(values.mean()), crossed_bootstrap(values), 0.0, 1.0, math.inf)
-    freedom = variance**2 / (variances**2 / np.maximum(counts - 1, 1)).sum()
-    too_narrow = math.sqrt(variance / seen)
-    return Resampled(
-        float(values.mean()), crossed_bootstrap(values), math.sqrt(variance), too_narrow, float(freedom)
-    )
+    variance, too_narrow, freedom = float(variances.sum()), 1.0, math.inf
+    if variance > 0:
+        too_narrow = math.sqrt(variance / (variances * (counts - 1) / counts).sum())
+        freedom = float(variance**2 / (variances**2 / np.maximum(counts - 1, 1)).sum())
+    drawn = crossed_bootstrap(values)
+    return Resampled(float(values.mean()), drawn, math.sqrt(variance), too_narrow, freedom)
 
 
 def resampled_interval(found: Resampled, level: float = 0.05) -> list[float]:
