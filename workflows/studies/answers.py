@@ -22,7 +22,7 @@ from workflows.core.statistics import (
 )
 from workflows.core.texts import Text, text, with_interval
 from workflows.studies.card import Size, Study, sizes_of
-from workflows.studies.records import Record, as_stored, right_rows
+from workflows.studies.records import Record, as_stored, right_rows, without_folders
 from workflows.studies.runs import Run, Taken
 
 FEWEST_DRAWS = 6  # by a sign test, 6 draws that all agree are the first to tell: 2 x 0.5^6 = 0.031 < 0.05
@@ -117,10 +117,9 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
 
 
 def _shown(value: Any) -> Any:
-    """The value of an option as the page has it: of a file or folder the name alone."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    """The value of an option as the page has it."""
+    named = without_folders(value)
+    return " ".join(map(str, named)) if isinstance(named, list) else named
 
 
 def _spread(right: np.ndarray) -> Point:

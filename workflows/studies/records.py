@@ -27,14 +27,15 @@ def key_of(experiment: Experiment) -> str:
     folders count by their names alone.
     """
     content = yaml.safe_load(save_experiment(experiment))
-    return f"{experiment.name}-{fingerprint(_named(content))}"
+    return f"{experiment.name}-{fingerprint(without_folders(content))}"
 
 
-def _named(content: Any) -> Any:
+def without_folders(content: Any) -> Any:
+    """`content` with the name alone of each absolute path in it, which differs between machines."""
     if isinstance(content, dict):
-        return {name: _named(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_named(value) for value in content]
+        return {name: without_folders(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_folders(value) for value in content]
     return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content
 
 
