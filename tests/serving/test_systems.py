@@ -3,12 +3,14 @@
 Other methods and tasks: tests/tuning/test_methods.py, tests/inference/test_head.py and test_encoder.py.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
+from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.serving.models import Models
 from workflows.serving.systems import open_system
@@ -25,6 +27,24 @@ def models(demo_run: tuple[RunFolder, str]) -> Models:
 @pytest.mark.parametrize("name", ["tuned", "zero_shot", "probe", "tfidf"])
 def test_answers_are_those_of_the_run(demo_run: tuple[RunFolder, str], models: Models, name: str) -> None:
     assert_served_as_answered(demo_run[0], name, models)
+
+
+def test_runs_beside_each_other_answer_by_their_own_weights(
+    demo_run: tuple[RunFolder, str], models: Models, tmp_path: Path
+) -> None:
+    """In folders with dots, as the names of models have, and one in another dtype."""
+    runs = [RunFolder(tmp_path / name) for name in ("demo-qwen2.5-0.5b", "demo-qwen2.5-0.5b-bf16")]
+    for run in runs:
+        shutil.copytree(demo_run[0].path, run.path)
+    written = runs[1].experiment.read_text(encoding="utf-8")
+    assert "torch_dtype: float32" in written
+    in_bf16 = written.replace("torch_dtype: float32", "torch_dtype: bfloat16")
+    runs[1].experiment.write_text(in_bf16, encoding="utf-8")
+    assert_served_as_answered(runs[0], models=models)
+    texts = [row["text"] for row in read_jsonl(demo_run[0].predictions("tuned"))[:50]]
+    alone = open_system(runs[1].path, "tuned", Models()).answer(texts)
+    assert open_system(runs[1].path, "tuned", models).answer(texts) == alone
+    assert open_system(runs[0].path, "tuned", models).answer(texts) != alone
 
 
 def test_a_merged_adapter_answers_as_one_beside_others(demo_run: tuple[RunFolder, str]) -> None:

@@ -43,13 +43,14 @@ class Models:
 
     def load(self, arguments: Any, adapter: Path | None) -> tuple[Any, Any, Worn]:
         """Model, template, and what makes the model wear the adapter for a while (None: none of its own)."""
-        base = fingerprint([arguments.model, arguments.task_type, arguments.num_labels])
+        base = fingerprint(arguments.get_model_kwargs())
+        name = fingerprint(str(adapter))  # torch takes no name of a module with a dot, as paths have
         with self.bases.setdefault(base, LoadedModel()).reused():
             model, template = prepare_model_template(arguments)
         if adapter is not None and base not in self.adapted:
-            self.adapted[base] = PeftModel.from_pretrained(model, adapter, adapter_name=str(adapter))
+            self.adapted[base] = PeftModel.from_pretrained(model, adapter, adapter_name=name)
         elif adapter is not None:
-            self.adapted[base].load_adapter(adapter, str(adapter))
+            self.adapted[base].load_adapter(adapter, name)
 
         @contextmanager
         def worn() -> Iterator[Any]:
@@ -60,7 +61,7 @@ class Models:
                 with adapted.disable_adapter():
                     yield adapted
             else:
-                adapted.set_adapter(str(adapter))
+                adapted.set_adapter(name)
                 yield adapted
 
         return model, template, worn
