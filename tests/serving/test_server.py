@@ -198,6 +198,33 @@ def test_requests_that_come_together_share_a_batch_and_a_full_queue_refuses(
         batcher.ask("tfidf", ["晚了"])
 
 
+def test_a_server_that_is_stopped_does_not_wait_for_answers_beyond_its_time(
+    systems: dict[str, System],
+) -> None:
+    gate = _Gate(systems["tfidf"])
+    config = uvicorn.Config(make_app({"tfidf": gate.system}), port=0, log_level="error")
+    config.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with ThreadPoolExecutor() as pool:
+        texts = {"texts": ["好"]}
+        asked = pool.submit(
+            httpx.post, f"http://127.0.0.1:{port}/v1/classify", json=texts, timeout=2 * PATIENCE
+        )
+        assert gate.asked.wait(PATIENCE)
+        server.should_exit = True
+        thread.join(PATIENCE)
+        stopped = not thread.is_alive()
+        gate.opened.set()
+        thread.join()
+        assert asked.exception() or asked.result().status_code == 500
+    assert stopped
+
+
 def test_long_texts_make_small_batches(systems: dict[str, System]) -> None:
     gate = _Gate(systems["tfidf"])
     batcher = Batcher({"tfidf": gate.system})

@@ -78,12 +78,12 @@ class Batcher:
             self._changed.notify()
         return request.answers
 
-    def close(self) -> None:
-        """Take no more; return when what is waiting is answered."""
+    def close(self, seconds: float | None = None) -> None:
+        """Take no more; return when what is waiting is answered, or after `seconds`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:

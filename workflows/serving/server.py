@@ -39,6 +39,7 @@ MOST_TEXTS = 256  # of a request
 MOST_CHARACTERS = 10_000  # of a text
 BODY_SECONDS = 30.0  # in which it must have come
 GRACE_SECONDS = 30  # for what is in flight when the server is stopped
+LAST_SECONDS = 1.0  # and then for answers that nobody waits for any more
 NO_JSON = "send a JSON object in UTF-8, with the header `Content-Type: application/json`"
 OPEN = ("/health", "/ready")  # without a key
 PATHS = (*OPEN, "/metrics", "/v1/classify", "/v1/models", "/v1/chat/completions")
@@ -98,7 +99,8 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(batcher.close)
+        # Nobody waits any more: requests are answered by now, or were given up when their time was over.
+        await asyncio.to_thread(batcher.close, LAST_SECONDS)
 
     app = FastAPI(title="Chinese review sentiment", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.batcher = batcher  # for who asks beside the API
