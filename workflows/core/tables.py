@@ -112,7 +112,8 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
     # An export may say .csv and separate by semicolons or tabs.
     delimiter = next((each for each in (usual, "\t", ";", ",") if each in header), usual)
     try:
-        rows = _rows_at_once(_check_delimited(table, delimiter, header_alone=columns is not None))
+        width, before = _check_delimited(table, delimiter, header_alone=columns is not None)
+        rows = _rows_at_once(width)
         with pd.read_csv(
             table.path,
             encoding=table.encoding,
@@ -121,6 +122,9 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
             na_filter=False,  # "NA" and "null" are words of a review, not missing values
             index_col=False,
             usecols=columns,
+            # A line with nothing on it is an empty cell of a single column; of more columns it is no row.
+            header=before if width == 1 else 0,
+            skip_blank_lines=width != 1,
             low_memory=False,
             chunksize=rows if CHUNKS_ARE_WHOLE else sys.maxsize,
         ) as chunks:
@@ -143,8 +147,8 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
         ) from error
 
 
-def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> int:
-    """The number of columns.
+def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[int, int]:
+    """The number of columns, and of lines with nothing on them before the header.
 
     Raises UserError for two of one name, and, unless only the header is looked at, csv.Error for a quoted
     cell that goes on after its quote: pandas would join it, and lines after it, without a word.
@@ -153,7 +157,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> int:
     with open(table.path, encoding=table.encoding, newline="") as file:
         reader, whole = csv.reader(file, delimiter=delimiter, strict=True), 0  # lines that are well
         try:
-            header = next((row for row in reader if any(map(str.strip, row))), [])
+            rows = enumerate(reader)
+            before, header = next(((at, row) for at, row in rows if any(map(str.strip, row))), (0, []))
             whole = reader.line_num
             refuse_twice(table.path, [name for name in header if name])
             if not header_alone:
@@ -161,7 +166,7 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> int:
                     whole = reader.line_num
         except csv.Error as error:
             raise csv.Error(f"line {whole + 1}: {error}") from error
-    return len(header)
+    return len(header), before
 
 
 def _rows_at_once(columns: int) -> int:
