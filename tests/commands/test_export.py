@@ -14,12 +14,14 @@ from huggingface_hub import ModelCard as HubCard
 from tests.conftest import Command, make_experiment
 from tests.fake_hub import FakeHub
 from workflows.commands.export.export import CONTINUED, WITH_SYSTEM, WITHOUT_THINKING, choose_chat_template
+from workflows.commands.export.model_card import write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import ROOT, ModelCard
+from workflows.experiment.experiment import load_experiment
 from workflows.experiment.model_cards import describe_folder
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
@@ -107,6 +109,22 @@ def test_a_hub_reads_the_figures_of_the_model_card_as_they_are(exported: tuple[R
             "test",
         )
         assert each.dataset_args == {"rows": 300, "sha256": scores["test_sha256"]}
+
+
+def test_rows_of_ones_own_go_by_their_file_in_the_model_card(
+    exported: tuple[RunFolder, Path], tmp_path: Path
+) -> None:
+    """Also where `--dataset` names a card whose columns and labels they have."""
+    run, folder = exported
+    experiment = load_experiment(run.experiment)
+    own = replace(experiment, data=replace(experiment.data, data_file="/home/me/手机评论.csv"))
+    write_model_card(tmp_path, run, own, tmp_path, read_json(folder / "export.json"))
+    card = HubCard.load(tmp_path / "README.md", ignore_metadata_errors=False)
+    assert {(each.dataset_name, each.dataset_type) for each in card.data.eval_results} == {
+        ("手机评论.csv", "手机评论")
+    }
+    assert "tuned on 手机评论.csv\n" in card.text
+    assert experiment.dataset.title not in card.text
 
 
 def test_the_lines_of_the_model_card_work_without_swift(exported: tuple[RunFolder, Path]) -> None:

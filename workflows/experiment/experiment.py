@@ -80,6 +80,21 @@ class Experiment:
         return RunOptions(self.data, self.tuning, self.lang)
 
     @property
+    def data_title(self) -> str:
+        """The title of the data set, or the name of --data-file: a card may name rows that these are not."""
+        own = self.data.data_file
+        return self.dataset.title if own is None else Path(own).name
+
+    @property
+    def tested_on(self) -> tuple[str, str]:
+        """Name and title of the data set that the test rows are of."""
+        own = self.data.data_file
+        if self.tested is None and own is not None:
+            return Path(own).stem, self.data_title
+        card = self.tested or self.dataset
+        return card.name, card.title
+
+    @property
     def labels(self) -> tuple[Label, ...]:
         """The data set's labels in index order, with the prompt's words where it has its own."""
         own = self.prompt.label_words

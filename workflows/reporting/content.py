@@ -1,6 +1,5 @@
 """What the report of one run says: results first, then what they were made of (data_content.py)."""
 
-from pathlib import Path
 from typing import Any
 
 from workflows.core.costs import cost_of_the_cheapest, rows_left_out
@@ -52,10 +51,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
         describe_run(files, experiment),
     ]
     title = f"{experiment.dataset.name} · {experiment.model.name} · {experiment.method}"
-    about = experiment.dataset.title
-    if experiment.data.data_file is not None:  # a card may name rows that these are not
-        about = Path(experiment.data.data_file).name
-    return Report(title, about, sections)
+    return Report(title, experiment.data_title, sections)
 
 
 def _training(files: Files) -> list[Section]:

@@ -11,7 +11,6 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from workflows.core.files import open_whole
 from workflows.core.texts import LANGUAGES
-from workflows.experiment.cards import DatasetCard
 from workflows.reporting.blocks import Block, Command, Report
 from workflows.reporting.render import render_markdown
 
@@ -19,11 +18,11 @@ FILES = ["README.md", "figures/*.png"]  # what is pushed: study.json and the run
 
 
 def write_hub_card(
-    found: dict[str, Any], page: Report, tested: Mapping[str, DatasetCard], folder: Path
+    found: dict[str, Any], page: Report, tested: Mapping[str, tuple[str, str]], folder: Path
 ) -> None:
     """Write README.md into `folder`, which has the page's figures.
 
-    `found`: what study.json holds; `tested`: by a run's key, the data set whose test rows it answers.
+    `found`: what study.json holds; `tested`: by a run's key, name and title of the data set of its test rows.
     """
     index: list[dict[str, Any]] = []
     for arm in found["titles"]:
@@ -52,14 +51,14 @@ def _without_places(block: Block) -> Block:
     return Command(shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words))
 
 
-def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, DatasetCard]) -> EvalResult:
+def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, tuple[str, str]]) -> EvalResult:
     """The arm's accuracy with the most labels: the mean over its draws."""
     point = panel["arms"][arm][-1]
-    dataset = tested[point["runs"][0]]
+    name, title = tested[point["runs"][0]]
     return EvalResult(
         task_type="text-classification",
-        dataset_type=dataset.name,
-        dataset_name=dataset.title,
+        dataset_type=name,
+        dataset_name=title,
         dataset_config=", ".join(f"{name} {value}" for name, value in panel["grid"].items()) or None,
         dataset_split="test",
         dataset_args={"rows": panel["test_rows"]},

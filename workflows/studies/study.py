@@ -112,7 +112,7 @@ def run_study(
         write_json(folder / "study.json", found)
         page = build_page(found, folder / "figures")
         write_report(page, folder, lang)
-        tested = {run.key: run.experiment.tested or run.experiment.dataset for _, run in taken}
+        tested = {run.key: run.experiment.tested_on for _, run in taken}
         write_hub_card(found, page, tested, folder)
     return found
 

@@ -86,15 +86,15 @@ def _results(experiment: Experiment, manifest: dict[str, Any], scores: dict[str,
 
     The number of rows and the intervals are arguments there: the hubs have no place of their own for them.
     """
-    dataset = experiment.tested or experiment.dataset
+    dataset, (name, title) = experiment.tested or experiment.dataset, experiment.tested_on
     place = manifest.get("tested", manifest)["from"]
     on_hub = [source.id for source in dataset.sources if source.place == place]
     tuned = scores["systems"]["tuned"]
     return [
         EvalResult(
             task_type="text-classification",
-            dataset_type=next(iter(on_hub), dataset.name),
-            dataset_name=dataset.title,
+            dataset_type=next(iter(on_hub), name),
+            dataset_name=title,
             dataset_split="test",
             dataset_args={"rows": scores["test_rows"], "sha256": scores["test_sha256"]},
             metric_type=metric,
