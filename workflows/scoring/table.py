@@ -12,12 +12,11 @@ from workflows.core.texts import Text, in_both_languages, number, one_after_anot
 from workflows.experiment.cards import Task
 
 INTERVALS_AND_TESTS: dict[Task, str] = {
-    "single_label": "95 % intervals: Wilson for accuracy, BCa bootstrap for macro F1; "
+    "single_label": "95 % intervals: Wilson for accuracy, bootstrap for macro F1; "
     "p: exact McNemar, Holm-corrected.",
     "multi_label": "Accuracy: the whole set of labels is right. 95 % intervals: "
-    "Wilson for accuracy, BCa bootstrap for F1; p: exact McNemar on whole sets, Holm-corrected.",
-    "regression": "95 % intervals: BCa bootstrap; p: permutation test of the difference in MAE, "
-    "Holm-corrected.",
+    "Wilson for accuracy, bootstrap for F1; p: exact McNemar on whole sets, Holm-corrected.",
+    "regression": "95 % intervals: bootstrap; p: permutation test of the difference in MAE, Holm-corrected.",
 }
 
 
