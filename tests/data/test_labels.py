@@ -12,11 +12,28 @@ import pytest
 from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.data.labels import LabelValue, stratify, value_reader
+from workflows.data.labels import LabelValue, gold_reader, stratify, value_reader
 from workflows.experiment.cards import ROOT, load_dataset_card
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")
+DIANPING = load_dataset_card("dianping")  # in one layout 1 is good, in the other 1 star is bad
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "label"),
+    [
+        ("label", "1", "positive"),
+        ("rating", "1", "negative"),
+        ("rating", " 5.0", "positive"),
+        ("rating", "3", None),
+        ("another", "1", None),
+        ("another", "5", "positive"),
+        ("another", "负面", "negative"),
+    ],
+)
+def test_a_gold_label_is_read_by_the_layout_of_its_column(column: str, cell: str, label: str | None) -> None:
+    assert gold_reader(DIANPING, column, None)(cell) == label
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import Command
+from workflows.core import table_writers
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.rows import Rows
@@ -94,6 +95,45 @@ def test_lines_and_single_texts_are_printed(demo_run: Demo) -> None:
 
 def test_texts_of_which_none_is_a_review_have_no_answer(tfidf: System) -> None:
     assert module.answer_texts(tfidf, [" ", "\udcff"]) == [None, None]
+
+
+def test_an_output_that_names_no_label_counts_as_wrong(
+    tfidf: System, demo_rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    def answer(rows: Rows) -> Iterator[Rows]:
+        for batch in tfidf.answer_rows(rows):
+            yield [{**row, "prediction": row["prediction"] if int(row["id"]) < 12 else None} for row in batch]
+
+    gold = [row["label"] for row in demo_rows[:20]]
+    texts = [row["text"] for row in demo_rows[:20]]
+    table = open_table(_table(tmp_path / "t.csv", ["", *texts], label=["1", *gold]))
+    wanted = Wanted("review", label_column="label")
+    some = predict_table(replace(tfidf, answer_rows=answer), [table], wanted, tmp_path / "a.csv", Screen())
+    names = {"0": "negative", "1": "positive"}
+    said = tfidf.answer(texts[:12])
+    right = sum(each["prediction"] == names[label] for each, label in zip(said, gold, strict=False))
+    assert some["without_label"] == {"empty text": 1, "the output names no label": 8}
+    assert some["scores"] == {"rows": 20, "right": right, "without_known_gold": 0}
+
+
+@pytest.mark.parametrize("before", ["", "\n\n"])
+def test_an_empty_line_of_a_single_column_is_a_row(tfidf: System, tmp_path: Path, before: str) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text(f"{before}review\n房间很干净\n\n  \n早餐太差\n", encoding="utf-8")
+    counts = predict_table(tfidf, [open_table(path)], Wanted("review"), tmp_path / "a.csv", Screen())
+    assert (counts["rows"], counts["without_label"]) == (4, {"empty text": 2})
+    assert [row["review"].strip() for row in _read(tmp_path / "a.csv")] == ["房间很干净", "", "", "早餐太差"]
+
+
+@pytest.mark.parametrize("texts", [["好"] * 3, ["好", "好" * 32_768]])
+def test_what_a_sheet_does_not_take_is_refused_before_the_model_is_asked(
+    tfidf: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+) -> None:
+    monkeypatch.setattr(table_writers, "XLSX_ROWS", 3)  # with the header
+    table = open_table(_table(tmp_path / "t.csv", texts))
+    with pytest.raises(UserError, match=r"^\S+/a\.xlsx: more than a sheet of XLSX takes \(.+\); write CSV"):
+        predict_table(tfidf, [table], Wanted("review"), tmp_path / "a.xlsx", Screen())
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "xlsx"])

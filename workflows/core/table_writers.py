@@ -50,6 +50,15 @@ def check_format(path: Path) -> str:
     return kind
 
 
+def check_sheet(path: Path, frame: pd.DataFrame, before: int) -> None:
+    """Raise UserError where a sheet of XLSX does not take the rows of `frame` after `before` others."""
+    for number, row in enumerate(frame.itertuples(index=False), before + 1):
+        longest = max((len(cell) for cell in row if isinstance(cell, str)), default=0)
+        if number >= XLSX_ROWS or longest > XLSX_CELL:
+            what = f"row {number} has a cell of {longest:,} characters" if longest > XLSX_CELL else "rows"
+            raise UserError(f"{path}: more than a sheet of XLSX takes ({what}); write CSV.")
+
+
 @contextmanager
 def open_table_writer(
     path: Path, columns: list[str], kind: str, numbers: Collection[str] = ()
@@ -138,14 +147,9 @@ def _xlsx(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal written
+        check_sheet(path, frame, written)
+        written += len(frame)
         for row in frame.itertuples(index=False):
-            written += 1
-            longest = max((len(each) for each in row if isinstance(each, str)), default=0)
-            if written >= XLSX_ROWS or longest > XLSX_CELL:
-                what = (
-                    f"row {written} has a cell of {longest:,} characters" if longest > XLSX_CELL else "rows"
-                )
-                raise UserError(f"{path}: more than a sheet of XLSX takes ({what}); write CSV.")
             sheet.append([cell(each) for each in row])
 
     sheet.append([cell(name) for name in columns])

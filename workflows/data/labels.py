@@ -60,6 +60,21 @@ def value_reader(
     return meaning.get if card.task == "single_label" else several
 
 
+def gold_reader(card: DatasetCard, column: str, neutral: str | None) -> Callable[[str], str | None]:
+    """A function from a cell of `column` to the name of its one label, None where it has no meaning: that of
+    the card's layout with this label column, else what all layouts take it for.
+    """
+    own = [layout for layout in card.layouts if layout.label == column] or card.layouts
+    readers = [value_reader(card, layout, neutral if layout.neutral else None) for layout in own]
+
+    def read(cell: str) -> str | None:
+        value = normalise_label(cell)
+        found = {index for reader in readers if isinstance(index := reader(value), int)}
+        return card.labels[found.pop()].name if len(found) == 1 else None
+
+    return read
+
+
 def name_label_value(meaning: LabelValue, card: DatasetCard) -> str:
     """A meaning as a person reads it."""
     if isinstance(meaning, float):

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,12 +28,12 @@ from workflows.core.remote import copied_here
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.statistics import wilson_interval
-from workflows.core.table_writers import check_format, open_table_writer
+from workflows.core.table_writers import check_format, check_sheet, open_table_writer
 from workflows.core.tables import Table, name_columns, open_table, read_chunks
+from workflows.data.labels import gold_reader
 from workflows.data.reviews import why_no_review
 from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import load_experiment
-from workflows.experiment.labels import normalise_label
 from workflows.serving.blocks import answer_rows, answer_texts
 from workflows.serving.kept_answers import held
 
@@ -206,7 +206,7 @@ def predict_table(
     the same.
     """
     kind = check_files(tables, wanted, output)
-    columns, rows = _look_at(tables, screen)
+    columns, rows = _look_at(tables, output, kind, screen)
     added = added_columns(system, wanted)
     for name in added:
         if name in columns:
@@ -254,8 +254,8 @@ def check_files(tables: list[Table], wanted: Wanted, output: Path) -> str:
     return kind
 
 
-def _look_at(tables: list[Table], screen: Screen) -> tuple[list[str], int]:
-    """The columns and the number of rows of all files."""
+def _look_at(tables: list[Table], output: Path, kind: str, screen: Screen) -> tuple[list[str], int]:
+    """The columns and the number of rows of all files; a UserError where `output` does not take them."""
     columns: list[str] = []
     rows = 0
     with screen.progress("counting rows", None) as bar:
@@ -263,6 +263,8 @@ def _look_at(tables: list[Table], screen: Screen) -> tuple[list[str], int]:
             here: dict[str, None] = {}  # in their order; an object of JSONL may lack some
             for chunk in read_chunks(table):
                 here.update(dict.fromkeys(chunk.columns))
+                if kind == "xlsx":  # said now, not when all are answered
+                    check_sheet(output, chunk, rows)
                 rows += len(chunk)
                 bar.update(len(chunk))
             columns = columns or [*here]
@@ -344,12 +346,10 @@ class _Counts:
         self.reasons: dict[str, int] = {}
         self.labels: dict[str, int] = {}
         self.right = self.scored = self.strange = 0
-        layouts = system.experiment.dataset.layouts
-        labels = system.experiment.labels
-        self.meaning = {
-            value: name for layout in layouts for name, values in layout.values.items() for value in values
-        }
-        self.meaning |= {text: label.name for label in labels for text in (label.words, label.name)}
+        self.read_gold: Callable[[str], str | None] = lambda cell: None
+        if wanted.label_column is not None:
+            asked = system.experiment
+            self.read_gold = gold_reader(asked.dataset, wanted.label_column, asked.data.neutral)
 
     def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
         self.rows += len(chunk)
@@ -358,11 +358,13 @@ class _Counts:
             counted[key] = counted.get(key, 0) + 1
         if self.wanted.label_column is None:
             return
-        for gold, label in zip(chunk[self.wanted.label_column], new["prediction"], strict=True):
-            known = self.meaning.get(normalise_label(gold))
+        golds = chunk[self.wanted.label_column]
+        for gold, answer, label in zip(golds, said, new["prediction"], strict=True):
+            known = self.read_gold(gold)
             if known is None:
                 self.strange += 1
-            elif label:
+            # An output that names no label is wrong; one that is withheld for its confidence is not counted.
+            elif label or (answer is not None and answer["prediction"] is None):
                 self.scored += 1
                 self.right += known == label
 
