@@ -114,7 +114,7 @@ def test_a_sentence_of_a_grid_says_of_what(tmp_path: Path) -> None:
         tmp_path, lambda arm, size, draw: 30, card=CARD + "grid: {prompt: [zh-question, zh-system]}\n"
     )
     starts = {each["zh"].partition("：")[0] for each in found["answer"]}
-    assert starts == {"zh-question", "zh-system"}
+    assert starts == {"prompt zh-question", "prompt zh-system"}
     assert [panel["grid"] for panel in found["panels"]] == [
         {"prompt": "zh-question"},
         {"prompt": "zh-system"},

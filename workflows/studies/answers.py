@@ -1,7 +1,7 @@
 """What the runs of a study say: accuracies, differences with intervals, and the sentences that they allow."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import groupby, product
 from pathlib import Path
@@ -122,6 +122,11 @@ def _shown(value: Any) -> Any:
     return " ".join(map(str, named)) if isinstance(named, list) else named
 
 
+def listed(options: Mapping[str, Any]) -> str:
+    """Options as one reads them."""
+    return ", ".join(f"{option} {value}" for option, value in options.items())
+
+
 def _spread(right: np.ndarray) -> Point:
     """Accuracy of each draw, their mean with its interval, and their standard deviation."""
     each, found = right.mean(1).tolist(), resample_mean(right)
@@ -170,7 +175,7 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     """What may be said of a panel: of each pair of arms where one is ahead, or, where nothing is compared,
     how much the accuracy of each arm depends on the draw.
     """
-    where = ", ".join(map(str, panel["grid"].values()))
+    where = listed(panel["grid"])
     said: list[Text] = []
     for pair in panel["pairs"]:
         points = _with_gaps(study, panel, pair)

@@ -9,6 +9,7 @@ from typing import Any
 from workflows.core.texts import Text, one_after_another, text, with_interval
 from workflows.reporting.blocks import Block, Command, Grid, Links, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_accuracies, draw_learning_curves, save_figure
+from workflows.studies.answers import listed
 
 
 def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Report:
@@ -22,12 +23,12 @@ def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Rep
     for each in found["left_out"]:
         result.append(Paragraph(text("arm_left_out", arm=each["arm"], model=each["model"])))
     if found["options"]:
-        result.append(Paragraph(text("options_of_all_runs", options=_listed(found["options"]))))
+        result.append(Paragraph(text("options_of_all_runs", options=listed(found["options"]))))
     sections = [Section(text("result"), result)]
     runs: dict[str, Text] = {}
     titles = {arm: said if isinstance(said, str) else Text(**said) for arm, said in found["titles"].items()}
     for number, panel in enumerate(found["panels"], start=1):
-        where = _listed(panel["grid"])
+        where = listed(panel["grid"])
         blocks = [*_measured(f"accuracy-{number}", titles, panel, figures), *_unfinished(titles, panel)]
         sections.append(Section(Text(where, where) if where else text("accuracy_by_labels"), blocks))
         for point in (point for each in panel["arms"].values() for point in each):
@@ -41,10 +42,6 @@ def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Rep
         links = Links([(said, path) for path, said in runs.items()])
         sections.append(Section(text("the_runs"), [links], folded=True))
     return Report(found["study"], Text(**found["question"]), sections)
-
-
-def _listed(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{option} {value}" for option, value in options.items())
 
 
 def _measured(

@@ -17,6 +17,7 @@ from workflows.core.files import open_whole, read_json, write_json
 from workflows.core.texts import LANGUAGES, Text, in_language, text, texts, with_interval
 from workflows.experiment.cards import ROOT
 from workflows.reporting.render import render_markdown
+from workflows.studies.answers import listed
 from workflows.studies.page import build_page, how_many_draws
 
 RESULTS = ROOT / "docs" / "results"
@@ -59,7 +60,7 @@ def readme_table(language: str) -> str:
 
 def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Text | str]:
     """A study's panel as a row: each arm at the size that the most arms have, the largest of them."""
-    where = ", ".join(map(str, panel["grid"].values())) or found["options"].get("dataset", "")
+    where = listed(panel["grid"] or {name: of for name, of in found["options"].items() if name == "dataset"})
     link = f"[{found['study']}](docs/results/{found['study']}/{language}.md)"
     points = [(arm, point) for arm, points in panel["arms"].items() for point in points]
     arms_with = Counter(point["labels"] for _, point in points)
