@@ -14,6 +14,7 @@ from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.data.labels import LabelValue, gold_reader, stratify, value_reader
 from workflows.experiment.cards import ROOT, load_dataset_card
+from workflows.experiment.labels import parse_labels
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")
@@ -63,6 +64,11 @@ WAIMAI = load_dataset_card("waimai")
 )
 def test_a_label_is_known_by_its_value_its_name_and_its_words(cell: str, meaning: int | None) -> None:
     assert value_reader(WAIMAI, WAIMAI.layouts[0], None)(cell) == meaning
+
+
+def test_signs_of_full_width_are_read_in_labels() -> None:
+    assert parse_labels("1＝好评，0＝差评，２＝") == parse_labels("1=好评,0=差评,2=")
+    assert parse_labels("1＝好评,0＝差评")[0] == {"好评": ("1",), "差评": ("0",)}
 
 
 def test_a_value_that_the_card_gives_goes_before_a_name() -> None:

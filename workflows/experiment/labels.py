@@ -15,7 +15,7 @@ def parse_labels(text: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]
     "差评,好评": the file holds these names, or 0 and 1.  "1=差评,2=差评,3=,5=好评": values and their names; a
     value without a name is left out.
     """
-    items = [item.strip() for item in re.split("[,，]", text) if item.strip()]
+    items = [item.strip() for item in re.split("[,，]", text.replace("＝", "=")) if item.strip()]
     pairs: list[tuple[str, str]] = []  # value, name
     if any("=" in item for item in items):
         for item in items:
