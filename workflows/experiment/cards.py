@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from workflows.core.errors import UserError
 from workflows.core.files import check_file
+from workflows.experiment.labels import normalise_label
 from workflows.experiment.options import absolute
 from workflows.experiment.recipes import Recipe
 
@@ -211,14 +212,31 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 
 def load_dataset_card(name: str) -> DatasetCard:
-    """The card `datasets/<name>.yaml`."""
+    """The card `datasets/<name>.yaml`; a UserError where its keys do not fit together."""
     path = card_path(DATASETS, name, "data set")
     card = from_mapping(DatasetCard, read_yaml(path), path)
+    if card.name != name:
+        raise UserError(f"{path}: has the name {card.name!r}; write `name: {name}`, as its file is called.")
     names = sorted(label.name for label in card.labels)
     for layout in card.layouts:
         if (mapped := sorted(layout.values)) != names:
             raise UserError(f"{path}: layout {layout.text}/{layout.label} maps {mapped}, labels are {names}.")
+        _check_values(layout, path)
     return card
+
+
+def _check_values(layout: Layout, path: Path) -> None:
+    """Raise UserError where a layout gives one value two meanings."""
+    places = [*layout.values.items(), ("neutral", layout.neutral), ("unlabelled", layout.unlabelled)]
+    meant: dict[str, str] = {}
+    for place, values in places:
+        for value in {*map(normalise_label, values)}:
+            if value in meant:
+                raise UserError(
+                    f"{path}: layout {layout.text}/{layout.label} has the value {value!r} under both "
+                    f"{meant[value]} and {place}; leave it in one place."
+                )
+            meant[value] = place
 
 
 def load_preset(name: str, settings: dict[str, str] | None = None) -> tuple[Arguments, Recipe | None]:
