@@ -117,6 +117,20 @@ def test_arguments(
         assert training.bnb_4bit_compute_dtype == answering.bnb_4bit_compute_dtype == computed_in
 
 
+def test_each_of_several_processes_has_a_gpu_of_its_own(
+    run: RunFolder, models: dict[str, ModelCard], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # What torchrun says to the second process of a machine.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    experiment, here = _experiment("lora", models["tiny-chat"]), _pretended("2 x A10")
+    assert merged_arguments(experiment, here)["device_map"] == "cuda:1"
+    answering = build_infer_arguments(experiment, here, run.split("val"), tmp_path / "out.jsonl", None)
+    assert answering.device_map == "cuda:1"
+    pinned = _experiment("lora", models["tiny-chat"], device_map="cuda:0")
+    assert merged_arguments(pinned, here)["device_map"] == "cuda:0"
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 def test_what_a_card_or_set_pins_to_float32_is_computed_in_it(machine: str) -> None:
     for experiment in (

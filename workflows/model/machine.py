@@ -1,6 +1,7 @@
 """What this machine is, and which of SWIFT's arguments follow from it."""
 
 import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
@@ -88,6 +89,14 @@ def give_back_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def let_go_of_memory() -> None:
+    """Free what nothing refers to any more; what torch keeps of a GPU's memory is then there for others."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def memory_within_reach(device: str) -> int:
@@ -183,7 +192,8 @@ def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> 
     put("fp16", computed_in == "float16")
     if fitted.get("quant_method") == "bnb":
         put("bnb_4bit_compute_dtype", computed_in)  # SWIFT would compute in fp32 beside fp16
-    put("device_map", "cuda:0" if machine.device == "cuda" else "cpu")  # one device, never several
+    # One device, never several; torchrun numbers the processes here, each of which has a GPU of its own.
+    put("device_map", f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if machine.device == "cuda" else "cpu")
     if machine.device == "cpu":
         put("use_cpu", True)  # else transformers refuses bf16 without a GPU
         put("gradient_checkpointing", False)  # saves GPU memory; here it would only cost time

@@ -25,7 +25,7 @@ from workflows.experiment.job import Job
 from workflows.experiment.options import ProcessOptions
 from workflows.experiment.recipes import Plain
 from workflows.model.gpu import gpus_of_processes
-from workflows.model.machine import find_machine
+from workflows.model.machine import find_machine, let_go_of_memory
 
 PATIENCE = 86_400  # seconds that machines wait for each other: machine 0 does the stages before alone
 
@@ -44,6 +44,7 @@ def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> Any:
     if is_first:
         result.unlink(missing_ok=True)
     job.base.release()  # each process has a model of its own
+    let_go_of_memory()  # the first one's GPU is this process's
     cores = os.cpu_count() or 1
     environment = {
         **os.environ,

@@ -1,13 +1,11 @@
 """The door of the training stage: SftArguments to sft_main to the best checkpoint."""
 
-import gc
 import math
 import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
@@ -22,7 +20,7 @@ from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments, merged_arguments
 from workflows.model.folder import label_tokens, with_local_model
-from workflows.model.machine import Machine, free_memory, memory_within_reach
+from workflows.model.machine import Machine, free_memory, let_go_of_memory, memory_within_reach
 from workflows.model.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.model.ranks import rank, ranks
 from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, Watched, register_watch
@@ -80,9 +78,7 @@ def train(
                     raise UserError(out_of_memory_line(run, ready, machine)) from error
             watched.model = None
             base.release()
-            gc.collect()  # what the failed step held is let go only after that block
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            let_go_of_memory()  # what the failed step held is let go only after that block
             ready, resume_from = fewer, last_checkpoint(job)
             arguments = build_sft_arguments(run, ready, machine, resume_from)
     base.remove_adapter(watched.model)
