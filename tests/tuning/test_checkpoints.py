@@ -79,6 +79,14 @@ def test_without_a_whole_checkpoint_training_begins_again(job: Job) -> None:
     assert not any(job.run.sft.glob("checkpoint-*"))
 
 
+def test_what_a_training_gave_goes_with_its_checkpoints(job: Job) -> None:
+    job.run.training.write_text('{"checkpoint": "checkpoint-30"}', encoding="utf-8")
+    assert _resumed(job) == NEWEST
+    assert job.run.training.exists()
+    assert _resumed(replace(job, inputs="others")) is None
+    assert not job.run.training.exists()
+
+
 def test_one_whose_best_so_far_is_torn_could_not_end_well(job: Job) -> None:
     os.truncate(job.run.sft / "checkpoint-20" / "adapter_model.safetensors", 20)
     assert _resumed(job) == "checkpoint-10"

@@ -103,6 +103,13 @@ def finished_stages(run: RunFolder) -> dict[str, dict[str, Any]]:
     return read_json(run.stages) if run.stages.exists() else {}
 
 
+def mark_begun(run: RunFolder, stage: str) -> None:
+    """Drop the record of `stage`: from now on its files may be of other inputs, some or all of them."""
+    done = finished_stages(run)
+    if done.pop(stage, None) is not None:
+        write_json(run.stages, done)
+
+
 def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
     """Record that `stage` is done."""
     write_json(run.stages, {**finished_stages(run), stage: record})

@@ -18,6 +18,7 @@ from workflows.core.run_folder import (
     finished_stages,
     is_locked,
     locked,
+    mark_begun,
     mark_finished,
 )
 from workflows.core.screen import Screen, as_typed
@@ -201,13 +202,15 @@ def run_stages(
                 for line in lines_again(stage.name, run):
                     screen.say(f"  {line}")
             continue
+        before = finished_stages(run).get(stage.name, {}).get("inputs")
+        mark_begun(run, stage.name)
         take_over = TAKE_OVER.get(stage.name)
         taken = None if take_over is None else take_over(run, inputs, others)
         if taken is not None:
             screen.say(f"{title}: taken over from {as_typed(Path(taken['taken_over']['run']))}")
             mark_finished(run, stage.name, taken)
             continue
-        screen.say(title + _why_again(finished_stages(run).get(stage.name, {}).get("inputs"), inputs))
+        screen.say(title + _why_again(before, inputs))
         start = time.monotonic()
         reset_peak_memory()
         try:

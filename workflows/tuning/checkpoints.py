@@ -28,6 +28,7 @@ def last_checkpoint(job: Job) -> Path | None:
 def _find_last(job: Job) -> Path | None:
     run, marker = job.run, job.run.trained_on
     if not marker.exists() or marker.read_text(encoding="utf-8") != job.inputs:
+        run.training.unlink(missing_ok=True)  # it names a checkpoint of that training
         shutil.rmtree(run.sft, ignore_errors=True)
         run.tracked.unlink(missing_ok=True)  # a tracked run has the losses of one training
         run.sft.mkdir(parents=True)

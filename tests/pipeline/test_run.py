@@ -1,0 +1,42 @@
+"""Which stages of a run count as done, after a start that failed in the middle."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_experiment
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, sha256
+from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
+from workflows.pipeline.run import do_stages
+
+
+def test_a_stage_that_failed_halfway_is_not_done_with_what_went_in_before(
+    shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open(shared_data / "waimai_10k.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    few, many = ([rows[0], *rows[1 : size + 1], *rows[-size:]] for size in (30, 120))
+    table, run = tmp_path / "reviews.csv", RunFolder(tmp_path / "run")
+
+    def prepare(content: list[list[str]]) -> str:
+        with open(table, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(content)
+        do_stages(run, experiment, ("prepare",), Screen())
+        return capfd.readouterr().out
+
+    asked = ["--text-column", "review", "--label-column", "label", "--labels", "0=negative,1=positive"]
+    # Of many rows it asks for more than demo has.
+    experiment = make_experiment("--data-file", table, *asked, "--mix", "demo=20")
+    prepare(few)
+    manifest = read_json(run.manifest)
+    with pytest.raises(UserError, match="--mix demo=20"):
+        prepare(many)
+    assert sha256(run.split("test")) != manifest["sha256"]["test.jsonl"]  # there are files of the many rows
+    capfd.readouterr()
+    assert "done before" not in prepare(few)
+    assert sha256(run.split("test")) == manifest["sha256"]["test.jsonl"]
+    assert "prepare: done before" in prepare(few)
+    assert "prepare: again, the data files changed" in prepare(few[:-2])
