@@ -290,7 +290,22 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "two sheets of rows": (
         "a.xlsx",
         excel(TABLE, TABLE),
-        "sheet '表2' has the columns of '表1', which alone",
+        "sheet '表2' has columns of '表1', which alone",
+    ),
+    "a second sheet with the columns turned round": (
+        "a.xlsx",
+        excel(TABLE, [row[::-1] for row in TABLE]),
+        "sheet '表2' has columns of '表1', which alone",
+    ),
+    "a second sheet with a column more": (
+        "a.xlsx",
+        excel(TABLE, [[*row, "备注"] for row in TABLE]),
+        "sheet '表2' has columns of '表1', which alone",
+    ),
+    "a second sheet with reviews alone": (
+        "a.xlsx",
+        excel(TABLE, [row[1:] for row in TABLE]),
+        "sheet '表2' has columns of '表1', which alone",
     ),
     "a zip bomb": (
         "a.xlsx",

@@ -27,8 +27,8 @@ Cells = list[Any]
 def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd.DataFrame]:
     """The rows of the first visible sheet, some at a time; empty rows below the last full one are none.
 
-    Raises UserError for cells right of the named columns, and where another sheet has the same columns, whose
-    rows would be lost.
+    Raises UserError for cells right of the named columns, and where another sheet has the same columns, in
+    any order, with or without others: its rows would be lost.
     """
     from openpyxl import load_workbook
 
@@ -46,9 +46,10 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
         if not header:
             raise UserError(f"{path}: sheet {first.title!r} is empty.")
         for other in others:
-            if next(_full_rows(other), (0, []))[1] == header:
+            here, there = ({*names} - {""} for names in (header, next(_full_rows(other), (0, []))[1]))
+            if there and (there <= here or here <= there):
                 raise UserError(
-                    f"{path}: sheet {other.title!r} has the columns of {first.title!r}, which alone is read; "
+                    f"{path}: sheet {other.title!r} has columns of {first.title!r}, which alone is read; "
                     "put all rows on one sheet, or save each sheet as a file of its own."
                 )
         names = [f"{name}" or f"Unnamed: {at}" for at, name in enumerate(header)]
