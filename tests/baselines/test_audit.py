@@ -10,11 +10,12 @@ from cleanlab.rank import get_label_quality_scores
 
 from tests.conftest import make_experiment
 from workflows.baselines.audit import audit, out_of_fold, rank
-from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
 from workflows.experiment.job import Job
+from workflows.pipeline.run import do_stages
 
 FLIPPED_SHARE = 0.05
 FLOOR = 0.62  # measured: 0.67 of the first 388 of the ranking are flipped ones; chance would be 0.05
@@ -61,9 +62,44 @@ def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFo
     assert audit(Job(run, experiment)) == summary  # the same again
     edited = run.audit.read_text(encoding="utf-8").replace("positive,negative,", "positive,negative,drop", 1)
     run.audit.write_text(edited, encoding="utf-8")
-    with pytest.raises(UserError, match="was edited; give it another name"):
-        audit(Job(run, experiment))
-    assert "drop" in run.audit.read_text(encoding="utf-8")
+    for _ in range(2):
+        assert audit(Job(run, experiment)) == {**summary, "edited": True}
+        assert run.audit.read_text(encoding="utf-8") == edited
+    run.audit.rename(run.audit.with_name("mine.csv"))
+    assert audit(Job(run, experiment)) == summary
+    assert "drop" not in run.audit.read_text(encoding="utf-8")
+
+
+def test_what_the_probe_says_is_looked_at_and_an_edited_table_stops_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    experiment = make_experiment("--train-samples", "300", "--test-samples", "60")
+    run, names = RunFolder(tmp_path), [label.name for label in experiment.labels]
+
+    def say(*stages: str) -> str:
+        do_stages(run, experiment, stages, Screen())
+        return capfd.readouterr().out
+
+    def answer(share: float) -> None:
+        """As a probe that gives this probability to each label as it is."""
+        for path, splits in ((run.out_of_fold, ("train", "val")), (run.predictions("probe"), ("test",))):
+            rows = [row for split in splits for row in read_jsonl(run.split(split))]
+            shares = [dict.fromkeys(names, 1 - share) | {names[row["label"]]: share} for row in rows]
+            said = zip(rows, shares, strict=True)
+            write_jsonl(
+                path, [{"id": row["id"], "text": row["review"], "probabilities": each} for row, each in said]
+            )
+
+    say("prepare", "audit")
+    assert read_json(run.audit_summary)["judged_by"] == "tfidf"
+    answer(0.9)
+    assert "audit: again, what the probe says changed" in say("audit")
+    assert read_json(run.audit_summary)["judged_by"] == "probe"
+    run.audit.write_text("mine", encoding="utf-8")
+    answer(0.8)
+    for stages in (("audit",), ("prepare", "audit")):  # the second has nothing to do
+        assert f"{run.audit} was edited, and is kept as it is; give it another name" in say(*stages)
+    assert run.audit.read_text(encoding="utf-8") == "mine"
 
 
 def test_too_few_rows_of_a_label_give_an_empty_table(tmp_path: Path) -> None:

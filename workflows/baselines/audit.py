@@ -17,7 +17,6 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 from workflows.baselines.baselines import character_ngrams
-from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS, RunFolder
@@ -35,13 +34,12 @@ def audit(job: Job) -> dict[str, Any]:
     and audit.json; return the latter's content.
 
     `quality` is the probability that the classifier gives to the label as it is. `correction` is empty, to be
-    filled by hand. Where a label has fewer than five rows nothing is judged: `likely_wrong` is None. Raises
-    UserError where audit.csv was edited, so that no work is lost.
+    filled by hand. Where a label has fewer than five rows nothing is judged: `likely_wrong` is None. An
+    audit.csv that was edited is kept, so that no work is lost, and the summary says so.
     """
     run, experiment = job.run, job.experiment
     written = read_json(run.audit_summary)["sha256"] if run.audit_summary.exists() else None
-    if run.audit.exists() and sha256(run.audit) != written:
-        raise UserError(f"{run.audit}: was edited; give it another name, and run this again.")
+    edited = run.audit.exists() and sha256(run.audit) != written
     names = [label.name for label in experiment.labels]
     rows = [{**row, "split": split} for split in SPLITS for row in read_jsonl(run.split(split))]
     labels = np.array([row["label"] for row in rows])
@@ -69,14 +67,16 @@ def audit(job: Job) -> dict[str, Any]:
         "judged_by": judge,
         "out_of_fold_accuracy": right,
         "worst": [dict(zip(COLUMNS, suspect, strict=True)) for suspect in suspects[:WORST]],
-        "sha256": hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest(),
+        "sha256": written if edited else hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest(),
+        **({"edited": True} if edited else {}),
     }
     if experiment.data.flip_labels:
         flipped, listed = {row["id"] for row in read_jsonl(run.flipped)}, {suspect[0] for suspect in suspects}
         summary["flipped"] = {"rows": len(flipped), "likely_wrong": len(flipped & listed)}
     write_json(run.audit_summary, summary)
-    with open_whole(run.audit) as file:
-        file.write(text.getvalue())
+    if not edited:
+        with open_whole(run.audit) as file:
+            file.write(text.getvalue())
     return summary
 
 

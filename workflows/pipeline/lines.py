@@ -81,7 +81,12 @@ def _audit(summary: Summary, run: RunFolder) -> Iterator[str]:
         yield "not judged: that takes five rows of each label"
     else:
         wrong, rows = summary["likely_wrong"], summary["rows"]
-        yield f"{wrong:,} of {rows:,} labels are likely wrong: {as_typed(run.audit)}"
+        where = as_typed(run.audit)
+        if summary.get("edited"):
+            where += (
+                " was edited, and is kept as it is; give it another name and run this again for a new one"
+            )
+        yield f"{wrong:,} of {rows:,} labels are likely wrong: {where}"
         if "flipped" in summary:
             yield "of the {rows:,} labels made wrong on purpose, {likely_wrong:,} are among them".format(
                 **summary["flipped"]

@@ -177,6 +177,12 @@ def _probe_files(run: RunFolder, experiment: Experiment) -> list[Path]:
     return [run.probe, run.probe_weights, run.predictions("probe")]
 
 
+def _audit(run: RunFolder, experiment: Experiment) -> Settings:
+    said = [path for path in (run.out_of_fold, run.predictions("probe")) if path.exists()]
+    by_the_probe = {"what the probe says": [*map(sha256, said)]} if len(said) == 2 else {}
+    return {"label words": _labels(experiment), **by_the_probe}
+
+
 def _scores(run: RunFolder, experiment: Experiment) -> Settings:
     probe = read_json(run.probe) if run.probe.exists() else {}
     return {
@@ -234,7 +240,7 @@ STAGES = (
         "audit",
         "baselines.audit:audit",
         needs=_splits,
-        depends=lambda run, experiment: {"label words": _labels(experiment)},
+        depends=_audit,
         writes=lambda run, experiment: [run.audit, run.audit_summary],
         is_part_of=lambda experiment: experiment.dataset.task == "single_label",  # what it judges
         made_by="audit",

@@ -124,7 +124,7 @@ def describe_labels(files: Files) -> list[Section]:
     rows = [[row[name] for name in names] for row in audit["worst"]]
     note = Paragraph(
         text(
-            "labels_judged",
+            "labels_judged_again" if audit.get("edited") else "labels_judged",
             wrong=audit["likely_wrong"],
             rows=audit["rows"],
             judge=texts("systems_in_a_sentence")[audit.get("judged_by", "tfidf")],
