@@ -14,7 +14,9 @@ from tests.conftest import PATIENCE, free_port, make_experiment, run_command, st
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
+from workflows.experiment.options import ProcessOptions
 from workflows.model.machine import Machine
+from workflows.pipeline.spread import check_processes
 from workflows.tuning.train import share_batch
 
 # Odd numbers, which two processes cannot halve.
@@ -142,6 +144,12 @@ def test_an_engine_of_swift_answers_in_one_process(tmp_path: Path) -> None:
     done = run_command("infer", tmp_path / "run", "--nproc", 2)
     assert done.returncode == 2
     assert "--engine fast only" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["plain-peft", "adalora"])
+def test_a_method_of_one_process_is_refused_to_several(method: str) -> None:
+    with pytest.raises(UserError, match=f"--nproc 2 --nnodes 1: method {method} trains in one process"):
+        check_processes(make_experiment("--method", method), ProcessOptions(nproc=2))
 
 
 def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

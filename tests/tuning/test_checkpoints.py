@@ -87,6 +87,17 @@ def test_what_a_training_gave_goes_with_its_checkpoints(job: Job) -> None:
     assert not job.run.training.exists()
 
 
+def test_adalora_begins_anew_for_its_optimiser_has_ranks_that_a_checkpoint_left_out(
+    job: Job, capfd: pytest.CaptureFixture[str]
+) -> None:
+    adaptive = replace(job, experiment=make_experiment("--method", "adalora"))
+    assert _resumed(adaptive) is None
+    assert not any(job.run.sft.glob("checkpoint-*"))
+    assert capfd.readouterr().out.startswith("  AdaLoRA cannot go on from a checkpoint")
+    assert _resumed(adaptive) is None  # a training that begins says nothing
+    assert capfd.readouterr().out == ""
+
+
 def test_one_whose_best_so_far_is_torn_could_not_end_well(job: Job) -> None:
     os.truncate(job.run.sft / "checkpoint-20" / "adapter_model.safetensors", 20)
     assert _resumed(job) == "checkpoint-10"

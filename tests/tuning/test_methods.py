@@ -26,11 +26,16 @@ pytestmark = pytest.mark.slow
 # One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
 LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
 SHORT = [*LAST, "--train-samples", "60", "--test-samples", "20"]
+# Of three checkpoints, by the largest loss; each with ranks of its own, which AdaLoRA takes from every step.
+FIRST_IS_BEST = [
+    *("--set", "eval_steps=1", "--set", "save_steps=1", "--set", "warmup_ratio=0"),
+    *("--set", "greater_is_better=true"),
+]
 FROM_RUN = ["--from-run", "{folder}/lora"]
 RUNS = {
     "lora": ["--method", "lora"],
     "full": ["--method", "full"],
-    "adalora": ["--method", "adalora"],
+    "adalora": ["--method", "adalora", *FIRST_IS_BEST],
     "dora": ["--method", "dora"],
     "lora-embedding": ["--method", "lora-embedding"],
     "smoothed": ["--method", "lora", "--set", "label_smoothing_factor=0.1"],
@@ -57,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
     for name, options in RUNS.items():
         path = str(folder / name)
         given = [option.replace("{folder}", str(folder)) for option in options]
-        commands.append(["prepare", *given, *SHORT, "--run-folder", path])
+        commands.append(["prepare", *SHORT, *given, "--run-folder", path])
         commands += [[command, path] for command in ("train", "infer", "score")]
     for arguments in commands:
         done = run_command(*arguments)
@@ -91,6 +96,19 @@ def test_a_loss_to_which_nothing_is_added_is_that_of_lora_to_the_last_bit(runs: 
     assert histories[0] == histories[1]
     weights = [checkpoint_of(runs[name]) / "adapter_model.safetensors" for name in ("lora", "nothing added")]
     assert sha256(weights[0]) == sha256(weights[1])
+
+
+def test_adalora_ends_with_its_best_checkpoint_though_the_last_has_other_ranks(
+    runs: dict[str, RunFolder],
+) -> None:
+    run = runs["adalora"]
+    assert read_json(run.training)["checkpoint"] == checkpoint_of(run).name == "checkpoint-1"
+    assert {path.name for path in run.sft.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-3"}
+    best, last = (
+        read_json(run.sft / name / "adapter_config.json")["rank_pattern"]
+        for name in ("checkpoint-1", "checkpoint-3")
+    )
+    assert best != last
 
 
 def _logged(run: RunFolder) -> dict[str, list[float]]:

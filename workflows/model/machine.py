@@ -206,6 +206,11 @@ def is_full(arguments: Arguments) -> bool:
     return arguments.get("tuner_type") == "full"
 
 
+def is_adalora(arguments: Arguments) -> bool:
+    """Whether the ranks of the layers change in training, and a checkpoint has those of its own step."""
+    return arguments.get("tuner_type") == "adalora"
+
+
 def dtype_of_answers(arguments: Arguments, pinned: set[str], machine: Machine) -> str:
     """What the model is read in, before tuning and after it; training computes in it, too."""
     return str(arguments["torch_dtype"]) if "torch_dtype" in pinned else machine.torch_dtype

@@ -25,7 +25,7 @@ from workflows.experiment.job import Job
 from workflows.experiment.options import ProcessOptions
 from workflows.experiment.recipes import Plain
 from workflows.model.gpu import gpus_of_processes
-from workflows.model.machine import find_machine, let_go_of_memory
+from workflows.model.machine import find_machine, is_adalora, let_go_of_memory
 
 PATIENCE = 86_400  # seconds that machines wait for each other: machine 0 does the stages before alone
 
@@ -86,7 +86,8 @@ def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
     several = f"--nproc {processes.nproc} --nnodes {processes.nnodes}"
     if experiment.tuning.engine != "fast":
         raise UserError(f"{several}: several processes answer by --engine fast only.")
-    if isinstance(experiment.recipe, Plain):
+    # SWIFT changes AdaLoRA's ranks in a method that the model of several processes does not call.
+    if isinstance(experiment.recipe, Plain) or is_adalora(experiment.arguments):
         raise UserError(f"{several}: method {experiment.tuning.method} trains in one process.")
     if processes.nnodes > 1 and processes.node_rank == 0:
         _check_port(processes.master_port)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from workflows.core.files import read_json
 from workflows.core.permissions import check_folder
 from workflows.experiment.job import Job
+from workflows.model.machine import is_adalora
 from workflows.model.ranks import first_before_others
 
 # What a training cannot go on without: it would learn something else, or nothing.
@@ -19,7 +20,7 @@ OF_A_PROCESS = "rng_state_*.pth"  # stand for the last where several processes t
 
 def last_checkpoint(job: Job) -> Path | None:
     """The newest whole checkpoint of an interrupted training with the same inputs; clears away any other
-    training, and newer checkpoints that are not whole, and says so of these.
+    training, one of AdaLoRA, and newer checkpoints that are not whole, and says so of these two.
     """
     with first_before_others():
         return _find_last(job)
@@ -27,7 +28,12 @@ def last_checkpoint(job: Job) -> Path | None:
 
 def _find_last(job: Job) -> Path | None:
     run, marker = job.run, job.run.trained_on
-    if not marker.exists() or marker.read_text(encoding="utf-8") != job.inputs:
+    same = marker.exists() and marker.read_text(encoding="utf-8") == job.inputs
+    if same and is_adalora(job.experiment.arguments) and any(run.sft.glob("checkpoint-*")):
+        # A checkpoint's weights leave out the ranks that were taken; its optimiser has them.
+        job.screen.say("  AdaLoRA cannot go on from a checkpoint: the training begins anew")
+        same = False
+    if not same:
         run.training.unlink(missing_ok=True)  # it names a checkpoint of that training
         shutil.rmtree(run.sft, ignore_errors=True)
         run.tracked.unlink(missing_ok=True)  # a tracked run has the losses of one training

@@ -20,7 +20,7 @@ from workflows.experiment.job import Job
 from workflows.experiment.recipes import Distillation, LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments, merged_arguments
 from workflows.model.folder import label_tokens, with_local_model
-from workflows.model.machine import Machine, free_memory, let_go_of_memory, memory_within_reach
+from workflows.model.machine import Machine, free_memory, is_adalora, let_go_of_memory, memory_within_reach
 from workflows.model.memory import PIECE_TOKENS, fit_to_memory, out_of_memory_line
 from workflows.model.ranks import rank, ranks
 from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, Watched, register_watch
@@ -37,7 +37,8 @@ def train(
     """Tune the model on train.jsonl, or what the method made of it, watch val.jsonl; write sft/ and
     training.json, return the latter's content.
 
-    An interrupted training with the same `job.inputs` goes on from its last checkpoint, another starts anew.
+    An interrupted training with the same `job.inputs` goes on from its last checkpoint, another, and one of
+    AdaLoRA, starts anew.
     `measure` gives the loss and the task's figures of so many validation rows (`evaluated_rows`) at each
     evaluation; `afterwards`: seconds that the stages after this one take, about, for the time left. Raises
     UserError where the model cannot be had, a label does not fit in five tokens, SWIFT refuses a value, or
@@ -145,6 +146,10 @@ def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dic
         state = Path(arguments.resume_from_checkpoint) / "trainer_state.json"
         _resume_with(state, arguments.training_args.train_batch_size)
     arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
+    if is_adalora(
+        ready.arguments
+    ):  # peft cannot put a checkpoint's ranks into a model that has the last ones
+        arguments.training_args.load_best_model_at_end = False
     template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
     terms = _loss_terms(run, ready, template, smoothing)
     if terms is not None:
