@@ -1,15 +1,20 @@
-"""Full tuning, of a Qwen and of an encoder: fp32 weights, computed in 16 bits."""
+"""What is tuned whole, a Qwen, an encoder, or a head beside LoRA: fp32 weights, computed in 16 bits."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from tests.conftest import run_command
+from tests.conftest import make_experiment, run_command
 from tests.tiny_encoder import build_encoder
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import save_experiment
+from workflows.pipeline.run import run_stages
 
 pytestmark = pytest.mark.slow
 
@@ -61,3 +66,24 @@ def test_every_weight_takes_steps_of_a_small_learning_rate(
     assert changed > 0.99  # of bf16 weights, most would be what they were
     assert (before.bfloat16() != after.bfloat16()).float().mean() < 0.9
     assert len(read_jsonl(run.predictions("tuned"))) == 20
+
+
+def test_a_head_on_a_bf16_model_is_trained_in_fp32_and_so_goes_on_after_a_stop(tmp_path: Path) -> None:
+    settings = ("torch_dtype=bfloat16", "max_steps=4", "eval_steps=2", "save_steps=2")
+    options = [*MIXED, *(part for setting in settings for part in ("--set", setting))]
+    sizes = ("--train-samples", "40", "--test-samples", "8", "--eval-rows", "2")
+    run, experiment = RunFolder(tmp_path / "run"), make_experiment("--method", "head", *sizes, *options)
+    run.path.mkdir()
+    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
+    first, last = (load_file(run.sft / f"checkpoint-{step}" / "adapter_model.safetensors") for step in (2, 4))
+    assert {weight.dtype for weight in last.values()} == {torch.float32}
+    (head,) = (name for name in last if "score" in name)
+    assert (first[head] != last[head]).float().mean() > 0.99  # of bf16 weights, many would be what they were
+    shutil.rmtree(run.sft / "checkpoint-4")  # as where it was stopped before that
+    run.training.unlink()
+    run_stages(run, experiment, ("train", "tuned"), Screen())
+    assert read_json(run.stages)["train"]["systems"]["tuned"]["resumed"]
+    again = load_file(run.sft / "checkpoint-4" / "adapter_model.safetensors")
+    assert all(torch.equal(again[name], weight) for name, weight in last.items())
+    assert len(read_jsonl(run.predictions("tuned"))) == 8

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from swift.callbacks import TrainerCallback, callbacks_map
 from tqdm import tqdm
 
@@ -82,6 +83,18 @@ class WatchCallback(TrainerCallback):
     bar: tqdm
     watched: Watched
     plan: Plan
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Train in fp32 what an adapter trains whole, before the optimiser is made and a checkpoint read.
+
+        peft does so with LoRA's own weights and SWIFT with all in fp16.  In bf16 a step of 5e-5 is less than
+        the last digit of most weights, and is rounded away.
+        """
+        if self.args.bf16 and self.args.tuner_type != "full":
+            for name, weight in self.trainer.model.named_parameters():
+                # LoRA's are as lora_dtype has them.
+                if weight.requires_grad and weight.dtype == torch.bfloat16 and "lora_" not in name:
+                    weight.data = weight.data.float()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take hold of the trainer, and set the bar to the work to be done."""
