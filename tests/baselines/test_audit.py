@@ -11,7 +11,7 @@ from cleanlab.rank import get_label_quality_scores
 from tests.conftest import make_experiment
 from workflows.baselines.audit import audit, out_of_fold, rank
 from workflows.core.files import read_json, read_jsonl, write_jsonl
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
 from workflows.experiment.job import Job
@@ -100,6 +100,39 @@ def test_what_the_probe_says_is_looked_at_and_an_edited_table_stops_nothing(
     for stages in (("audit",), ("prepare", "audit")):  # the second has nothing to do
         assert f"{run.audit} was edited, and is kept as it is; give it another name" in say(*stages)
     assert run.audit.read_text(encoding="utf-8") == "mine"
+
+
+def test_rows_that_apply_would_refuse_are_not_in_the_table(
+    shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open(shared_data / "waimai_10k.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    with open(tmp_path / "waimai_10k.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([*rows[:151], *rows[-150:]])
+    asked = ["--data-dir", tmp_path, "--mix", "waimai=0.5", "--train-samples", "300", "--test-samples", "60"]
+    run, experiment = RunFolder(tmp_path / "run"), make_experiment(*asked)
+    do_stages(run, experiment, ("prepare", "audit"), Screen())
+    mixed = sum("/" in row["id"] for row in read_jsonl(run.split("train")))
+    summary = read_json(run.audit_summary)
+    assert summary["others"]["rows"] == mixed > 0
+    assert summary["rows"] == sum(len(read_jsonl(run.split(name))) for name in SPLITS) - mixed
+    assert summary["others"]["likely_wrong"] > 0
+    said = capfd.readouterr().out
+    assert (
+        f"of the {mixed} rows of other data sets, {summary['others']['likely_wrong']} are likely wrong"
+        in said
+    )
+    with open(run.audit, encoding="utf-8-sig", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == summary["likely_wrong"] > 0
+    with open(tmp_path / "all.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows({**row, "correction": "drop"} for row in table)
+    corrected = RunFolder(tmp_path / "corrected")
+    asked += ["--apply", tmp_path / "all.csv"]
+    do_stages(corrected, make_experiment(*asked), ("prepare",), Screen())
+    assert len(read_jsonl(corrected.corrections)) == len(table)
 
 
 def test_too_few_rows_of_a_label_give_an_empty_table(tmp_path: Path) -> None:

@@ -51,7 +51,10 @@ def audit(job: Job) -> dict[str, Any]:
     }
     judge = max(right, key=right.__getitem__, default=None)
     shares = judges[judge] if judge else None
-    order = rank(labels, shares) if shares is not None else []
+    ranked = rank(labels, shares) if shares is not None else []
+    # Rows of other data sets have ids with their names; --apply takes those of this one alone.
+    own = ["/" not in row["id"] for row in rows]
+    order = [index for index in ranked if own[index]]
     suspects: list[tuple[str, ...]] = []
     for index in order:
         row, share = rows[index], shares[index]  # type: ignore[index]  # no shares, no order
@@ -61,7 +64,7 @@ def audit(job: Job) -> dict[str, Any]:
     text.seek(1)
     write_csv(text, [COLUMNS, *suspects])
     summary = {
-        "rows": len(rows),
+        "rows": sum(own),
         "likely_wrong": None if shares is None else len(order),
         "by_split": {split: sum(rows[index]["split"] == split for index in order) for split in SPLITS},
         "judged_by": judge,
@@ -70,6 +73,8 @@ def audit(job: Job) -> dict[str, Any]:
         "sha256": written if edited else hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest(),
         **({"edited": True} if edited else {}),
     }
+    if not all(own):
+        summary["others"] = {"rows": len(rows) - sum(own), "likely_wrong": len(ranked) - len(order)}
     if experiment.data.flip_labels:
         flipped, listed = {row["id"] for row in read_jsonl(run.flipped)}, {suspect[0] for suspect in suspects}
         summary["flipped"] = {"rows": len(flipped), "likely_wrong": len(flipped & listed)}

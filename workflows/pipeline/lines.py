@@ -87,6 +87,11 @@ def _audit(summary: Summary, run: RunFolder) -> Iterator[str]:
                 " was edited, and is kept as it is; give it another name and run this again for a new one"
             )
         yield f"{wrong:,} of {rows:,} labels are likely wrong: {where}"
+        if "others" in summary:
+            yield (
+                "of the {rows:,} rows of other data sets, {likely_wrong:,} are likely wrong, and not in that "
+                "table: --apply takes rows of this data set alone"
+            ).format(**summary["others"])
         if "flipped" in summary:
             yield "of the {rows:,} labels made wrong on purpose, {likely_wrong:,} are among them".format(
                 **summary["flipped"]
