@@ -154,6 +154,10 @@ def test_a_study_writes_into_no_folder_of_its_own_choice(own: Path, name: str) -
     [
         (["--data-file", "{loop}"], "loop.csv: cannot be read: Too many levels of symbolic links"),
         (["--dataset", "waimai", "--data-file", "x" * 300], "is no path: .* File name too long"),
+        (
+            ["--data-file", os.fsdecode("评论.csv".encode("gbk"))],  # as out of an archive from Windows
+            r"udcc6\\udcc0\\udcc2\\udcdb.csv': the name is not UTF-8; rename it",
+        ),
         (["--data-file", "~nobody-here/a.csv"], "is no path: Could not determine home directory"),
         (
             ["--dataset", "waimai", "--data-file", "{good}", "--val-file", "{loop}"],

@@ -198,8 +198,7 @@ def card_path(folder: Path, name: str, kind: str) -> Path:
 
 def card_or_file(folder: Path, name: str, kind: str) -> Path:
     """The path of the card `name`, or that of one's own YAML file; a UserError where it is neither."""
-    path = Path(absolute(name))
-    if name not in names_of(folder) and path.is_file():
+    if name not in names_of(folder) and (path := Path(absolute(name))).is_file():
         return path
     return card_path(folder, name, kind)
 

@@ -25,6 +25,9 @@ def absolute(path: str) -> str:
         # Unlike Path.resolve it takes a loop of links, of which the reader says more.
         found = os.path.realpath(Path(path).expanduser())
         Path(found).exists()  # fails where there can be no such file
+        found.encode("utf-8")  # as experiment.yaml has it
+    except UnicodeEncodeError as error:
+        raise UserError(f"{found!r}: the name is not UTF-8; rename it.") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{path!r}: is no path: {error}.") from error
     return found
