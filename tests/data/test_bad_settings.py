@@ -23,6 +23,7 @@ labels: [{name: bad, words: 差}, {name: good, words: 好}]
 layouts: [{text: t, label: l, values: {bad: ["0"], good: ["1"]}}]
 local: [{train: own.csv}]
 """
+TWICE = ["--text-column", "label", "--label-column", "label"]
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
@@ -177,6 +178,14 @@ def test_a_study_writes_into_no_folder_of_its_own_choice(own: Path, name: str) -
         (["--method", "../models/tiny"], "method '../models/tiny' is not known"),
         (["--prompt", "/dev/zero"], "prompt '/dev/zero' is not known"),
         (["--data-file", "{good}", "--text-column", "review", "--label-column", "label"], "--labels 0=…,1=…"),
+        (
+            ["--data-file", "{good}", *TWICE, "--labels", "0=差,1=好"],
+            "column 'label' is named for both text and label; name two",
+        ),
+        (
+            ["--dataset", "waimai", "--data-file", "{good}", *TWICE[:2]],
+            "column 'label' is named for both text and label; name two",
+        ),
         (["--data-file", "{good}"], "The file has 'label', 'review'"),
         (["--dataset", "waimai", "--data-file", "{good}", "--labels", "好,好"], "value '好' is named twice"),
         (

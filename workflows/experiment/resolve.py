@@ -150,6 +150,12 @@ def choose_dataset(options: DataOptions) -> DatasetCard:
         # The meaning of the values goes with the label column where the card knows that.
         known = next((layout for layout in layouts if layout.label == label), layouts[0])
         layouts = (replace(known, text=text or known.text, label=label or known.label),)
+    for layout in layouts:
+        if layout.text == layout.label:
+            raise UserError(
+                f"column {layout.text!r} is named for both text and label; name two with --text-column and "
+                "--label-column."
+            )
     return replace(card, labels=labels, layouts=layouts)
 
 
