@@ -45,6 +45,15 @@ def test_the_ends_of_the_ranges_are_taken_and_texts_left_to_swift() -> None:
     make_experiment("--set", "lora_rank=eight")  # check_overrides says what SWIFT takes
 
 
+@pytest.mark.parametrize("flag", ["--seed", "--data-seed"])
+def test_a_seed_is_one_that_numpy_takes(flag: str) -> None:
+    for seed in (-1, 1 << 32):
+        with pytest.raises(UserError, match=rf"^{flag} {seed}: must be from 0 to 4294967295\.$"):
+            make_experiment(f"{flag}={seed}")
+    for seed in (0, (1 << 32) - 1):
+        make_experiment(flag, seed)
+
+
 def test_every_name_is_one_of_swifts_numbers() -> None:
     content = read_json(FILE)
     kinds = {**content["infer"], **content["rlhf"], **content["sft"]}

@@ -18,6 +18,7 @@ from workflows.experiment.ranges import check_ranges
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
 QWEN3_5_TRANSFORMERS = "transformers>=5.2"  # SWIFT's own bound for it
 TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow>=3", "swanlab": "swanlab>=0.10"}  # pip's names
+SEEDS = 1 << 32  # that NumPy takes
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 
 
@@ -76,6 +77,9 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
         check_ranges(arguments, where)
     check_method(experiment)
     check_trackers(experiment)
+    for flag, seed in (("--data-seed", data.data_seed), ("--seed", experiment.tuning.seed)):
+        if not 0 <= seed < SEEDS:
+            raise UserError(f"{flag} {seed}: must be from 0 to {SEEDS - 1}.")
     if data.sample_seed is not None and data.train_samples is None and not data.balance:
         raise UserError("--sample-seed: nothing is drawn without --train-samples or --balance; add one.")
     if not 0 <= data.flip_labels < 1:
