@@ -140,6 +140,29 @@ def test_stars_are_numbers_and_every_row_is_accounted_for(
     assert max(means.values()) - min(means.values()) < 0.1
 
 
+def test_numbers_of_which_most_are_the_smallest_are_split(
+    command: Command, demo_rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    file, run = tmp_path / "rows.csv", RunFolder(tmp_path / "run")
+    with open(file, "w", encoding="utf-8", newline="") as written:
+        writer = csv.writer(written)
+        writer.writerow(["comment", "rating"])
+        writer.writerows(
+            [row["text"], 1 if at % 10 else 2 + at % 4] for at, row in enumerate(demo_rows[:400])
+        )
+    options = ["--dataset", "dianping-stars", "--data-file", file, "--method", "head"]
+    done = command("prepare", *options, "--run-folder", run.path)
+    assert done.returncode == 0, done.stderr
+    kept = read_json(run.manifest)["rows"]["kept"]
+    sizes = {split: len(read_jsonl(run.split(split))) for split in ("train", "val", "test")}
+    assert sizes["test"] == pytest.approx(kept / 10, abs=1)
+    assert {row["label"] for row in read_jsonl(run.split("train"))} == {1.0, 2.0, 4.0}
+    file.write_text("comment,rating\n" + "".join(f"评论{at},3\n" for at in range(40)), encoding="utf-8")
+    done = command("prepare", *options, "--run-folder", tmp_path / "same")
+    assert done.returncode == 2
+    assert "all 40 training rows have one label: there is nothing to learn" in done.stderr
+
+
 def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     options = ["--data-file", file, "--run-folder", tmp_path / "run"]

@@ -120,7 +120,6 @@ def test_three_labels_with_a_rare_one() -> None:
         ((3, 1), "too few"),
         ((1, 1), "too few"),
         ((40, 1), "1 of the rarest label"),
-        ((40, 0), "have one label"),
     ],
 )
 def test_too_few_rows_are_refused(counts: tuple[int, int], message: str) -> None:

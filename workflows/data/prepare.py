@@ -81,6 +81,11 @@ def prepare(job: Job) -> dict[str, Any]:
             )
     if options.labels is not None and card.task == "single_label":
         _check_each_label_has_rows(rows, experiment)
+    train = source["train"]
+    if len(np.unique(rows.labels[train])) < 2:  # of numbers their strata do not tell
+        raise UserError(
+            f"all {len(train)} training rows have one label: there is nothing to learn. Check --labels."
+        )
     share = experiment.arguments.get("split_dataset_ratio")
     strata = rows.strata()
     splits = split_rows(source, strata, options, None if share is None else float(share))
