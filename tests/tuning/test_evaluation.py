@@ -9,7 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from swift.callbacks import TrainerCallback, callbacks_map
-from transformers import AutoModelForCausalLM
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from tests.conftest import make_experiment
 from workflows.core.files import read_json
@@ -21,7 +23,7 @@ from workflows.experiment.experiment import save_experiment
 from workflows.inference.infer import merged_for_a_while
 from workflows.inference.predictions import head_loss
 from workflows.pipeline.run import run_stages
-from workflows.tuning.callbacks import Pace
+from workflows.tuning.callbacks import Pace, Plan, register_watch
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 SETTINGS = ("max_steps=8", "eval_steps=2", "save_steps=2", "callbacks=witness")
@@ -90,6 +92,30 @@ def test_a_heads_loss_is_cross_entropy_or_squared_error() -> None:
     assert head_loss(several, "multi_label") == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2)
     numbers = [{"gold": 4.0, "prediction": 3.0}, {"gold": 2.0, "prediction": 2.0}]
     assert head_loss(numbers, "regression") == 0.5
+
+
+@pytest.mark.parametrize(("strategy", "save_steps"), [("steps", 10), ("steps", 30), ("epoch", 500)], ids=str)
+@pytest.mark.parametrize("greater", [True, False])
+def test_early_stopping_counts_on_after_a_stop(strategy: str, save_steps: int, greater: bool) -> None:
+    register_watch(tqdm(disable=True), Plan(lambda model, template: {}, None, False, 0.0))
+    args = TrainingArguments("/tmp", metric_for_best_model="macro_f1", greater_is_better=greater)
+    args.save_strategy, args.early_stop_interval = IntervalStrategy(strategy), 5
+    whole, control = callbacks_map["early_stop"](args, None), TrainerControl()
+    state = TrainerState(save_steps=save_steps, log_history=[])
+    for at, value in enumerate((0.5, 0.6, 0.6, 0.4, 0.5, 0.7, 0.3, 0.6, 0.7), start=1):
+        state.global_step = 10 * at
+        state.log_history += [{"loss": 1.0, "step": 10 * at}, {"eval_macro_f1": value, "step": 10 * at}]
+        before = value if state.best_metric is None else state.best_metric
+        state.best_metric = (max if greater else min)(value, before)
+        if strategy == "steps" and state.global_step % save_steps:
+            continue
+        whole.on_save(args, state, control)
+        resumed = callbacks_map["early_stop"](args, None)
+        resumed.on_train_begin(args, state, TrainerControl())
+        assert (resumed.best_metric, resumed.interval) == (whole.best_metric, whole.interval)
+    anew = callbacks_map["early_stop"](args, None)
+    anew.on_train_begin(args, TrainerState(save_steps=save_steps), TrainerControl())
+    assert (anew.best_metric, anew.interval) == (None, 0)
 
 
 def test_the_time_left_counts_long_rows_as_long_and_pauses_that_are_to_come() -> None:

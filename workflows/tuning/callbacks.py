@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from swift.callbacks import TrainerCallback, callbacks_map
+from swift.callbacks.early_stop import EarlyStopCallback
 from tqdm import tqdm
 
 from workflows.experiment.job import Stops
@@ -199,6 +200,23 @@ class WatchCallback(TrainerCallback):
             self.watched.stopped = control.should_training_stop = state.global_step < state.max_steps
 
 
+class EarlyStop(EarlyStopCallback):
+    """SWIFT's early stopping, which a training that goes on after a stop does not count anew."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Know what was best until now, and how many checkpoints came since without being better."""
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        found = [(entry[name], entry["step"]) for entry in state.log_history if name in entry]
+        if not found:
+            return
+        choose = max if args.greater_is_better else min
+        self.best_metric, best = choose(found, key=lambda each: each[0])  # the first of equal ones
+        if getattr(args.save_strategy, "value", args.save_strategy) == "steps":
+            self.interval = state.global_step // state.save_steps - math.ceil(best / state.save_steps)
+        else:
+            self.interval = sum(step > best for _, step in found)
+
+
 def count_beginning(rows: Any) -> int:
     """Tokens that the first rows of an encoded data set all begin with."""
     return len(common_beginning(rows[at]["input_ids"] for at in range(min(SAMPLED, len(rows)))))
@@ -214,8 +232,11 @@ def _evaluations(args: Any, state: Any) -> int:
 
 
 def register_watch(bar: tqdm, plan: Plan) -> Watched:
-    """Make `callbacks: [run_watch]` follow `plan` and draw on `bar`; the returned value has what it saw."""
+    """Make `callbacks: [run_watch]` follow `plan` and draw on `bar`, and early stopping outlive a stop; the
+    returned value has what was seen.
+    """
     watched = Watched()
     bound = {"bar": bar, "watched": watched, "plan": plan}
+    callbacks_map["early_stop"] = EarlyStop
     callbacks_map[RUN_WATCH] = type("BoundWatch", (WatchCallback,), bound)
     return watched
