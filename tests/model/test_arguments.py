@@ -28,7 +28,7 @@ from workflows.model.arguments import (
 )
 from workflows.model.folder import check_machine, with_local_model
 from workflows.model.machine import Machine, fit_to_machine
-from workflows.model.memory import fit_to_memory
+from workflows.model.memory import fit_to_memory, load_of, memory, read_sizes
 from workflows.model.swift_names import check_overrides
 
 A10 = Machine("cuda", "NVIDIA A10", "bfloat16", "")
@@ -212,6 +212,18 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     own = arguments.training_args
     found = (own.per_device_train_batch_size, own.gradient_accumulation_steps, own.gradient_checkpointing)
     assert (*found, piece_tokens) == expected
+
+
+def test_a_trained_embedding_needs_its_fp32_copy_gradient_and_two_moments(run: RunFolder) -> None:
+    write_json(run.tokens, {"splits": {"train": {"max": 100}}})
+    needed = {}
+    for method in ("lora", "lora-embedding"):
+        ready = with_local_model(make_experiment("--method", method))
+        load = load_of(run, build_sft_arguments(run, ready, CPU), ready, CPU)
+        sizes = read_sizes(Path(ready.model.arguments["model"]))
+        needed[method] = memory(sizes, load)
+    embedding = sizes.config.vocab_size * sizes.config.hidden_size
+    assert needed["lora-embedding"] - needed["lora"] == pytest.approx(16 * embedding)
 
 
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:

@@ -65,6 +65,7 @@ class Workload:
     target_modules: str  # all-linear, or names joined by commas
     quant_bits: int | None
     dropout: bool = False  # of LoRA, whose masks are kept
+    trains_embedding: bool = False  # beside LoRA
     has_head: bool = False  # instead of logits over the vocabulary
     second_pass: bool = False  # whether the loss compares with the base model
 
@@ -103,8 +104,9 @@ def memory(sizes: Sizes, load: Workload) -> float:
     """Bytes of a training at its widest piece.
 
     weights: in the run's dtype, or quant_bits and a tenth for their scales, the embeddings left as they are.
-    optimiser: of each trained parameter the fp32 value (LoRA's are beside the weights), its gradient, and
-    Adam's two moments; where the weights are fp32 and products are not, a copy of them.
+    optimiser: of each trained parameter the fp32 value (LoRA's, and of an embedding trained with it, are
+    beside the weights), its gradient, and Adam's two moments; where the weights are fp32 and products are
+    not, a copy of them.
     kept, activations: what the backward pass keeps of a layer's tensors, counted in torch's saved tensors of
     a Qwen2.5-0.5B under LoRA: 8 of the hidden size and 4 of the MLP's in the products' dtype, 2 of the hidden
     size in fp32; LoRA's dropout keeps its output and mask besides; on a CPU short rows' attention weights
@@ -138,6 +140,8 @@ def memory(sizes: Sizes, load: Workload) -> float:
         optimiser = (14.0 if compute < size else 12.0) * sizes.parameters
     else:
         optimiser = 16.0 * load.lora_rank * sum(map(sum, adapted))
+        if load.trains_embedding:
+            optimiser += 16.0 * config.vocab_size * hidden
     vocabulary = 0 if load.has_head else config.vocab_size
     logits = POSITIONS * rows * vocabulary * (compute + 8.0) * (2 if load.second_pass else 1)
     merged = 0 if load.quant_bits else size * sum(map(math.prod, adapted))
@@ -196,6 +200,7 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
         target_modules=",".join(arguments.target_modules),
         quant_bits=None if bits is None else int(bits),
         dropout=arguments.lora_dropout > 0,
+        trains_embedding=bool({"all-embedding", "embed_tokens"} & {*arguments.modules_to_save}),
         has_head=experiment.has_head,
         second_pass=isinstance(recipe, LabelLoss) and recipe.beta > 0,
     )
