@@ -55,13 +55,21 @@ def padded_batch(
 
 
 def label_loss(
-    model: Any, batch: dict[str, torch.Tensor], labels: list[list[int]], terms: Terms
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    labels: list[list[int]],
+    terms: Terms,
+    step: dict[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """As SWIFT's trainer calls the loss: logits and labels of the last positions only."""
+    """As SWIFT's trainer calls the loss: logits and labels of the last positions only; `step`: all rows of
+    the optimiser step that `batch` is a piece of.
+    """
     template = SimpleNamespace(compute_sft_loss=lambda model, inputs, **rest: model(**inputs))
     trainer = SimpleNamespace(
         template=template,
         model=model,
+        args=SimpleNamespace(device="cpu"),
+        get_batch_samples=lambda batches: (batches, sum((each["labels"] != -100).sum() for each in batches)),
         accelerator=SimpleNamespace(unwrap_model=lambda model: model),
         custom_metrics={
             "train": defaultdict(lambda: MeanMetric(nan_value=None, device="cpu")),
@@ -72,7 +80,8 @@ def label_loss(
     kept = max(len(label) for label in labels) + 1
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     outputs = template.compute_sft_loss(model, {**inputs, "logits_to_keep": kept})
-    return loss(outputs, batch["labels"][:, -kept:], num_items_in_batch=None)
+    _, items = (None, None) if step is None else trainer.get_batch_samples([step])
+    return loss(outputs, batch["labels"][:, -kept:], num_items_in_batch=items)
 
 
 def _direct(
@@ -140,6 +149,39 @@ def test_value_and_gradient_are_those_of_a_direct_computation(
     assert ours == pytest.approx(direct, rel=1e-5)
     for mine, theirs in zip(our_gradients, direct_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("cuts", [([2], [0, 1], [3, 4]), ([0], [1], [2], [3], [4])])
+def test_pieces_of_a_batch_add_up_to_it_though_labels_have_unlike_numbers_of_tokens(
+    model: Any,
+    tokenizer: Any,
+    labels: list[list[int]],
+    demo_rows: list[dict[str, str]],
+    taught: bool,
+    cuts: tuple[list[int], ...],
+) -> None:
+    batch = padded_batch(tokenizer, labels, demo_rows)
+    rows = [row[mask.bool()] for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    table = {tuple(row.tolist()): [0.1 * (at + 1), 0.3, 0.1, 0.5 - 0.1 * at] for at, row in enumerate(rows)}
+    terms = Terms(alpha=0.7, beta=0.3, weights=(0.5, 2.0, 1.0, 3.0))
+    if taught:
+        terms = Terms(teacher=table, teacher_weight=0.4, temperature=2.0)
+    found = []
+    for parts in ((range(5),), cuts):
+        model.zero_grad()
+        losses = [
+            label_loss(model, {name: value[[*part]] for name, value in batch.items()}, labels, terms, batch)
+            for part in parts
+        ]
+        torch.stack(losses).sum().backward()
+        gradients = [weight.grad.clone() for weight in model.parameters() if weight.requires_grad]
+        found.append((sum(map(float, losses)), gradients))
+    (whole, expected), (pieces, gradients) = found
+    assert whole == pytest.approx(float(label_loss(model, batch, labels, terms)), rel=1e-6)
+    assert pieces == pytest.approx(whole, rel=1e-5)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_distillation_is_the_divergence_over_whole_labels(

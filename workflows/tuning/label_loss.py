@@ -25,6 +25,7 @@ from swift.loss.base import BaseLoss
 from torch.nn.functional import cross_entropy, kl_div, pad
 
 from workflows.core.errors import UserError
+from workflows.model.ranks import ranks
 
 LABEL_LOSS = "label_loss"
 Tokens = list[int]
@@ -94,6 +95,17 @@ class LabelLoss(BaseLoss):
             return compute(model, inputs, **rest)
 
         trainer.template.compute_sft_loss = compute_and_remember
+        batches_of_step = trainer.get_batch_samples
+
+        # SWIFT counts the answer tokens of an optimiser step, not its rows.
+        def count_rows(*args: Any, **named: Any) -> Any:
+            batches, items = batches_of_step(*args, **named)
+            rows = torch.tensor(sum(len(batch["labels"]) for batch in batches), device=trainer.args.device)
+            averaged = getattr(trainer.args, "average_tokens_across_devices", False)
+            self.rows = trainer.accelerator.gather(rows).sum() if averaged and ranks() > 1 else rows
+            return batches, items
+
+        trainer.get_batch_samples = count_rows
 
     def __call__(
         self,
@@ -117,7 +129,7 @@ class LabelLoss(BaseLoss):
         model = self.trainer.accelerator.unwrap_model(self.model)
         terms = {"answer": self._answer(outputs.logits, labels, targets, answers, model)}
         logits = [row[mask].float() for row, mask in zip(outputs.logits, inside, strict=True)]
-        factors = {"answer": 1.0, "label": self.terms.alpha, "kl": self.terms.beta}
+        factors: dict[str, Any] = {"answer": 1.0, "label": self.terms.alpha, "kl": self.terms.beta}
         if self.terms.alpha:
             losses = [
                 self._weight(answer) * self._label(row, answer)
@@ -134,9 +146,14 @@ class LabelLoss(BaseLoss):
         metrics = self.trainer.custom_metrics["train" if self.trainer.model.training else "eval"]
         for name, value in terms.items():
             metrics[f"loss_{name}"].update(value.detach())
-        loss = torch.stack([factors[name] * value for name, value in terms.items()]).sum()
-        # Each term is a mean over this batch, which is a part of what the optimiser steps on.
-        return loss if num_items_in_batch is None else loss * (inside.sum() / num_items_in_batch)
+        share: Any = 1.0
+        if num_items_in_batch is not None and self.trainer.model.training:
+            # Each term is a mean over this batch, of tokens or of rows, which is a part of what the optimiser
+            # steps on.
+            share = inside.sum() / num_items_in_batch
+            by_rows = torch.tensor(len(answers), device=inside.device) / self.rows / share
+            factors |= {name: factors[name] * by_rows for name in ("label", "teacher") if name in terms}
+        return torch.stack([factors[name] * value for name, value in terms.items()]).sum() * share
 
     def _weight(self, answer: Tokens) -> float:
         return self.terms.weights[find_label(answer, self.labels)] if self.terms.weights else 1.0
