@@ -214,6 +214,22 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     assert (*found, piece_tokens) == expected
 
 
+def test_a_plain_script_is_given_nothing_that_it_does_not_read() -> None:
+    read = ("learning_rate=1e-3", "lora_rank=4", "max_steps=3", "torch_dtype=float32", "max_batch_size=4")
+    experiment = make_experiment(
+        "--method", "plain-peft", *(part for each in read for part in ("--set", each))
+    )
+    check_overrides(experiment.overrides, experiment.recipe)
+    for name in ("warmup_ratio", "use_dora", "eval_steps", "gradient_checkpointing", "target_modules"):
+        value = experiment.preset.get(name, "1")
+        with pytest.raises(
+            UserError, match=f"--set {name}: the plain script does not read it; it has adam_b"
+        ):
+            check_overrides({name: str(value)}, experiment.recipe)
+    with pytest.raises(UserError, match="--best-by macro_f1: method plain-peft keeps its last step"):
+        make_experiment("--method", "plain-peft", "--best-by", "macro_f1")
+
+
 def test_a_trained_embedding_needs_its_fp32_copy_gradient_and_two_moments(run: RunFolder) -> None:
     write_json(run.tokens, {"splits": {"train": {"max": 100}}})
     needed = {}

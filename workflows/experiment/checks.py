@@ -13,6 +13,7 @@ from workflows.core.permissions import check_arguments, is_here, is_offline
 from workflows.experiment.cards import COMMAND, ModelCard
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.ranges import check_ranges
+from workflows.experiment.recipes import Plain
 
 # The first Qwen's own code calls `self.generate`, which PreTrainedModel carries up to transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
@@ -173,6 +174,8 @@ def check_method(experiment: Experiment) -> None:
         )
     if window is not None and tuning.engine == "swift":
         raise UserError("--window: SWIFT's engine reads the beginning alone; leave out --engine swift.")
+    if isinstance(experiment.recipe, Plain) and tuning.best_by == "macro_f1":
+        raise UserError(f"--best-by macro_f1: method {tuning.method} keeps its last step; leave it out.")
     if head and experiment.prompt.shots:
         raise UserError(
             f"{method}: a head learns from all training rows; prompt {experiment.prompt.name}, which shows "

@@ -17,7 +17,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json
-from workflows.experiment.recipes import Preference, Recipe
+from workflows.experiment.recipes import Plain, Preference, Recipe
 
 FILE = Path(__file__).with_suffix(".json")
 TRUE_OR_FALSE = ["yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"]
@@ -59,11 +59,26 @@ OWNED = {
 }
 
 
+# What the plain script (tuning/plain.py) hands on to transformers' Trainer, which has the same names.
+TRAINERS = (
+    *("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "adam_beta2", "logging_steps"),
+    *("seed", "data_seed", "bf16", "fp16", "use_cpu"),
+)
+OF_A_PLAIN_SCRIPT = {*TRAINERS, "lora_rank", "lora_alpha", "lora_dropout", "torch_dtype", "max_length"}
+# What other stages read: data, prompts, answers, trackers.
+OF_EVERY_RUN = {
+    *("split_dataset_ratio", "model_type", "model_revision", "use_hf", "max_model_len", "template", "system"),
+    *("use_chat_template", "response_prefix", "enable_thinking", "per_device_eval_batch_size", "report_to"),
+    *("logging_dir", "swanlab_project", "swanlab_workspace", "swanlab_exp_name", "swanlab_mode"),
+}
+
+
 def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> None:
     """Check --set before anything is run; where SWIFT is loaded its own parser has the last word.
 
     Raises UserError for a name that SWIFT does not know, with the nearest known ones, for one that the run
-    owns, and for a value that is not of its type.
+    owns or its method does not read, and for a value that is not of its type.
     """
     if not overrides:
         return
@@ -80,6 +95,10 @@ def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> 
             kinds = dict.fromkeys(known_names(recipe), "any") | kinds
         if name not in kinds:
             raise UserError(f"--set {name}: SWIFT has no such argument. {nearest(name, [*kinds])}")
+        read_by_plain = {*OF_A_PLAIN_SCRIPT, *OF_EVERY_RUN, *content["infer"]}
+        if isinstance(recipe, Plain) and name not in read_by_plain:
+            own = ", ".join(sorted(OF_A_PLAIN_SCRIPT - OWNED.keys()))
+            raise UserError(f"--set {name}: the plain script does not read it; it has {own}.")
         kind = kinds[name]
         one_of = (kind.index, f"one of {', '.join(kind)}") if isinstance(kind, list) else None
         read, wanted = one_of or KINDS[kind]

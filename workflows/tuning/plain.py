@@ -24,12 +24,7 @@ from workflows.experiment.job import Job
 from workflows.model.arguments import build_sft_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
-
-TAKEN = (  # SWIFT's arguments that are transformers' too
-    *("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "adam_beta2", "logging_steps"),
-    *("seed", "data_seed", "bf16", "fp16", "use_cpu"),
-)
+from workflows.model.swift_names import TRAINERS
 
 
 def train_plainly(job: Job, machine: Machine) -> dict[str, Any]:
@@ -61,7 +56,7 @@ def train_plainly(job: Job, machine: Machine) -> dict[str, Any]:
         output_dir=str(run.sft),
         save_strategy="no",
         report_to=own.report_to,
-        **{name: getattr(own, name) for name in TAKEN},
+        **{name: getattr(own, name) for name in TRAINERS},
     )
     arguments.max_epochs = None  # SWIFT's patch of transformers' trainer asks for it
     with job.screen.progress("training", total=1, counted=False) as bar:
