@@ -3,7 +3,6 @@ label.
 """
 
 import copy
-import gc
 import json
 import time
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ from workflows.inference.swift_engine import ask_swift, limit_vllm, read_whole_l
 from workflows.inference.threshold import fit_threshold, likelier_label, shifted
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
-from workflows.model.machine import Machine, machine_of
+from workflows.model.machine import Machine, let_go_of_memory, machine_of
 from workflows.model.ranks import first_before_others, gathered, rank, ranks, share, wait_for_all
 
 PART = ".part.jsonl"  # ends the names of what each of several processes answered
@@ -135,8 +134,7 @@ def answer_rows(
         if experiment.tuning.engine != "fast":
             if experiment.tuning.engine == "vllm":  # not run yet: it needs a GPU
                 base.release()  # vLLM takes its share of the GPU's memory at once
-                gc.collect()
-                torch.cuda.empty_cache()
+                let_go_of_memory()
                 limit_vllm(arguments, rows)
             with screen.progress(f"{title}: asking SWIFT", total=len(rows)) as bar:
                 outputs = ask_swift(rows, arguments, questions, raw, bar)

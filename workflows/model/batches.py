@@ -3,17 +3,14 @@
 Not covered: what other programs take after the free memory was read; a batch that finds none is made smaller.
 """
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-
-import torch
 
 from workflows.core.errors import UserError, is_out_of_memory
 from workflows.core.texts import text
 from workflows.core.told import tell
 from workflows.model.loaded import body_of, carries_state
-from workflows.model.machine import free_memory
+from workflows.model.machine import free_memory, let_go_of_memory
 
 # Padded tokens in a batch: enough for matrix products to run at their best.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 8192}
@@ -122,9 +119,7 @@ def in_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        gc.collect()  # what the failed batch held is let go only after that block
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        let_go_of_memory()  # what the failed batch held is let go only after that block
         longest = lengths[batch[0]]
         if len(batch) == 1:
             raise UserError(

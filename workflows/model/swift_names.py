@@ -95,8 +95,7 @@ def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> 
             kinds = dict.fromkeys(known_names(recipe), "any") | kinds
         if name not in kinds:
             raise UserError(f"--set {name}: SWIFT has no such argument. {nearest(name, [*kinds])}")
-        read_by_plain = {*OF_A_PLAIN_SCRIPT, *OF_EVERY_RUN, *content["infer"]}
-        if isinstance(recipe, Plain) and name not in read_by_plain:
+        if isinstance(recipe, Plain) and name not in {*OF_A_PLAIN_SCRIPT, *OF_EVERY_RUN, *content["infer"]}:
             own = ", ".join(sorted(OF_A_PLAIN_SCRIPT - OWNED.keys()))
             raise UserError(f"--set {name}: the plain script does not read it; it has {own}.")
         kind = kinds[name]

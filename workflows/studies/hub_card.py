@@ -13,6 +13,8 @@ from workflows.core.files import open_whole
 from workflows.core.texts import LANGUAGES
 from workflows.reporting.blocks import Block, Command, Report
 from workflows.reporting.render import render_markdown
+from workflows.studies.answers import listed
+from workflows.studies.records import without_folders
 
 FILES = ["README.md", "figures/*.png"]  # what is pushed: study.json and the runs name places of this machine
 
@@ -47,8 +49,7 @@ def _without_places(block: Block) -> Block:
     """A block of the page; the command that repeats the study names its files as one sees them elsewhere."""
     if not isinstance(block, Command):
         return block
-    words = shlex.split(block.text)
-    return Command(shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words))
+    return Command(shlex.join(without_folders(shlex.split(block.text))))
 
 
 def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, tuple[str, str]]) -> EvalResult:
@@ -59,7 +60,7 @@ def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, tuple[str, str
         task_type="text-classification",
         dataset_type=name,
         dataset_name=title,
-        dataset_config=", ".join(f"{name} {value}" for name, value in panel["grid"].items()) or None,
+        dataset_config=listed(panel["grid"]) or None,
         dataset_split="test",
         dataset_args={"rows": panel["test_rows"]},
         metric_type="accuracy",

@@ -146,9 +146,8 @@ def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dic
         state = Path(arguments.resume_from_checkpoint) / "trainer_state.json"
         _resume_with(state, arguments.training_args.train_batch_size)
     arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
-    if is_adalora(
-        ready.arguments
-    ):  # peft cannot put a checkpoint's ranks into a model that has the last ones
+    if is_adalora(ready.arguments):
+        # peft cannot put a checkpoint's ranks into a model that has the last ones.
         arguments.training_args.load_best_model_at_end = False
     template, smoothing = arguments.get_template(), arguments.label_smoothing_factor
     terms = _loss_terms(run, ready, template, smoothing)
