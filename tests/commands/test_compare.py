@@ -59,8 +59,9 @@ def test_other_test_rows_are_refused_or_cut_to_the_common_ones(
     command: Command, pair: tuple[RunFolder, RunFolder], tmp_path: Path
 ) -> None:
     first, second = pair
-    for system in ("majority", "tfidf", "zero_shot", "tuned"):
-        write_jsonl(second.predictions(system), read_jsonl(second.predictions(system))[100:])
+    answers = [*second.predictions("tuned").parent.glob("*.jsonl")]
+    for path in answers:
+        write_jsonl(path, read_jsonl(path)[100:])
     refused = command("compare", first.path, second.path)
     assert refused.returncode == 2
     assert "different test rows (first 300, second 200; 200 in common); --common" in refused.stderr
@@ -68,7 +69,8 @@ def test_other_test_rows_are_refused_or_cut_to_the_common_ones(
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "out" / "comparison.json")
     assert (found["test_rows"], found["rows_that_differ"]) == (200, 50)
-    write_jsonl(second.predictions("majority"), [{"text": "x", "gold": "positive"}])
+    for path in answers:
+        write_jsonl(path, [{"text": "x", "gold": "positive"}])
     assert "no test row in common" in command("compare", first.path, second.path, "--common").stderr
 
 
@@ -92,6 +94,14 @@ def test_what_cannot_be_compared_is_one_line(
     (tmp_path / "file").touch()
     assert "is a file" in command("compare", first.path, second.path, "--output", tmp_path / "file").stderr
     answers = second.predictions("tuned").read_text(encoding="utf-8")
+    # As where the data have changed, and the run was stopped before it was tuned on them.
+    write_jsonl(
+        second.predictions("tuned"),
+        [*read_jsonl(second.predictions("tuned"))[1:], {"text": "x", "gold": "y"}],
+    )
+    unfinished = command("compare", first.path, second.path)
+    assert (unfinished.returncode, unfinished.stderr.count("\n")) == (2, 1)
+    assert "its answers of tuned are of other rows, from before; finish it first" in unfinished.stderr
     second.predictions("tuned").unlink()
     unlike = command("compare", first.path, second.path).stderr
     assert "different kinds (first after tuning, second frozen probe)" in unlike

@@ -80,6 +80,7 @@ def test_answers_that_are_there_are_not_asked_for_again(
         (["--models", "tiny"], "name two models or more"),
         (["--models", "tiny,qwen9"], "model 'qwen9' is neither"),
         (["--models", f"tiny,{TINY}", "--cases", "9999"], "--cases 9999: there are only"),
+        (["--models", f"tiny,{TINY}", "--dataset", "demo-aspects"], "demo-aspects is multi_label"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(

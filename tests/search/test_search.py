@@ -4,6 +4,7 @@ import csv
 import html
 import re
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -159,6 +160,7 @@ def _check_pruning(command: Command, out: Path, search: list[str], study: optuna
             )
         )
     best = read_json(out / "search.json")["best"]
+    shutil.rmtree(out / "runs")  # as its page allows: what is looked at again is trained again
     done = command(*search[:-1], "7")
     assert done.returncode == 0, done.stderr
     assert "trial 7 of 7: " in done.stdout

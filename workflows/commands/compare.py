@@ -100,12 +100,24 @@ def _check_labels(experiments: dict[str, Experiment]) -> None:
 
 
 def _answers(run: RunFolder) -> dict[str, Rows]:
-    """The predictions of each system of a run."""
+    """The predictions of each system of a run, all on the same rows.
+
+    Raises UserError where there are none, or those of a system are of other rows, which were there before.
+    """
     paths = {system: run.predictions(system) for system in texts("systems")}
     found = {system: read_jsonl(path) for system, path in paths.items() if path.exists()}
+    finish = f"finish it first: {COMMAND} run {run.path}"
     if not found:
-        raise UserError(f"{run.path}: has no predictions; finish it first: {COMMAND} run {run.path}")
+        raise UserError(f"{run.path}: has no predictions; {finish}")
+    first, *others = ([_key(row) for row in rows] for rows in found.values())
+    for system, keys in zip([*found][1:], others, strict=True):
+        if keys != first:
+            raise UserError(f"{run.path}: its answers of {system} are of other rows, from before; {finish}")
     return found
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["text"], repr(row["gold"])
 
 
 def _check_ends(answers: dict[str, Any], experiments: dict[str, Experiment]) -> None:
@@ -125,14 +137,11 @@ def _same_rows(answers: dict[str, dict[str, Rows]], common: bool) -> dict[str, d
     Raises UserError where the runs' last systems are not the same, or their rows differ and `common` is off.
     """
 
-    def key(row: Row) -> tuple[str, str]:
-        return row["text"], repr(row["gold"])
-
     def picked(rows: Rows) -> Rows:
-        by_key = {key(row): row for row in rows}
+        by_key = {_key(row): row for row in rows}
         return [by_key[each] for each in first if each in shared]
 
-    keys = {name: [key(row) for row in next(iter(each.values()))] for name, each in answers.items()}
+    keys = {name: [_key(row) for row in next(iter(each.values()))] for name, each in answers.items()}
     first, *others = keys.values()
     if all(other == first for other in others):
         return answers

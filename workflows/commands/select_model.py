@@ -25,7 +25,7 @@ from workflows.data.reviews import Review
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.experiment.job import Job
 from workflows.experiment.options import RunOptions
-from workflows.experiment.resolve import resolve
+from workflows.experiment.resolve import choose_dataset, resolve
 from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import find_machine, fit_to_machine, peak_memory, reset_peak_memory
@@ -78,6 +78,9 @@ def _experiments(models: str, asked: RunOptions) -> dict[str, Experiment]:
     given = [name.strip() for name in models.split(",")]
     if len(set(given)) < len(given) or len(given) < 2:
         raise UserError(f"--models {models}: name two models or more, each once.")
+    dataset = choose_dataset(asked.data)
+    if dataset.task != "single_label":
+        raise UserError(f"select-model asks for one label a row; {dataset.name} is {dataset.task}.")
     found = [resolve(replace(asked, tuning=replace(asked.tuning, model=name))) for name in given]
     check_overrides(found[0].overrides)
     short = [experiment.model.name for experiment in found]

@@ -28,8 +28,8 @@ TESTED = (*STAGES, "tuned", "score", "report")
 
 
 def conclude_search(trials: Trials, command: str, screen: Screen) -> dict[str, Any]:
-    """Choose the best trial, write best.yaml, let it and the default answer the test rows; write search.json
-    and return its content.
+    """Choose the best trial, let it and the default answer the test rows; write best.yaml and search.json;
+    return the content of search.json.
 
     `command`: the one that repeats the search.
     """
@@ -39,12 +39,12 @@ def conclude_search(trials: Trials, command: str, screen: Screen) -> dict[str, A
     default = next(each for each in trials.finished() if _run_name(each) == default_run.path.name)
     chosen = {"default": space.asked, "best": space.experiment(best.params)}
     runs = {name: run_in(folder, experiment) for name, experiment in chosen.items()}
-    training = read_json(default_run.training)
-    preset = _write_preset(folder / "best.yaml", space, best, default, training["evaluated_rows"])
     others = [*runs.values()]
     for run, experiment in {runs[name].path: (runs[name], chosen[name]) for name in chosen}.values():
         screen.say(f"\ntest rows: {as_typed(run.path)}")
         do_stages(run, experiment, TESTED, screen, others=others)
+    training = read_json(default_run.training)
+    preset = _write_preset(folder / "best.yaml", space, best, default, training["evaluated_rows"])
     scores = {name: read_json(run.scores) for name, run in runs.items()}
     spent = [each.user_attrs["seconds"] for each in trials.finished() if each.number != default.number]
     pair = None
