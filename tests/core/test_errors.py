@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from run_swift import main
-from workflows.core.errors import what_to_mend
+from workflows.core.errors import is_out_of_memory, what_to_mend
 from workflows.core.files import write_json
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
@@ -66,6 +66,11 @@ def test_the_fault_of_a_program_keeps_its_traceback(tmp_path: Path) -> None:
 def test_memory_that_ran_out_is_one_line() -> None:
     assert "memory ran out" in str(_line(lambda: np.ones(1 << 50, np.int8)))
     assert "memory ran out" in str(_line(lambda: torch.empty(1 << 50)))
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"])
+def test_cudas_own_words_for_no_memory_are_known(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
 
 
 def test_output_that_nobody_can_take_is_one_line() -> None:

@@ -147,18 +147,21 @@ def test_a_heads_mean_over_rows_stays_a_mean_over_the_batch(tiny: Any) -> None:
         torch.testing.assert_close(own[name], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_a_step_that_finds_no_memory_is_done_again_in_smaller_pieces(tiny: Any) -> None:
+@pytest.mark.parametrize("budget", [120, 10_000])
+def test_a_step_that_finds_no_memory_is_done_again_in_smaller_pieces(tiny: Any, budget: int) -> None:
     batch = _batch(ROWS, "left")
     items = int((batch["labels"] != -100).sum())
     whole, pieces = copy.deepcopy(tiny), copy.deepcopy(tiny)
     expected = _Trainer(by_row=False).training_step(whole, batch, items)
     trainer = _Trainer(by_row=False)
     trainer.fails_above = 50
-    train_in_pieces(trainer, 120, lambda rows, tokens: None)
+    train_in_pieces(trainer, budget, lambda rows, tokens: None)
     torch.testing.assert_close(trainer.training_step(pieces, batch, items), expected)
     gradients, own = _gradients(whole), _gradients(pieces)
     for name, gradient in gradients.items():
         torch.testing.assert_close(own[name], gradient, rtol=1e-3, atol=1e-6)
+    failed = [rows * width for rows, width in trainer.widths if rows * width > 50]
+    assert failed == sorted({*failed}, reverse=True) != []  # each was smaller than the one before
     trainer.fails_above = 20  # less than the longest row
     with pytest.raises(torch.OutOfMemoryError):
         trainer.training_step(pieces, batch, items)

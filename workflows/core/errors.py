@@ -18,7 +18,10 @@ from workflows.core.secrets import hide
 GOES_ON = "the same command then goes on"
 NAME_ANOTHER = f"change that, or name another path; {GOES_ON}"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_MEMORY = ("can't allocate memory", "bad_alloc", "can't start new thread")  # of torch, C++, Python
+NO_MEMORY = (
+    *("can't allocate memory", "bad_alloc", "can't start new thread"),  # of torch, C++, Python
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),  # of CUDA, outside torch's own allocator
+)
 PLENTY = 10e9  # bytes: more than a checkpoint of any model here
 # What the system refuses a path for, and what to do about it.
 REFUSED = {

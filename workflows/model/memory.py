@@ -181,6 +181,7 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
     trained on.
     """
     own, recipe, merged = arguments.training_args, experiment.recipe, merged_arguments(experiment, machine)
+    passes = 2 if isinstance(recipe, Preference) else 1  # the right and the wrong label in one
     derived = experiment.derives_rows
     rows = read_json(run.derived_summary)["tokens"] if derived else read_json(run.tokens)["splits"]["train"]
     weights, bits = str(merged["torch_dtype"]), merged.get("quant_bits")
@@ -190,10 +191,11 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
         torch_dtype=weights,
         compute_dtype=mixed[0] if mixed else weights,
         checkpointing=_is_true(merged.get("gradient_checkpointing", True)),
-        batch=own.per_device_train_batch_size,
+        batch=passes * own.per_device_train_batch_size,
         longest=tuple(
             int(min(length, arguments.max_length or math.inf))
             for length in rows.get("longest") or [rows["max"]]
+            for _ in range(passes)
         ),
         piece_tokens=None if isinstance(recipe, Preference) else PIECE_TOKENS[machine.device],
         lora_rank=None if arguments.tuner_type == "full" else arguments.lora_rank,

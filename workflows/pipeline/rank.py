@@ -23,6 +23,7 @@ from workflows.core.told import listening
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.job import Job
 from workflows.model.loaded import LoadedModel
+from workflows.model.machine import peak_memory
 from workflows.model.ranks import rank, wait_for_all
 from workflows.pipeline.spread import result_of
 from workflows.pipeline.stages import STAGES
@@ -42,7 +43,8 @@ def main(folder: str, name: str, inputs: str, command: str, *trusted: str) -> in
             write_json(result_of(run, name), {"error": str(error)})
             return 2
     if rank() == 0:
-        write_json(result_of(run, name), {"summary": summary, "told": [asdict(said) for said in told]})
+        said = {"told": [asdict(each) for each in told], "peak_memory_bytes": peak_memory()}
+        write_json(result_of(run, name), {"summary": summary, **said})
     # Who ends early is taken for dead.  A connection that is closed here is of a process that has left this
     # line: gloo may see that before the last message.  One that failed has an exit code of its own.
     with suppress(RuntimeError):

@@ -217,7 +217,8 @@ def run_stages(
             with screen.output_to(run.log(stage.name)) as told:
                 job = replace(shared, inputs=fingerprint(inputs))
                 by_many = stage.by_many and processes.total > 1
-                summary = do_by_many(job, stage.name, processes) if by_many else stage.do(job)
+                found = do_by_many(job, stage.name, processes) if by_many else {"summary": stage.do(job)}
+                summary = found["summary"]
         except UserError:
             raise
         except Exception:
@@ -229,7 +230,7 @@ def run_stages(
         record = {
             "inputs": inputs,
             "seconds": round(seconds, 2),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": found.get("peak_memory_bytes") or peak_memory(),
             "systems": summary.get("seconds", {}) if isinstance(summary, dict) else {},
             "at": f"{datetime.now():%F %T}",
             **({"told": [asdict(said) for said in told]} if told else {}),

@@ -35,8 +35,9 @@ def result_of(run: RunFolder, stage: str) -> Path:
     return run.path / f".{stage}.json"
 
 
-def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> Any:
-    """Do a stage by all processes; return its summary (None on another machine than 0).
+def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> dict[str, Any]:
+    """Do a stage by all processes; return its `summary` and the first one's `peak_memory_bytes` (nothing on
+    another machine than 0).
 
     Raises UserError as the stage does, and RuntimeError where a process ended otherwise.
     """
@@ -76,9 +77,9 @@ def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> Any:
             f"one of {processes.total} processes ended before its work was done, and the others with it; "
             f"{as_typed(job.run.log(stage))} says why. The same command goes on from here."
         )
-    for each in said.get("told", []):
+    for each in said.pop("told", []):
         tell(Text(**each))
-    return said.get("summary")
+    return said
 
 
 def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
@@ -89,6 +90,7 @@ def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
     # SWIFT changes AdaLoRA's ranks in a method that the model of several processes does not call.
     if isinstance(experiment.recipe, Plain) or is_adalora(experiment.arguments):
         raise UserError(f"{several}: method {experiment.tuning.method} trains in one process.")
+    gpus_of_processes(processes.nproc)
     if processes.nnodes > 1 and processes.node_rank == 0:
         _check_port(processes.master_port)
     if experiment.tunes:

@@ -37,7 +37,7 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
 
     A mean over tokens is SWIFT's own to weigh (it divides by the tokens of the whole step); a mean over rows,
     a head's, is weighed here.  Where memory runs out all the same, the batch is computed anew in pieces of
-    half the size, and so are the batches after it, which is told.
+    half the size of its largest, and so are the batches after it, which is told.
     """
     step, compute_loss = trainer.training_step, trainer.compute_loss
     share = 1.0
@@ -52,9 +52,8 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
         nonlocal share, budget
         rows, present = len(inputs["labels"]), inputs.get("attention_mask")
         while True:
-            losses = []
+            losses, pieces = [], [*cut(inputs, budget)]
             try:
-                pieces = [*cut(inputs, budget)]
                 for number, piece in enumerate(pieces, start=1):
                     share = len(piece["labels"]) / rows if trainer.task_type == "seq_cls" else 1.0
                     # Processes add up their gradients once a batch: each may have another number of pieces.
@@ -65,11 +64,14 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or ranks() > 1:  # the others wait for this batch
                     raise
-                widest = inputs["labels"].shape[1] if present is None else int(present.sum(1).max())
                 # What earlier batches of the same step have added to the gradients would be lost.
-                if budget <= widest or trainer.args.gradient_accumulation_steps > 1:
+                if not _is_cut(inputs) or trainer.args.gradient_accumulation_steps > 1:
                     raise
-                budget = max(widest, budget // 2)
+                padded = [piece["attention_mask"] for piece in pieces]
+                widest, largest = max(each.shape[1] for each in padded), max(map(torch.numel, padded))
+                if largest == widest:
+                    raise
+                budget = max(widest, largest // 2)
                 tell(text("memory_ran_out_in_a_step", tokens=budget))
             model.zero_grad()
             if torch.cuda.is_available():
@@ -84,15 +86,20 @@ def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
     """A batch in pieces of rows of like length, the longest first, each without the padding that it does not
     need; the batch itself where its rows are packed or it is small enough.
     """
-    present = inputs.get("attention_mask")
-    if present is None or present.dim() != 2:
+    if not _is_cut(inputs):
         yield inputs
         return
+    present = inputs["attention_mask"]
     lengths = dict(enumerate(present.sum(1).tolist()))
     for rows in length_batches(lengths, present.device.type, budget=budget):
         used = present[rows].any(0).nonzero()
         first, last = int(used[0]), int(used[-1]) + 1
         yield {name: _part(value, rows, slice(first, last), present.shape) for name, value in inputs.items()}
+
+
+def _is_cut(inputs: Inputs) -> bool:
+    present = inputs.get("attention_mask")
+    return present is not None and present.dim() == 2
 
 
 def _part(value: Any, rows: list[int], columns: slice, shape: torch.Size) -> Any:

@@ -27,6 +27,7 @@ from workflows.tuning.callbacks import RUN_WATCH, Measure, Plan, Watched, regist
 from workflows.tuning.checkpoints import last_checkpoint
 from workflows.tuning.label_loss import Terms, balanced_weights, register_label_loss
 
+SWIFT_STEP = 16  # rows of a step, about, where nothing says how many batches it has (SWIFT's own default)
 # Arguments with which a batch has no rows of known length that could be computed in pieces.
 WITHOUT_ROWS = ("packing", "padding_free", "streaming", "lazy_tokenize")
 
@@ -122,8 +123,8 @@ def share_batch(experiment: Experiment, machine: Machine, processes: int) -> Exp
     if processes == 1:
         return experiment
     merged = merged_arguments(experiment, machine)
-    rows = int(merged["per_device_train_batch_size"])
-    batches = int(merged.get("gradient_accumulation_steps", 1))
+    rows = int(merged.get("per_device_train_batch_size", 1))
+    batches = int(merged.get("gradient_accumulation_steps") or math.ceil(SWIFT_STEP / rows))
     parts = [own for own in range(rows, 0, -1) if rows * batches % (own * processes) == 0]
     if not parts:
         raise UserError(
