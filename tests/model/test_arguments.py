@@ -163,10 +163,37 @@ def test_vllm_is_given_the_adapter_and_room_for_its_rank(run: RunFolder, tmp_pat
     assert (arguments.infer_backend, arguments.adapters) == ("vllm", [str(adapter)])
     assert arguments.get_vllm_engine_kwargs()["enable_lora"] is True
     assert arguments.vllm_max_lora_rank == 64
+    assert arguments.vllm_gpu_memory_utilization == 0.5
     rows = [{"messages": [{"role": "user", "content": text}]} for text in ("好", "房间很大" * 9)]
     limit_vllm(arguments, rows)
     longest = len(prompt_tokens(arguments.get_template(), rows[1]))
     assert arguments.get_vllm_engine_kwargs()["max_model_len"] == longest + 5
+    # A rank that vLLM has no room of; and what --set says of vLLM stays.
+    asked = {"lora_rank": "24", "vllm_gpu_memory_utilization": "0.8", "vllm_max_model_len": "512"}
+    experiment = replace(experiment, overrides=asked)
+    arguments = build_infer_arguments(experiment, CPU, run.split("val"), tmp_path / "out.jsonl", adapter)
+    assert (arguments.vllm_max_lora_rank, arguments.vllm_gpu_memory_utilization) == (32, 0.8)
+    limit_vllm(arguments, rows)
+    assert arguments.vllm_max_model_len == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bnb_4bit_quant_type", "fp4"),
+        ("bnb_4bit_use_double_quant", False),
+        ("template_backend", "jinja"),
+        ("new_special_tokens", ["<e1>"]),
+    ],
+)
+def test_a_model_answers_as_it_was_loaded_and_asked_in_training(
+    run: RunFolder, tmp_path: Path, name: str, value: object
+) -> None:
+    said = value[0] if isinstance(value, list) else str(value).lower()
+    ready = with_local_model(make_experiment("--set", f"{name}={said}"))
+    trained = build_sft_arguments(run, ready, CPU)
+    asked = build_infer_arguments(ready, CPU, run.split("val"), tmp_path / "out.jsonl", None)
+    assert getattr(trained, name) == getattr(asked, name) == value
 
 
 def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
@@ -323,9 +350,10 @@ def test_swifts_own_server_gets_the_adapters_by_name(tmp_path: Path) -> None:
     """What can be seen without vLLM: SWIFT's parser takes the arguments, adapters have names."""
     for name in ("first", "second"):
         write_json(tmp_path / name / "adapter_config.json", {})
-    ready = with_local_model(make_experiment("--model", "tiny"))
+    ready = [with_local_model(make_experiment("--set", f"lora_rank={rank}")) for rank in (8, 64)]
     adapters = {name: tmp_path / name for name in ("first", "second")}
     parsed = build_deploy_arguments(ready, CPU, adapters, "127.0.0.1", 0)
+    assert parsed.vllm_max_lora_rank == 64
     assert parsed.adapter_mapping == {name: str(path) for name, path in adapters.items()}
     assert (parsed.infer_backend, parsed.host, parsed.max_new_tokens) == ("vllm", "127.0.0.1", 5)
 

@@ -187,6 +187,28 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_way_to_it() -> None
         check_environment(load_model_card("tiny"), "vllm")
 
 
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (("--method", "dora"), "use_dora"),
+        (("--method", "lora-embedding"), "modules_to_save"),
+        (("--method", "qlora"), "quant_method"),
+        (("--method", "adalora"), "AdaLoRA's ranks"),
+        (("--method", "head"), "a head"),
+    ],
+)
+def test_what_vllm_cannot_answer_with_is_refused(flags: tuple[str, ...], what: str) -> None:
+    experiment = make_experiment(*flags)
+    check_method(experiment)
+    with pytest.raises(UserError, match=f"--engine vllm: takes no adapter with {what}"):
+        check_method(replace(experiment, tuning=replace(experiment.tuning, engine="vllm")))
+
+
+def test_what_only_vllm_reads_is_refused_to_others() -> None:
+    with pytest.raises(UserError, match="--set vllm_max_num_seqs: only --engine vllm reads it"):
+        make_experiment("--set", "vllm_max_num_seqs=64")
+
+
 def test_the_first_qwen_has_no_head() -> None:
     experiment = make_experiment("--method", "head")
     first = replace(experiment, model=ModelCard("qwen-1.8b", {"model": "x", "model_type": "qwen"}))

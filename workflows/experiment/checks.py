@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import os
 from importlib import import_module, metadata
+from typing import Any
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
@@ -19,6 +20,11 @@ from workflows.experiment.recipes import Plain
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
 QWEN3_5_TRANSFORMERS = "transformers>=5.2"  # SWIFT's own bound for it
 TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow>=3", "swanlab": "swanlab>=0.10"}  # pip's names
+NOT_ON_VLLM = (
+    "use_dora",
+    "modules_to_save",
+    "quant_method",
+)  # it takes no such adapter, or reads the model whole
 SEEDS = 1 << 32  # that NumPy takes
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 
@@ -121,6 +127,10 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
             )
 
 
+def _is_set(value: Any) -> bool:
+    return str(value).lower() not in ("none", "false", "", "[]")
+
+
 def check_trackers(experiment: Experiment) -> None:
     """Raise UserError where report_to names a tracker that is not known or not installed, or one that could
     not send anything from here.
@@ -181,8 +191,14 @@ def check_method(experiment: Experiment) -> None:
             f"{method}: a head learns from all training rows; prompt {experiment.prompt.name}, which shows "
             "some, is for methods that write their answers."
         )
-    if head and tuning.engine == "vllm":
-        raise UserError("--engine vllm: takes no adapter with a head; leave it out.")
+    of_vllm = [name for name in experiment.overrides if name.startswith("vllm_")]
+    if tuning.engine != "vllm" and of_vllm:
+        raise UserError(f"--set {of_vllm[0]}: only --engine vllm reads it; leave it out.")
+    if tuning.engine == "vllm":
+        unfit = [name for name in NOT_ON_VLLM if _is_set(experiment.arguments.get(name))]
+        if head or unfit or experiment.arguments.get("tuner_type") == "adalora":
+            what = "a head" if head else unfit[0] if unfit else "AdaLoRA's ranks"
+            raise UserError(f"--engine vllm: takes no adapter with {what}; leave it out.")
     if head and family == "qwen":
         raise UserError(
             f"{method}: transformers has no classification head for the first Qwen ({model.name}); take "

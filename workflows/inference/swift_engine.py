@@ -39,7 +39,11 @@ def without_prefix(template: Any, output: str) -> str:
 
 
 def limit_vllm(arguments: InferArguments, rows: Rows) -> None:
-    """Let vLLM keep room for the longest of `rows` with its answer, not for all that the model could read."""
+    """Let vLLM keep room for the longest of `rows` with its answer, not for all that the model could read,
+    unless --set says for how much.
+    """
+    if arguments.vllm_max_model_len is not None:
+        return
     template = arguments.get_template()
     longest = max(len(prompt_tokens(template, row)) for row in rows)
     arguments.vllm_max_model_len = longest + arguments.max_new_tokens

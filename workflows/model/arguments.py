@@ -32,11 +32,21 @@ INFER_NAMES = {field.name for field in fields(InferArguments)}
 # How the model is loaded and prompted: inference must use the same as training.
 SHARED = (
     *("model", "model_type", "model_revision", "use_hf", "max_model_len", "torch_dtype", "attn_impl"),
-    *("device_map", "quant_method", "quant_bits", "bnb_4bit_compute_dtype"),
-    *("template", "use_chat_template", "system"),
-    *("response_prefix", "enable_thinking", "seed", "data_seed"),
+    *("device_map", "rope_scaling", "new_special_tokens", "quant_method", "quant_bits", "hqq_axis"),
+    *("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage"),
+    *("template", "template_backend", "use_chat_template", "system", "response_prefix"),
+    *("enable_thinking", "add_non_thinking_prefix", "preserve_thinking", "seed", "data_seed"),
     *("task_type", "num_labels", "problem_type"),
 )  # fmt: skip
+VLLM_RANKS = (
+    16,
+    32,
+    64,
+    128,
+    256,
+    320,
+    512,
+)  # of LoRA that vLLM makes room for (its MaxLoRARanks), from 16 on
 VLLM_SHARE = 0.5  # of the GPU's memory: the model that gives label probabilities needs its own
 Parsed = TypeVar("Parsed", SftArguments, RLHFArguments, InferArguments, DeployArguments)
 
@@ -110,7 +120,7 @@ def build_infer_arguments(
         is_adapter = (adapter / "adapter_config.json").exists()
         arguments |= {"adapters": [str(adapter)]} if is_adapter else {"model": str(adapter)}
     if experiment.tuning.engine == "vllm":
-        arguments |= {**_on_vllm(merged), "vllm_gpu_memory_utilization": VLLM_SHARE}
+        arguments |= {"vllm_gpu_memory_utilization": VLLM_SHARE, **_on_vllm([merged])}
     parsed = parse_swift(InferArguments, arguments)
     if not experiment.has_head:
         parsed.max_length -= MAX_NEW_TOKENS  # what the model can read, less the room for the answer
@@ -118,15 +128,15 @@ def build_infer_arguments(
 
 
 def build_deploy_arguments(
-    experiment: Experiment, machine: Machine, adapters: dict[str, Path], host: str, port: int
+    experiments: list[Experiment], machine: Machine, adapters: dict[str, Path], host: str, port: int
 ) -> DeployArguments:
     """The DeployArguments of SWIFT's own server on vLLM, with adapters by name.  Not run yet: it needs a GPU.
 
-    `experiment`: of a run on the base that all adapters have.  Raises UserError where SWIFT refuses a value.
+    `experiments`: of the adapters' runs, all on the same base.  Raises UserError where SWIFT refuses a value.
     """
-    merged = merged_arguments(experiment, machine)
-    arguments = {name: value for name, value in merged.items() if name in SHARED} | {
-        **_greedy(experiment, machine),
+    merged = [merged_arguments(experiment, machine) for experiment in experiments]
+    arguments = {name: value for name, value in merged[0].items() if name in SHARED} | {
+        **_greedy(experiments[0], machine),
         **_on_vllm(merged),
         "adapters": [f"{name}={path}" for name, path in adapters.items()],
         "host": host,
@@ -146,8 +156,12 @@ def _greedy(experiment: Experiment, machine: Machine) -> Arguments:
     }
 
 
-def _on_vllm(merged: Arguments) -> Arguments:
-    return {"infer_backend": "vllm", "vllm_max_lora_rank": max(16, int(merged.get("lora_rank", 16)))}
+def _on_vllm(merged: list[Arguments]) -> Arguments:
+    """vLLM's own arguments for runs with these: room for each one's LoRA; what --set says of vLLM stays."""
+    most = max(int(each.get("lora_rank", 8)) for each in merged)
+    room = next((rank for rank in VLLM_RANKS if rank >= most), most)
+    asked = {name: value for each in merged for name, value in each.items() if name.startswith("vllm_")}
+    return {"infer_backend": "vllm", "vllm_max_lora_rank": room, **asked}
 
 
 def truncation_of_answers(experiment: Experiment) -> str:

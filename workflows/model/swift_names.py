@@ -45,6 +45,7 @@ OWNED = {
     "output_dir": "use --run-folder",
     "add_version": "use --run-folder",
     "result_path": "use --run-folder",
+    "infer_backend": "use --engine",
     "seed": "use --seed",
     "data_seed": "use --data-seed",
     "max_new_tokens": "answers are five tokens long",

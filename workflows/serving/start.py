@@ -66,7 +66,7 @@ def _serve_by_vllm(folders: dict[str, Path], host: str, port: int) -> None:
     bases = {str(each.model.arguments["model"]) for each in experiments}
     if len(bases) > 1:
         raise UserError(f"serve --engine vllm: the runs have {len(bases)} base models; name runs of one.")
-    deploy_main(build_deploy_arguments(experiments[0], find_machine(), adapters, host, port))
+    deploy_main(build_deploy_arguments(experiments, find_machine(), adapters, host, port))
 
 
 def serve_page(folders: tuple[Path, ...], host: str, port: int, screen: Screen) -> None:
