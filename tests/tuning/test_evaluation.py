@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, Tra
 from transformers.trainer_utils import IntervalStrategy
 
 from tests.conftest import make_experiment
+from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -83,6 +84,20 @@ def test_an_adapter_is_in_the_weights_for_a_while_and_leaves_no_trace() -> None:
     torch.testing.assert_close(merged, apart, rtol=0.1, atol=0.3)  # bf16
     assert torch.equal(again, apart)
     assert all(torch.equal(each, weights[name]) for name, each in model.named_parameters())
+
+
+def test_an_adapter_that_holds_what_is_no_number_is_one_line() -> None:
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    layer = tuned.base_model.model.model.layers[-1].self_attn.q_proj
+    with torch.no_grad():
+        layer.lora_B["default"].weight[0, 0] = torch.nan
+    diverged = pytest.raises(UserError, match="not all numbers: its training has diverged")
+    with diverged, merged_for_a_while(tuned):
+        pytest.fail("it was merged")
+    after = tuned.unload().state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
 def test_a_heads_loss_is_cross_entropy_or_squared_error() -> None:

@@ -19,6 +19,7 @@ from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
+from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, write_json, write_jsonl
 from workflows.core.rows import Rows, conversation
 from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of
@@ -29,6 +30,7 @@ from workflows.experiment.job import Job
 from workflows.inference.head import score_rows
 from workflows.inference.plain_scorer import answer_by_engine
 from workflows.inference.predictions import (
+    DIVERGED,
     answer_loss,
     head_loss,
     join_answers,
@@ -318,7 +320,8 @@ def merged_for_a_while(model: Any) -> Iterator[None]:
     """Within this, a LoRA adapter is part of the weights, which saves its products; afterwards each weight is
     what it was to the last bit, since it is put back, not computed back.
 
-    Left as it is where `merge_adapter` would leave it, and for adapters that are not LoRA's.
+    Left as it is where `merge_adapter` would leave it, and for adapters that are not LoRA's.  Raises
+    UserError where the adapter holds what is no number.
     """
     layers = [each for each in model.modules() if isinstance(each, LoraLayer)]
     if not isinstance(model, PeftModel) or is_quantised(model):
@@ -327,9 +330,16 @@ def merged_for_a_while(model: Any) -> Iterator[None]:
     try:
         with torch.no_grad():
             for layer in layers:
-                layer.merge(safe_merge=True)  # into a copy of the weights
+                _merge(layer)
         yield
     finally:
         for layer, weight in kept:
             layer.get_base_layer().weight.data = weight
             layer.merged_adapters.clear()
+
+
+def _merge(layer: LoraLayer) -> None:
+    try:
+        layer.merge(safe_merge=True)  # into a copy of the weights
+    except ValueError as error:  # peft's, which looks for what is not finite
+        raise UserError(f"the adapter's weights are not all numbers: {DIVERGED}") from error

@@ -13,6 +13,8 @@ from workflows.experiment.cards import Label
 from workflows.experiment.experiment import Experiment
 from workflows.inference.reading import read_label
 
+DIVERGED = "its training has diverged. Take a smaller learning_rate or another dtype."
+
 THRESHOLD = 0.5  # of a label's probability where a row may have several
 
 
@@ -33,7 +35,7 @@ def match_answers(test: Rows, answers: Rows, figures: str) -> Iterator[tuple[dic
     if lost:
         raise UserError(
             f"the model gives no probabilities for {len(lost)} of {len(test)} test rows (not a number), "
-            f"{lost[0]} first: its training has diverged. Take a smaller learning_rate or another dtype."
+            f"{lost[0]} first: {DIVERGED}"
         )
     return ((row, by_id[row["id"]]) for row in test)
 
