@@ -209,6 +209,29 @@ def _three_classes(figures_of_two: dict[str, Any]) -> dict[str, Any]:
     return {**figures_of_two, "confusion": {"gold": names, "predicted": [*names, "?"], "counts": counts}}
 
 
+def test_a_training_that_was_not_evaluated_claims_no_best_checkpoint(
+    small_run: RunFolder, demo_run: tuple[RunFolder, str]
+) -> None:
+    """As that of a plain script, which keeps its last step."""
+    training = read_json(demo_run[0].training)
+    history = [{k: v for k, v in each.items() if "eval_" not in k} for each in training["log_history"]]
+    write_json(
+        small_run.training,
+        {
+            **training,
+            "best_by": {"metric": "loss", "value": None},
+            "evaluated_rows": 0,
+            "log_history": history,
+        },
+    )
+    report(Job(small_run, load_experiment(small_run.experiment)))
+    page = _parse(small_run.report_page)
+    assert f"Kept: {training['checkpoint']}, the last, after {training['steps']:,} steps." in page.text
+    assert f"保留 {training['checkpoint']}：最后一步的检查点" in page.text
+    assert "Validation figures are of" not in page.text
+    assert "best by validation" not in page.text
+
+
 def test_a_run_without_training_has_a_report_too(small_run: RunFolder) -> None:
     experiment = replace(load_experiment(small_run.experiment), lang="en")
     report(Job(small_run, experiment))

@@ -64,24 +64,31 @@ def _training(files: Files) -> list[Section]:
     }
     shown = [name for name in figures if logged[name]]
     steps = sorted({step for each in logged.values() for step in each})
-    kept = text(
-        "checkpoint_kept",
-        checkpoint=training["checkpoint"],
-        metric=best["metric"],
-        value=number(best["value"], 4),
-        steps=training["steps"],
+    checkpoint, count = training["checkpoint"], training["steps"]
+    kept = (
+        text("last_checkpoint_kept", checkpoint=checkpoint, steps=count)
+        if best["value"] is None
+        else text(
+            "checkpoint_kept",
+            checkpoint=checkpoint,
+            metric=figures.get(best["metric"], best["metric"]),
+            value=number(best["value"], 4),
+            steps=count,
+        )
     )
     blocks: list[Block] = [Picture("curves", text("curves_caption")), Paragraph(kept)]
     val, train = training["rows"]["val"]["given"], training["rows"]["train"]
     looked_at, left_out = training.get("evaluated_rows", val), train["given"] - train["used"]
-    if looked_at < val:
+    if steps and looked_at < val:
         blocks.append(Paragraph(text("rows_evaluated", looked_at=looked_at, given=val)))
     if left_out:
         said = text("rows_left_out_of_training", left_out=left_out, given=train["given"])
         blocks.append(Paragraph(said))
     headings = [text("step"), *(text("validation_figure", figure=figures[name]) for name in shown)]
     rows = [[f"{step:,}", *(number(logged[name].get(step), 4) for name in shown)] for step in steps]
-    return [Section(text("the_training"), [*blocks, Grid(headings, rows, texts=())])]
+    if rows:
+        blocks.append(Grid(headings, rows, texts=()))
+    return [Section(text("the_training"), blocks)]
 
 
 def _errors(files: Files) -> list[Section]:
