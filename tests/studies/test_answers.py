@@ -129,6 +129,39 @@ def test_without_pairs_a_study_says_how_much_is_luck(tmp_path: Path) -> None:
     assert any("standard deviation 0.062 (0.039 – 0.153), with its 95 % interval" in each for each in said)
 
 
+def test_equal_draws_are_no_proof_that_there_is_no_luck(tmp_path: Path) -> None:
+    card = CARD[: CARD.index("compare")].replace("draws: 7", "draws: 2")
+    said = [each["en"] for each in _answer(tmp_path, lambda arm, size, draw: 30, card=card)["answer"]]
+    assert (
+        "TF-IDF with 36 labels: the accuracy of each of 2 draws is the same, 0.500, which is no proof that "
+        "another would be."
+    ) in said
+
+
+def test_what_reads_no_labels_is_compared_at_none(tmp_path: Path) -> None:
+    card = (
+        CARD[: CARD.index("arms:")]
+        + """
+arms:
+  plain: {options: {prompt: zh-question}, system: zero_shot, once: true}
+  system: {options: {prompt: zh-system}, system: zero_shot, once: true}
+compare: [[system, plain]]
+"""
+    )
+    found = _answer(tmp_path, lambda arm, size, draw: 54 if arm == "system" else 30, card=card)
+    assert [each["en"] for each in found["answer"]] == ["system beats plain with 0 labels (+0.400)."]
+    assert found["panels"][0]["sizes"] == [{"size": 32, "train": 0, "val": 0}]
+
+
+def test_an_arm_without_answers_is_named(tmp_path: Path) -> None:
+    """As a probe that has too few rows at all sizes."""
+    card = CARD.replace("  lora: {draws: 6}", "  probe: {}").replace("lora", "probe")
+    found = _answer(tmp_path, lambda arm, size, draw: None if arm == "probe" else 30, card=card)
+    page = render_markdown(build_page(found, tmp_path / "figures"), tmp_path / "figures", "en")
+    assert "Without answers, since rows are too few or the task is not for them: the frozen probe." in page
+    assert "Not measured yet" not in page
+
+
 def test_five_draws_say_nothing_however_clear_they_are(tmp_path: Path) -> None:
     card = CARD.replace("draws: 6", "draws: 5")
     found = _answer(tmp_path, lambda arm, size, draw: 60 if arm == "lora" else 6, card=card)

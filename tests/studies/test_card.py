@@ -205,6 +205,19 @@ def test_more_rows_than_there_are_are_not_asked_for(tmp_path: Path) -> None:
     assert {each.data.test_samples for _, each in cells_of(study, lambda experiment: {"test": 51})} == {50}
 
 
+def test_what_reads_no_labels_is_asked_once_with_the_fewest_rows_there_are(tmp_path: Path) -> None:
+    card = SMALL.replace("[32, all]", "[320, all]").replace("sizes: [32]", "sizes: [320]")
+    study = _load(_write(tmp_path, card))
+    cells = cells_of(study, lambda experiment: {"train": 250, "val": 30, "test": 50})
+    assert {(cell.arm, cell.size, each.data.train_samples) for cell, each in cells} == {
+        ("tfidf", "all", None),
+        ("zero_shot", "all", None),
+    }
+    arms = "arms: {zero_shot: {once: true}, zero_shot_labels: {once: true}}"
+    study = _load(_write(tmp_path, SMALL[: SMALL.index("arms:")] + arms))
+    assert {cell.size for cell, _ in cells_of(study, _rows)} == {32}
+
+
 def test_where_all_sizes_are_beyond_the_rows_there_is_no_study(tmp_path: Path) -> None:
     study = _load(_write(tmp_path, SMALL.replace("[32, all]", "[32, 64]")))
     with pytest.raises(UserError, match="fewer training rows than each of its sizes, 32, 64"):

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from huggingface_hub import ModelCard
 from run_swift import main
 from tests.conftest import Command, start_command
 from tests.fake_hub import FakeHub
-from workflows.core.files import read_json, read_jsonl
+from workflows.core.errors import UserError
+from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import DEFAULTS, DataOptions, RunOptions
 from workflows.experiment.resolve import resolve
 from workflows.studies.card import load_study
-from workflows.studies.records import key_of
+from workflows.studies.plan import render_plan
+from workflows.studies.records import key_of, read_known_runs, refuse_to_lose
 from workflows.studies.runs import find_runs
 
 CARD = """
@@ -124,7 +128,9 @@ def test_a_study_that_is_killed_goes_on(
     # And is not written over without them.
     refused = command("study", str(card), "--draws", 1, "--so-far", "--output", str(elsewhere))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "study.json: holds 4 runs of other machines, which this command would drop" in refused.stderr
+    assert (
+        "study.json: holds 4 runs whose folders are not here, which this command would drop" in refused.stderr
+    )
     assert read_json(elsewhere / "study.json") == again
 
 
@@ -167,6 +173,57 @@ def test_what_is_no_study_is_not_known_runs(
     done = command("study", "seeds", "--known-runs", str(path), "--plan")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"--known-runs {path}: {message}" in done.stderr
+
+
+def _record(stages: str) -> dict[str, object]:
+    right = {"tfidf": "AA=="}
+    labels = {"train": 16, "val": 3}
+    return {
+        **{"labels": labels, "test_rows": 8, "tested": "t", "right": right, "stages": stages},
+        **{"seconds": 20.0, "peak_memory_bytes": 9, "environment": "e"},
+    }
+
+
+def test_of_two_records_of_a_run_the_one_that_did_more_counts(tmp_path: Path) -> None:
+    paths = (tmp_path / "a.json", tmp_path / "b.json")
+    for path, stages in zip(
+        paths, ("prepare baselines probe score report", "prepare baselines score report"), strict=True
+    ):
+        write_json(path, {"format": 2, "runs": {"a": _record(stages)}, "environments": {}})
+    for order in (paths, paths[::-1]):
+        assert "probe" in read_known_runs(order)["a"]["stages"]
+
+
+def test_runs_whose_folders_are_gone_are_not_written_over(tmp_path: Path) -> None:
+    study = {"runs": {"a": {}, "b": {}}, "folders": {"a": "runs/a", "b": "runs/b"}}
+    write_json(tmp_path / "study.json", study)
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    refuse_to_lose(tmp_path / "study.json", {"a"})
+    (tmp_path / "runs" / "b").rmdir()
+    with pytest.raises(UserError, match="holds 1 runs whose folders are not here"):
+        refuse_to_lose(tmp_path / "study.json", {"a"})
+    refuse_to_lose(tmp_path / "study.json", {"b"})
+
+
+def test_what_another_machine_took_plans_nothing_here(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text(CARD, encoding="utf-8")
+    study = load_study(str(tmp_path / "few.yaml"), DEFAULTS, False, None)
+    taken = find_runs(study, tmp_path, {}, lambda experiment: {})
+    runs = [*{run.name: run for _, run in taken}.values()]
+    for run in runs[:-1]:
+        run.known = _record(" ".join(run.stages))
+    asked: list[Experiment] = []
+
+    def estimate(runs: Sequence[tuple[Experiment, Sequence[str]]]) -> list[dict[str, object]]:
+        asked.extend(experiment for experiment, _ in runs)
+        return [{"train": 32, "test": 8, "seconds": 30.0, "bytes": 2_000_000_000, "why": None}]
+
+    plan = render_plan(runs, estimate)
+    assert asked == [runs[-1].experiment]
+    assert re.search(r"demo-tiny-probe +16 +2 +2 +– +– +–\n", plan)
+    assert re.search(r"demo-tiny-probe +32 +2 +1 +~30 +~0\.01 +~2\.0\n", plan)
+    assert "training rows in all: 80; tested rows in each run: 8\n" in plan
 
 
 def test_nothing_is_said_of_a_study_that_is_not_begun(command: Command, tmp_path: Path) -> None:
@@ -219,6 +276,26 @@ def test_an_arm_is_left_out_where_its_model_cannot_be_had(
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "chat is left out: the model tiny-chat could not be had" in page
     assert "未包含 chat：运行研究时无法取得模型 tiny-chat" in page
+    # What another machine has measured of an arm stays; the rest of it is left for later.
+    records = found["runs"]
+    (tfidf,) = records.values()
+    asked = load_study(str(card), DEFAULTS, False, 2)
+    first, second = (
+        run.key for cell, run in find_runs(asked, out, {}, lambda experiment: {}) if cell.arm == "chat"
+    )
+    stages = "prepare tokens derive train tuned score report"
+    known = tmp_path / "known.json"
+    measured = {first: tfidf | {"right": {"tuned": tfidf["right"]["tfidf"]}, "stages": stages}}
+    write_json(known, found | {"runs": measured})
+    part = ("study", card, "--draws", 2, "--known-runs", known, "--output", tmp_path / "part")
+    done = command(*part, env=gone)
+    assert done.returncode == 0, done.stderr
+    assert "arm chat, 16 training rows: left for later: model someone/tiny-chat" in done.stdout
+    assert "arm again is left out" in done.stdout
+    again = read_json(tmp_path / "part" / "study.json")
+    assert again["runs"].keys() >= {first}
+    assert second not in again["runs"]
+    assert again["panels"][0]["unfinished"] == [{"arm": "chat", "size": 16, "draws": 1, "of": 2}]
     # With the model on the hub the arms are there; what describes it is in the cache when the hub is gone.
     for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
         hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())

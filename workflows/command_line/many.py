@@ -25,7 +25,9 @@ def compare(
     folders: Annotated[list[Path], Parameter(help="run folders, two or more")],
     /,
     *,
-    common: Annotated[Flag, Parameter(help="on the test rows that all share, where they differ")] = False,
+    common: Annotated[
+        Flag, Parameter(help="where test rows differ, compare on those that all runs share")
+    ] = False,
     lang: Opens = "zh",
     output: Output = None,
 ) -> None:
@@ -89,7 +91,7 @@ def study(
 ) -> None:
     """Many runs that answer one question, on one page; goes on at the first unfinished run.
 
-    Options of a run go before the study's own, but not before an arm's.
+    Options of a run override the study's own, but not an arm's.
     """
     use_one_gpu()
     from workflows.commands.export import push as pushing

@@ -73,7 +73,9 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], rows: int) -> l
 
 
 def deviation_interval(deviation: float, count: int) -> list[float]:
-    """95 % interval of the standard deviation of `count` figures, 2 at least, as if normal (chi-square)."""
+    """95 % interval of the standard deviation, above 0, of `count` figures, 2 at least, as if normal
+    (chi-square).
+    """
     squares = (count - 1) * deviation**2
     return [math.sqrt(squares / float(chi2.isf(tail, count - 1))) for tail in (0.025, 0.975)]
 

@@ -69,10 +69,12 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
     for size in dict.fromkeys(cell.size for cell, _ in taken):
         here = [each for each in taken if each[0].size == size]
         reading = [run for cell, run in here if run.key in records and not study.arms[cell.arm].once]
-        if reading:
-            rows = records[reading[0].key]["labels"]
-            sizes.append({"size": size, **rows})
-            labels[size] = sum(rows.values())
+        read = records[reading[0].key]["labels"] if reading else None
+        if all(arm.once for arm in study.arms.values()):
+            read = {"train": 0, "val": 0}
+        if read is not None:
+            sizes.append({"size": size, **read})
+            labels[size] = sum(read.values())
         for arm, points in arms.items():
             cells = {cell.draw: run for cell, run in here if cell.arm == arm}
             varies = any(cell.varies for cell, _ in here if cell.arm == arm)
@@ -100,6 +102,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
             draws = {"draws": [*found], "runs": [run.key for run in done.values()]}
             points.append(point | _spread(np.array([*found.values()])) | draws)
     measured = {arm: points for arm, points in arms.items() if points}
+    seen = {cell.arm for cell, run in taken if run.key in records}
     pairs = [
         {"a": a, "b": b, "points": _compare(a, b, arms, right)}
         for a, b in study.compare
@@ -112,6 +115,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
         "arms": measured,
         "pairs": pairs,
         "unfinished": unfinished,
+        "without_answers": sorted(seen - measured.keys() - {each["arm"] for each in unfinished}),
         "beyond": [size for size in sizes_of(study) if size not in {cell.size for cell, _ in taken}],
     }
 
@@ -181,17 +185,21 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
         points = _with_gaps(study, panel, pair)
         said += conclude_points(study.title(pair["a"]), study.title(pair["b"]), points)
     for arm, points in {} if panel["pairs"] else panel["arms"].items():
-        for point in points:
-            if point["sd"] is not None:
-                each = sorted(point["accuracies"])
-                ends = f"{each[0]:.3f} – {each[-1]:.3f}"
-                spread = with_interval(point["sd"], deviation_interval(point["sd"], len(each)))
-                figures = {"labels": point["labels"], "draws": len(each), "ends": ends, "sd": spread}
-                said.append(text("accuracy_by_draw", arm=study.title(arm), **figures))
+        said += [_luck(study.title(arm), point) for point in points if point["sd"] is not None]
     few = [each["draws"] for pair in panel["pairs"] for each in pair["points"] if not each["enough_draws"]]
     if few:
         said.append(text("too_few_draws", draws=max(few), fewest=FEWEST_DRAWS))
     yield from (text("of_panel", panel=where, said=each) if where else each for each in said)
+
+
+def _luck(arm: Text | str, point: Point) -> Text:
+    """How much the accuracy of an arm depends on the draw."""
+    each, sd = sorted(point["accuracies"]), point["sd"]
+    known = {"arm": arm, "labels": point["labels"], "draws": len(each)}
+    if sd == 0:
+        return text("equal_accuracy_by_draw", accuracy=each[0], **known)
+    spread = with_interval(sd, deviation_interval(sd, len(each)))
+    return text("accuracy_by_draw", ends=f"{each[0]:.3f} – {each[-1]:.3f}", sd=spread, **known)
 
 
 def _with_gaps(study: Study, panel: dict[str, Any], pair: dict[str, Any]) -> list[Point]:

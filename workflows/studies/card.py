@@ -55,7 +55,7 @@ class Arm:
     sizes: Sizes | None = None  # default: the study's
     draws: Draws | None = None  # default: the study's
     vary: tuple[Literal["sample_seed", "seed"], ...] = ("sample_seed", "seed")  # what a draw's number sets
-    once: bool = False  # it reads no labels: one run, of the smallest size, stands for all
+    once: bool = False  # it reads no labels: one run, of the smallest size there is, stands for all
     smoke: bool = True  # whether it is there at --scale smoke
     optional: bool = False  # whether it is left out where its model cannot be had
 
@@ -159,7 +159,11 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
         for option, values in study.grid.items()
         if option not in given or option in REPEATED
     }
-    return replace(study, options=_joined(study.options, given), grid=grid)
+    study = replace(study, options=_joined(study.options, given), grid=grid)
+    if all(arm.once for arm in study.arms.values()):  # no number of labels changes anything
+        arms = {name: replace(arm, sizes=None) for name, arm in study.arms.items()}
+        study = replace(study, arms=arms, sizes=(sizes_of(study)[0],))
+    return study
 
 
 def _has_effect(study: Study, option: str) -> bool:
@@ -203,14 +207,18 @@ def cells_of(study: Study, rows_of: Callable[[Experiment], Rows]) -> Iterator[tu
     panels = list(product(*study.grid.values()))
     asked_of = {(panel, arm): _resolve(study, panel, arm) for panel in panels for arm in study.arms}
     draws = max(arm.draws or study.draws for arm in study.arms.values())
-    for draw, panel, size in product(range(1, draws + 1), panels, sizes_of(study)):
+    sizes = sizes_of(study)
+    for draw, panel, size in product(range(1, draws + 1), panels, sizes):
         for name, arm in study.arms.items():
             if size not in (arm.sizes or study.sizes) or draw > (arm.draws or study.draws):
                 continue
-            experiment, rows = asked_of[panel, name], sizes_of(study)[0] if arm.once else size
+            experiment = asked_of[panel, name]
             data, tuning, there = experiment.data, experiment.tuning, rows_of(experiment)
-            if rows != "all" and rows > there.get("train", rows):
+            if size != "all" and size > there.get("train", size):
                 continue
+            rows = size
+            if arm.once:
+                rows = next(each for each in sizes if each == "all" or each <= there.get("train", each))
             if (data.test_samples or 0) >= there.get("test", math.inf):
                 data = replace(data, test_samples=None)
             # A tuned model depends on its seed; what is fitted to a frozen one does not.
@@ -235,7 +243,12 @@ def _resolve(study: Study, panel: tuple[Any, ...], arm: str) -> Experiment:
     cheap = {} if study.system(arm) == "tuned" else {"method": "probe"}  # which tunes nothing
     own = study.arms[arm].options
     options = _joined(study.options, cheap, dict(zip(study.grid, panel, strict=True)), own)
-    experiment = resolve(options_of(options, f"study {study.name}, {arm}"))
+    where = f"study {study.name}, {arm}"
+    asked_of = options_of(options, where)
+    try:
+        experiment = resolve(asked_of)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     if experiment.dataset.task == "regression":
         raise UserError(f"study {study.name}: is about accuracy; {experiment.dataset.name} has numbers.")
     return experiment

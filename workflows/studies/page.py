@@ -75,10 +75,17 @@ def _unfinished(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Iter
             text("unfinished_arm", arm=titles[arm], sizes=each) if arm in panel["arms"] else titles[arm]
         )
     if left:
-        as_texts = [each if isinstance(each, Text) else Text(each, each) for each in left]
-        yield Paragraph(text("not_measured_yet", left=one_after_another(as_texts, "; ", "；")))
+        yield Paragraph(text("not_measured_yet", left=_enumerated(left)))
+    if panel["without_answers"]:
+        without = _enumerated([titles[arm] for arm in panel["without_answers"]])
+        yield Paragraph(text("arms_without_answers", arms=without))
     if panel["beyond"]:
         yield Paragraph(text("sizes_beyond", sizes=", ".join(map(str, panel["beyond"]))))
+
+
+def _enumerated(parts: list[Text | str]) -> Text:
+    as_texts = [each if isinstance(each, Text) else Text(each, each) for each in parts]
+    return one_after_another(as_texts, "; ", "；")
 
 
 def _environments(found: dict[str, Any]) -> Iterator[Text]:

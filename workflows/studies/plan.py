@@ -21,8 +21,8 @@ Estimate = Callable[[Sequence[tuple[Experiment, Sequence[str]]]], list[dict[str,
 
 
 def expected_seconds(runs: Collection[Run]) -> dict[tuple[Kind, Size], float]:
-    """What a run of each kind and size takes: the mean of those that are finished, or, by a straight line,
-    what those of other sizes say; without those whose kind has none.
+    """What a run of each kind and size takes: the mean of those that were done on this machine, or, by a
+    straight line, what those of other sizes say; without those whose kind has none.
     """
     known: dict[Kind, dict[Size, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
@@ -45,7 +45,7 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
 
     What no finished run says, `estimate` does (~), or why it cannot (?).
     """
-    expected, left = expected_seconds(runs), {run.name: run for run in runs if not run.is_done}
+    expected, left = expected_seconds(runs), {run.name: run for run in runs if run.is_to_do}
     asked = [run for run in left.values() if (run.kind, run.size) not in expected]
     estimates = estimate([(run.experiment, run.stages) for run in asked]) if asked else []
     found = dict(zip([run.name for run in asked], estimates, strict=True))
@@ -67,10 +67,13 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
         hours, unknown = hours + sum(sure) / 3600, unknown + len(seconds) - len(sure)
         most, mark = max([most, *peaks]), "" if known is not None else "~"
         a_run = [known] if known is not None else sure
-        times = (mean(a_run), sum(sure) / 3600) if len(sure) == len(seconds) else None
-        took = ["?", "?"] if times is None else [f"{mark}{times[0]:.0f}", f"{mark}{times[1]:.2f}"]
-        counts = f"{len(group)}", f"{len(group) - len(here)}"
-        table.add_row(kind[0], str(size), *counts, *took, f"{mark}{max(peaks) / 1e9:.1f}" if peaks else "?")
+        times = (mean(a_run), sum(sure) / 3600) if a_run and len(sure) == len(seconds) else None
+        unsaid = "?" if here else "–"  # of what another machine did, nothing is left to know
+        took = [unsaid, unsaid] if times is None else [f"{mark}{times[0]:.0f}", f"{mark}{times[1]:.2f}"]
+        counts = f"{len(group)}", f"{sum(run.is_done for run in group)}"
+        table.add_row(
+            kind[0], str(size), *counts, *took, f"{mark}{max(peaks) / 1e9:.1f}" if peaks else unsaid
+        )
     rows = [_rows(run, found.get(run.name, {})) for run in runs]
     trained, tested = [train for train, _ in rows], sorted({test for _, test in rows if test is not None})
     in_all = "?" if None in trained else f"{sum(filter(None, trained)):,}"
@@ -83,7 +86,7 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
         as_text(table),
         f"{len(runs)} runs; training rows in all: {in_all}; tested rows in each run: {each}",
         f"the {len(left)} that are left take: {time}; memory at most: "
-        + (f"{mark}{most / 1e9:.1f} GB" if most else "?"),
+        + (f"{mark}{most / 1e9:.1f} GB" if most else "?" if left else "–"),
     ]
     if estimates:
         lines.append("~: estimated by a few steps with few layers; a finished run of the kind goes before it")
@@ -92,6 +95,8 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
 
 def _rows(run: Run, estimated: dict[str, Any]) -> tuple[int | None, int | None]:
     """Training rows and test rows of a run, as far as they are known."""
+    if run.known is not None:
+        return run.known["labels"]["train"], run.known["test_rows"]
     if run.folder.manifest.exists():
         splits = read_json(run.folder.manifest)["splits"]
         return splits["train"]["rows"], splits["test"]["rows"]

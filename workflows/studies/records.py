@@ -95,10 +95,10 @@ def read_known_runs(paths: tuple[Path, ...]) -> dict[str, Record]:
                     f"--known-runs {path}: is of format {found['format']}, this version reads {FORMAT}."
                 )
             environments = found["environments"]
-            known |= {
-                key: _checked({**record, "environment": environments.get(record["environment"])})
-                for key, record in found["runs"].items()
-            }
+            for key, stored in found["runs"].items():
+                record = _checked({**stored, "environment": environments.get(stored["environment"])})
+                if key not in known or not stages_of(record) < stages_of(known[key]):
+                    known[key] = record
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             why = error.__cause__ or error  # what `read_json` says of damaged files is of a run's own
             raise UserError(
@@ -107,19 +107,25 @@ def read_known_runs(paths: tuple[Path, ...]) -> dict[str, Record]:
     return known
 
 
+def stages_of(record: Record) -> set[str]:
+    """The stages that a run had done."""
+    return {*record["stages"].split()}
+
+
 def refuse_to_lose(path: Path, kept: Collection[str]) -> None:
-    """Raise UserError where the study.json `path`, which is to be written anew, holds runs of other machines
-    that are not among `kept`, by their keys.
+    """Raise UserError where the study.json `path`, which is to be written anew, holds runs whose folders are
+    not here, as those of other machines, and that are not among `kept`, by their keys.
     """
     try:
         found = read_json(path)
-        lost = found["runs"].keys() - found["folders"].keys() - {*kept}
+        here = {key for key, folder in found["folders"].items() if (path.parent / folder).exists()}
+        lost = found["runs"].keys() - here - {*kept}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # none is there, or nothing that can be read
     if lost:
         raise UserError(
-            f"{path}: holds {len(lost)} runs of other machines, which this command would drop from it; keep "
-            f"them by --known-runs {path} and as many draws, or move the file away."
+            f"{path}: holds {len(lost)} runs whose folders are not here, which this command would drop from "
+            f"it; keep them by --known-runs {path} and as many draws, or move the file away."
         )
 
 

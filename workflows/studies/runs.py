@@ -17,7 +17,7 @@ from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, are_done, do_stages
 from workflows.studies.card import SYSTEMS, Cell, Rows, Size, Study, cells_of, sizes_of
-from workflows.studies.records import Record, key_of, record_of
+from workflows.studies.records import Record, key_of, record_of, stages_of
 
 Kind = tuple[str, ...]  # what a run's time depends on beside its rows
 
@@ -33,6 +33,7 @@ class Run:
     size: Size
     makes: set[str] = field(default_factory=set)  # the stages that make the answers
     known: Record | None = None  # what another study.json says of it
+    without_model: bool = False  # its model cannot be had now: it is left for later
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -45,15 +46,18 @@ class Run:
         return self.known is not None or are_done(self.folder, self.experiment, self.stages)
 
     @property
+    def is_to_do(self) -> bool:
+        """Whether it is missing, and can be done here."""
+        return not self.without_model and not self.is_done
+
+    @property
     def record(self) -> Record:
         """What study.json keeps of it; it is done."""
         return record_of(self.folder, self.stages) if self.known is None else self.known
 
     @property
     def seconds(self) -> float | None:
-        """What it took; None where its report is not written."""
-        if self.known is not None:
-            return self.known["seconds"]
+        """What it took on this machine; None where its report is not written."""
         done = finished_stages(self.folder)
         took = sum(done[name]["seconds"] for name in self.stages if name in done)
         return took if "report" in done else None
@@ -95,7 +99,7 @@ def find_runs(
         if not run.folder.experiment.exists():
             run.folder = _finished_elsewhere(run) or run.folder
         record = known.get(run.key)
-        if record is not None and {*run.stages} <= {*record["stages"].split()} and not run.is_done:
+        if record is not None and {*run.stages} <= stages_of(record) and not run.is_done:
             run.known = record
     return taken
 
@@ -106,19 +110,25 @@ def without_missing_models(
     """The study and its cells without the optional arms whose model cannot be had; these arms, each with its
     `model` and `why`.
 
-    An arm whose runs are all finished stays.  `weights`: whether models are fetched whole, or what describes
-    them only.  Raises UserError where no arm is left.
+    An arm of which a run is finished stays; its other runs are left for later.  `weights`: whether models are
+    fetched whole, or what describes them only.  Raises UserError where no arm is left.
     """
     whys: dict[str, str | None] = {}  # by model, which is asked for once
     left_out: dict[str, dict[str, str]] = {}
+    begun = {cell.arm for cell, run in taken if study.arms[cell.arm].optional and run.is_done}
     for cell, run in taken:
         arm, model = cell.arm, run.experiment.model.name
-        if not study.arms[arm].optional or arm in left_out or run.is_done:
+        if not study.arms[arm].optional or arm in left_out or run.without_model or run.is_done:
             continue
         if model not in whys:
             screen.say(f"asking for model {model} …")
             whys[model] = _why_no_model(run.experiment, weights, screen)
-        if (why := whys[model]) is not None:
+        if (why := whys[model]) is None:
+            continue
+        if arm in begun:
+            run.without_model = True
+            screen.say(f"arm {arm}, {run.size} training rows: left for later: {why}")
+        else:
             left_out[arm] = {"arm": arm, "model": model, "why": why}
             screen.say(f"arm {arm} is left out: {why}")
     if not left_out:
@@ -141,9 +151,9 @@ def _why_no_model(experiment: Experiment, weights: bool, screen: Screen) -> str 
 
 
 def _finished_elsewhere(run: Run) -> RunFolder | None:
-    """A finished run of the same experiment, of another study or alone."""
+    """A finished run of the same experiment, of another study or right in outputs/."""
     text = save_experiment(run.experiment)
-    for pattern in (f"studies/*/runs/{run.name}", f"{run.experiment.name}-*"):
+    for pattern in (f"studies/*/runs/{run.name}", "*"):
         for there in map(RunFolder, sorted(OUTPUTS.glob(pattern))):
             same = there.experiment.exists() and there.experiment.read_text(encoding="utf-8") == text
             if same and are_done(there, run.experiment, run.stages):

@@ -99,14 +99,15 @@ def run_study(
         study, taken, left_out = without_missing_models(study, taken, True, screen)
     with nullcontext() if so_far else locked(RunFolder(folder)):
         runs = [*{run.name: run for _, run in taken}.values()]
-        missing = [run for run in runs if not run.is_done]
-        screen.say(f"study {study.name}: {len(runs)} runs, {len(runs) - len(missing)} of them finished")
-        refuse_to_lose(folder / "study.json", {run.key for run in runs} - {run.key for run in missing})
+        finished = {run.key for run in runs if run.is_done}
+        missing = [run for run in runs if run.is_to_do]
+        screen.say(f"study {study.name}: {len(runs)} runs, {len(finished)} of them finished")
+        refuse_to_lose(folder / "study.json", finished)
         if not so_far and missing and ray is not None:
             _do_on_cluster(runs, missing, folder, ray, screen)
         elif not so_far:
             _do_missing(runs, missing, folder, screen)
-        elif len(missing) == len(runs):
+        elif not finished:
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
         found = answer(study, taken, folder) | {"left_out": left_out, "command": command}
         write_json(folder / "study.json", found)
