@@ -76,7 +76,7 @@ def test_what_the_program_names_has_a_text() -> None:
             NAMES["tfidf"],
             NAMES["tuned"],
             "The tuned model beat TF-IDF (p).",
-            "微调后的模型优于词袋 TF-IDF（p）。",
+            "微调后的模型优于字符 TF-IDF（p）。",
         ),
         ("first", "second", "second beat first (p).", "second 优于 first（p）。"),
         ("旧版", "new-2", "new-2 beat 旧版 (p).", "new-2 优于旧版（p）。"),

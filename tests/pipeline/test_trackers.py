@@ -136,5 +136,5 @@ def test_swanlab_keeps_the_scores_here_under_the_id_of_the_losses(
     assert {path.name.rpartition("-")[2] for path in pieces} == {read_json(scored.tracked)["swanlab"]}
     written = b"".join(path.read_bytes() for path in (scored.sft / "swanlog").rglob("*") if path.is_file())
     assert b"test/tuned/accuracy_low" in written
-    assert "词袋".encode() in written
+    assert "微调后".encode() in written
     assert b"a-key-for-the-test" not in written

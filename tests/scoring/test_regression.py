@@ -60,7 +60,7 @@ def test_errors_are_compared_row_by_row() -> None:
     assert pair["a_closer"] + pair["b_closer"] == 200
     said = conclude(pair, A, B, ROWS)
     assert "The tuned model is closer to the gold numbers than TF-IDF (MAE -0.0" in said.en
-    assert "微调后的模型比词袋 TF-IDF 更接近真实值" in said.zh
+    assert "微调后的模型比字符 TF-IDF 更接近真实值" in said.zh
     same = compare_errors({"a": errors["mean"], "b": errors["mean"]})[0]
     assert (same["permutation_p"], same["ci95"]) == (1.0, None)
     assert "200 test rows cannot tell the errors" in conclude(same, A, B, ROWS).en

@@ -27,8 +27,8 @@ def _with_right(rows: int, *shares: float) -> list[np.ndarray]:
     [
         ((2, 5, 30, 3), "40 test rows cannot tell the tuned model from TF-IDF", "40 条测试数据不足以区分"),
         ((3, 3, 30, 4), "no difference was seen", "没有观察到差异"),
-        ((5, 60, 300, 35), "The tuned model beat TF-IDF (+0.138", "优于词袋"),
-        ((60, 5, 300, 35), "The tuned model is worse than TF-IDF (-0.138", "不如词袋"),
+        ((5, 60, 300, 35), "The tuned model beat TF-IDF (+0.138", "优于字符"),
+        ((60, 5, 300, 35), "The tuned model is worse than TF-IDF (-0.138", "不如字符"),
     ],
 )
 def test_the_verdict_says_what_the_rows_can_tell(
