@@ -269,7 +269,7 @@ def test_a_browser_types_uploads_starts_a_run_and_reads_its_report(
         driver.expect(progress).to_contain_text("已完成")
         driver.expect(progress).to_contain_text("损失 15 / 15")
 
-        page.get_by_role("tab", name="运行").click()
+        page.get_by_role("tab", name="报告").click()
         report = page.frame_locator("#report iframe")
         driver.expect(report.locator("h1")).to_contain_text("demo · tiny · lora")
         assert page.evaluate("window.ran") is None
