@@ -269,6 +269,19 @@ def test_a_trained_embedding_needs_its_fp32_copy_gradient_and_two_moments(run: R
     assert needed["lora-embedding"] - needed["lora"] == pytest.approx(16 * embedding)
 
 
+def test_what_is_trained_is_reckoned_as_it_begins(run: RunFolder) -> None:
+    """AdaLoRA begins with more ranks than it keeps; DPO reads a row with its right and its wrong label."""
+    write_json(run.tokens, {"splits": {"train": {"max": 100}}})
+    write_json(run.derived_summary, {"tokens": {"longest": [100, 90]}})
+    adalora = with_local_model(make_experiment("--method", "adalora"))
+    assert load_of(run, build_sft_arguments(run, adalora, CPU), adalora, CPU).lora_rank == 12
+    pairs = replace(with_local_model(make_experiment()), recipe=Preference("dpo"))
+    arguments = build_sft_arguments(run, pairs, CPU)
+    load = load_of(run, arguments, pairs, CPU)
+    assert load.batch == 2 * arguments.training_args.per_device_train_batch_size
+    assert load.longest == (100, 100, 90, 90)
+
+
 def test_texts_for_list_arguments_and_values_with_a_dash_reach_swift(run: RunFolder) -> None:
     options = ["--set", "target_modules=q_proj,v_proj", "--set", "system=-请回答"]
     arguments = build_sft_arguments(run, with_local_model(make_experiment(*options)), CPU)

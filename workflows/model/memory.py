@@ -21,7 +21,7 @@ from workflows.experiment.recipes import LabelLoss, Preference
 from workflows.model.arguments import build_sft_arguments, merged_arguments
 from workflows.model.batches import LOGIT_ROWS, USABLE, length_batches, state_bytes
 from workflows.model.loaded import class_for
-from workflows.model.machine import Machine, free_memory, memory_within_reach
+from workflows.model.machine import Machine, free_memory, is_adalora, memory_within_reach
 from workflows.model.patches import PLAIN_ATTENTION
 
 EFFECTIVE_BATCH = {"per_device_train_batch_size", "gradient_accumulation_steps"}
@@ -181,6 +181,7 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
     trained on.
     """
     own, recipe, merged = arguments.training_args, experiment.recipe, merged_arguments(experiment, machine)
+    rank = arguments.adalora_init_r if is_adalora(merged) else arguments.lora_rank  # with which it begins
     passes = 2 if isinstance(recipe, Preference) else 1  # the right and the wrong label in one
     derived = experiment.derives_rows
     rows = read_json(run.derived_summary)["tokens"] if derived else read_json(run.tokens)["splits"]["train"]
@@ -198,7 +199,7 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
             for _ in range(passes)
         ),
         piece_tokens=None if isinstance(recipe, Preference) else PIECE_TOKENS[machine.device],
-        lora_rank=None if arguments.tuner_type == "full" else arguments.lora_rank,
+        lora_rank=None if arguments.tuner_type == "full" else rank,
         target_modules=",".join(arguments.target_modules),
         quant_bits=None if bits is None else int(bits),
         dropout=arguments.lora_dropout > 0,
