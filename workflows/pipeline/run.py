@@ -99,7 +99,7 @@ def open_finished(folder: Path) -> RunFolder:
     run, experiment = open_run(folder)
     if not experiment.tunes:
         raise UserError(f"{folder}: method {experiment.tuning.method} tunes no model; name a run that did.")
-    if not {"tuned", "score"} <= finished_stages(run).keys():
+    if not are_done(run, experiment, ("tuned", "score")):
         raise UserError(f"{folder}: is not finished; finish it first: {COMMAND} run {folder}")
     return run
 
@@ -144,6 +144,9 @@ def join_stages(
     for stage in STAGES:
         if not (stage.by_many and stage.name in names and stage.is_part_of(experiment)):
             continue
+        before = tuple(each.name for each in STAGES[: STAGES.index(stage)] if each.name in names)
+        while not are_done(run, experiment, before):  # what it reads is machine 0's to make
+            time.sleep(1)
         inputs = _inputs(stage, run, experiment)
         if _is_done(stage, run, experiment, inputs):
             continue
@@ -240,12 +243,19 @@ def run_stages(
 
 
 def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, str]:
-    """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing."""
+    """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing, or
+    of a stage that was stopped: it may be half of what was meant.
+    """
+    done = finished_stages(run)
     for path in stage.needs(run):
-        if not path.exists():
-            command = made_by(path, run, experiment)
+        maker = made_by(path, run, experiment)
+        command = "run" if maker is None else maker.made_by
+        why = "is missing" if not path.exists() else None
+        if why is None and maker is not None and maker.name not in done:
+            why = f"is of a stage that was not finished ({maker.name})"
+        if why is not None:
             raise UserError(
-                f"{run.path}: {path.relative_to(run.path)} is missing; run `{command} {run.path}` first."
+                f"{run.path}: {path.relative_to(run.path)} {why}; run `{command} {run.path}` first."
             )
     files = {str(path.relative_to(run.path)): sha256(path) for path in stage.needs(run)}
     return files | {name: fingerprint(value) for name, value in stage.depends(run, experiment).items()}

@@ -18,12 +18,13 @@ from workflows.core.files import read_json, sha256
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.experiment.experiment import Experiment, content_of
 from workflows.experiment.job import Job
+from workflows.experiment.recipes import Preference
 
 # They count up when the files get other keys, so that older runs are worked on anew.
 DATA_FORMAT = 3
 PREDICTIONS_FORMAT = 2
 BASELINES_FORMAT = 2  # of what is fitted, not of the files
-SCORES_FORMAT = 8
+SCORES_FORMAT = 9
 REPORT_FORMAT = 2
 
 UNTUNED = ("zero_shot", "zero_shot_labels", "zero_shot_threshold")  # what one model's answers are read as
@@ -133,23 +134,33 @@ def _recipe(experiment: Experiment) -> Settings:
     return {} if experiment.recipe is None else {"the recipe": asdict(experiment.recipe)}
 
 
-def _derive(run: RunFolder, experiment: Experiment) -> Settings:
+def _sources(run: RunFolder, experiment: Experiment) -> Any:
+    """The runs and files that derived rows are made from."""
     from workflows.pipeline.derived_rows import describe_sources
 
     try:
-        sources = describe_sources(experiment)
+        return describe_sources(experiment)
     except UserError:  # gone since: what was made of it stays
         if not run.derived_summary.exists():
             raise
         made = read_json(run.derived_summary)
-        sources = {name: made[name] for name in ("from_run", "unlabelled") if name in made}
-    return {**_model(experiment), **_recipe(experiment), "what it is made from": sources}
+        return {name: made[name] for name in ("from_run", "unlabelled") if name in made}
+
+
+def _derive(run: RunFolder, experiment: Experiment) -> Settings:
+    made_from = {"what it is made from": _sources(run, experiment)}
+    return {**_model(experiment), **_recipe(experiment), **made_from}
 
 
 def _training(run: RunFolder, experiment: Experiment) -> Settings:
     made = [sha256(path) for path in (run.derived, run.derived_val) if path.exists()]
     rows = {"--eval-rows": experiment.tuning.eval_rows, "rows that were made": made}
-    return {**_model(experiment), **_recipe(experiment), **rows}
+    more: Settings = {}
+    if experiment.tuning.window is not None:  # evaluations read so, and choose the checkpoint
+        more["--window"] = experiment.tuning.window
+    if isinstance(experiment.recipe, Preference):  # it trains the other run's adapter on
+        more["what it begins from"] = _sources(run, experiment)
+    return {**_model(experiment), **_recipe(experiment), **rows, **more}
 
 
 def _answers(run: RunFolder, experiment: Experiment) -> Settings:
@@ -287,7 +298,11 @@ STAGES = (
     Stage(
         "score",
         "pipeline.trackers:score_and_track",
-        needs=lambda run: [run.split("test"), *sorted((run.path / "predictions").glob("[!.]*.jsonl"))],
+        needs=lambda run: [
+            run.split("test"),
+            run.manifest,
+            *sorted((run.path / "predictions").glob("[!.]*.jsonl")),
+        ],
         depends=_scores,
         writes=lambda run, experiment: [run.scores, *([run.tracked] if experiment.trackers else [])],
         made_by="score",
@@ -307,6 +322,6 @@ STAGES = (
 )
 
 
-def made_by(path: Path, run: RunFolder, experiment: Experiment) -> str:
-    """The command that makes a file of the run folder."""
-    return next((stage.made_by for stage in STAGES if path in stage.writes(run, experiment)), "run")
+def made_by(path: Path, run: RunFolder, experiment: Experiment) -> Stage | None:
+    """The stage that makes a file of the run folder."""
+    return next((stage for stage in STAGES if path in stage.writes(run, experiment)), None)

@@ -95,7 +95,8 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
         made_by = {"tuned": "tuned", "zero_shot": "prepare", "probe": "probe", "tfidf": "prepare"}[name]
         done = finished_stages(run)
         _check(folder, name != "tuned" or experiment.tunes, "its method tunes no model; take another system")
-        _check(folder, made_by in done, f"{name} is not finished; finish it first: {COMMAND} run {folder}")
+        there = made_by in done and (name != "tuned" or run.training.exists())
+        _check(folder, there, f"{name} is not finished; finish it first: {COMMAND} run {folder}")
         _check(folder, name != "zero_shot" or not experiment.has_head, "an untrained head knows nothing")
     if name == "tfidf":
         vectorizer, baselines = fit_baselines(run, experiment)

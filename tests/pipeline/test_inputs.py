@@ -1,0 +1,102 @@
+"""What counts as an input of a stage: what changes its result makes it be done again."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command, make_experiment, read_options
+from workflows.commands.plan.plan import covers
+from workflows.core.errors import UserError
+from workflows.core.files import write_json
+from workflows.core.run_folder import RunFolder, holder_of, locked
+from workflows.experiment.experiment import save_experiment
+from workflows.experiment.resolve import resolve
+from workflows.pipeline.stages import STAGES
+
+(TRAIN,) = (stage for stage in STAGES if stage.name == "train")
+
+
+def _finished(folder: Path, *flags: object) -> RunFolder:
+    """A run that looks finished to who starts from it."""
+    run = RunFolder(folder)
+    folder.mkdir()
+    run.experiment.write_text(save_experiment(make_experiment(*flags)), encoding="utf-8")
+    write_json(run.stages, {"tuned": {}})
+    write_json(run.training, {"of": folder.name})
+    return run
+
+
+def test_training_on_from_another_run_is_done_again_where_that_is_another(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "other"):
+        source = _finished(tmp_path / name)
+        experiment = make_experiment("--method", "dpo", "--from-run", source.path)
+        found.append(TRAIN.depends(RunFolder(tmp_path / "run"), experiment))
+    changed = {name for name in found[0] if found[0][name] != found[1][name]}
+    assert changed == {"what it begins from"}
+
+
+def test_evaluations_by_windows_are_another_training() -> None:
+    run = RunFolder(Path("none"))
+    whole, windows = (
+        TRAIN.depends(run, make_experiment("--method", "encoder", "--model", "bert-base-chinese", *more))
+        for more in ((), ("--window", 256))
+    )
+    assert windows == {**whole, "--window": 256}
+
+
+@pytest.mark.parametrize(
+    ("source", "method", "message"),
+    [
+        (("--method", "head"), "dpo", "its head writes no words"),
+        (("--prompt", "zh-few-shot"), "distill", "its prompt zh-few-shot shows solved rows, which method"),
+    ],
+)
+def test_a_run_that_a_method_cannot_start_from_is_refused(
+    tmp_path: Path, source: tuple[str, ...], method: str, message: str
+) -> None:
+    run = _finished(tmp_path / "run", *source)
+    with pytest.raises(UserError, match=f"--from-run {re.escape(str(run.path))}: {message}"):
+        resolve(read_options("--method", method, "--from-run", run.path))
+
+
+def test_what_a_stopped_stage_left_is_not_gone_on_with(command: Command, tmp_path: Path) -> None:
+    """As where the data set that is mixed in cannot be had: the rows that are there are half of them."""
+    run = RunFolder(tmp_path / "run")
+    stopped = command(
+        *("prepare", "--offline", "--mix", "waimai=0.5", "--train-samples", 40, "--run-folder", run.path),
+        env={"REVIEW_DATA_DIR": str(tmp_path), "HF_HOME": str(tmp_path)},
+    )
+    assert (stopped.returncode, run.split("train").exists()) == (2, True), stopped.stderr
+    for stage in ("train", "score"):
+        done = command(stage, run.path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "is of a stage that was not finished (prepare); run `prepare" in done.stderr
+
+
+def test_who_holds_a_run_folder_is_found_without_holding_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert holder_of(run) is None
+    with locked(run):
+        assert holder_of(run) == os.getpid()
+    assert holder_of(run) is None  # its words are still in the file
+
+
+def test_plan_does_not_cover_what_swift_does_not_train() -> None:
+    assert covers(make_experiment())
+    assert not covers(make_experiment("--method", "plain-peft"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--set", "eval_steps=0.1"), "eval_steps 0.1 and save_steps 0.2: must be the same"),
+        (("--method", "head", "--set", "label_smoothing_factor=0.1"), "method head: has no label smoothing"),
+        (("--dataset", "dianping-stars", "--method", "head", "--labels", "差,好"), "--labels: means nothing"),
+    ],
+)
+def test_what_would_train_or_keep_something_else_is_refused(flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_experiment(*flags)
