@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Command
+from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.data.labels import LabelValue, gold_reader, stratify, value_reader
@@ -69,6 +70,33 @@ def test_a_label_is_known_by_its_value_its_name_and_its_words(cell: str, meaning
 def test_signs_of_full_width_are_read_in_labels() -> None:
     assert parse_labels("1＝好评，0＝差评，２＝") == parse_labels("1=好评,0=差评,2=")
     assert parse_labels("1＝好评,0＝差评")[0] == {"好评": ("1",), "差评": ("0",)}
+
+
+def test_decimals_are_values_not_names() -> None:
+    values, _ = parse_labels("3.0,4.0,5.0")
+    assert values == {"3.0": ("3.0",), "4.0": ("4.0",), "5.0": ("5.0",)}
+
+
+def test_values_that_a_card_leaves_out_are_compared_as_those_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (ROOT / "datasets" / "dianping-stars.yaml").read_text(encoding="utf-8")
+    assert 'unlabelled: ["0"]' in card
+    own = card.replace('["0"]', '["0.0"]').replace("dianping-stars", "own")
+    (tmp_path / "own.yaml").write_text(own, encoding="utf-8")
+    monkeypatch.setattr("workflows.experiment.cards.DATASETS", tmp_path)
+    stars = load_dataset_card("own")
+    assert value_reader(stars, stars.layouts[0], None)("0") is None
+
+
+def test_a_separator_of_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (ROOT / "datasets" / "demo-aspects.yaml").read_text(encoding="utf-8")
+    own = card.replace("name: demo-aspects", "name: own").replace('separator: ";"', 'separator: ""')
+    assert 'separator: ""' in own
+    (tmp_path / "own.yaml").write_text(own, encoding="utf-8")
+    monkeypatch.setattr("workflows.experiment.cards.DATASETS", tmp_path)
+    with pytest.raises(UserError, match="separator"):
+        load_dataset_card("own")
 
 
 def test_a_value_that_the_card_gives_goes_before_a_name() -> None:

@@ -184,6 +184,15 @@ def test_pieces_of_a_batch_add_up_to_it_though_labels_have_unlike_numbers_of_tok
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_a_low_temperature_leaves_no_nan(model: Any, labels: list[list[int]]) -> None:
+    terms = Terms(teacher={}, teacher_weight=0.4, temperature=0.15)
+    loss = LabelLoss.__new__(LabelLoss)
+    loss.terms, loss.labels = terms, labels
+    logits = torch.zeros(len(labels[0]), model.config.vocab_size)
+    found = loss._distil(logits, labels[0], [1e-8, 1.0, 1e-8, 1e-8])
+    assert torch.isfinite(found)
+
+
 def test_distillation_is_the_divergence_over_whole_labels(
     model: Any, tokenizer: Any, labels: list[list[int]], demo_rows: list[dict[str, str]]
 ) -> None:

@@ -130,8 +130,8 @@ def _sample(
     for label, at in sorted(by_label.items()):
         if quotas[label] > len(at):
             raise UserError(
-                f"--balance: {quotas[label]} rows of each label are wanted, label {label} has {len(at)}; "
-                f"ask for at most {rarest * len(by_label)} with --train-samples."
+                f"--balance: {quotas[label]} rows of each label are wanted, and one label has {len(at)}: at "
+                f"most {rarest * len(by_label)} rows in all can be balanced."
             )
         drawn = rng.sample(range(len(at)), len(at) if nested else quotas[label])
         chosen.append(at[drawn[: quotas[label]]])

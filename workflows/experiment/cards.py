@@ -2,13 +2,13 @@
 
 import difflib
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from workflows.core.errors import UserError
 from workflows.core.files import check_file
@@ -53,7 +53,7 @@ class Layout:
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)  # label name -> values in the file
     neutral: tuple[str, ...] = ()  # rejected, unless --neutral gives them a label
     unlabelled: tuple[str, ...] = ()  # rejected
-    separator: str = ";"  # between the values of a row that has several
+    separator: Annotated[str, Field(min_length=1)] = ";"  # between the values of a row that has several
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,13 @@ def load_dataset_card(name: str) -> DatasetCard:
         if (mapped := sorted(layout.values)) != names:
             raise UserError(f"{path}: layout {layout.text}/{layout.label} maps {mapped}, labels are {names}.")
         _check_values(layout, path)
-    return card
+    return replace(card, layouts=tuple(map(_normalised, card.layouts)))
+
+
+def _normalised(layout: Layout) -> Layout:
+    """A layout whose values that are rejected are written as those of a file are compared."""
+    neutral, unlabelled = (tuple(map(normalise_label, each)) for each in (layout.neutral, layout.unlabelled))
+    return replace(layout, neutral=neutral, unlabelled=unlabelled)
 
 
 def _check_values(layout: Layout, path: Path) -> None:

@@ -83,6 +83,7 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
         check_arguments(arguments, where)
         check_ranges(arguments, where)
     check_method(experiment)
+    check_evaluations(experiment)
     check_trackers(experiment)
     for flag, seed in (("--data-seed", data.data_seed), ("--seed", experiment.tuning.seed)):
         if not 0 <= seed < SEEDS:
@@ -100,6 +101,7 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
     }
     if dataset.task == "regression":
         of_one_label["--best-by macro_f1"] = experiment.tuning.best_by == "macro_f1"
+        of_one_label["--labels"] = data.labels
     for flag, given in of_one_label.items():
         if given and dataset.task != "single_label":
             raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
@@ -125,6 +127,19 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
                 f"--from-run: its labels are {', '.join(there)}, here they are {', '.join(here)}; they must "
                 "be the same."
             )
+
+
+def check_evaluations(experiment: Experiment) -> None:
+    """Raise UserError where the best evaluation may be of a step that is not saved."""
+    arguments = experiment.arguments
+    evaluated, saved = (arguments.get(f"{what}_steps") for what in ("eval", "save"))
+    by_steps = str(arguments.get("eval_strategy")) == "steps" and None not in (evaluated, saved)
+    keeps_best = str(arguments.get("load_best_model_at_end", True)).lower() == "true"
+    if experiment.tunes and by_steps and keeps_best and float(str(evaluated)) != float(str(saved)):
+        raise UserError(
+            f"eval_steps {evaluated} and save_steps {saved}: must be the same, so that the checkpoint of the "
+            "best evaluation is there; set both."
+        )
 
 
 def _is_set(value: Any) -> bool:
@@ -199,6 +214,8 @@ def check_method(experiment: Experiment) -> None:
         if head or unfit or experiment.arguments.get("tuner_type") == "adalora":
             what = "a head" if head else unfit[0] if unfit else "AdaLoRA's ranks"
             raise UserError(f"--engine vllm: takes no adapter with {what}; leave it out.")
+    if head and float(str(experiment.arguments.get("label_smoothing_factor") or 0)) > 0:
+        raise UserError(f"{method}: has no label smoothing; leave out label_smoothing_factor.")
     if head and family == "qwen":
         raise UserError(
             f"{method}: transformers has no classification head for the first Qwen ({model.name}); take "

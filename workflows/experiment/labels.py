@@ -6,6 +6,7 @@ from workflows.core.errors import UserError
 
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # marks that str.strip leaves, though nobody sees them
 FULL_WIDTH = str.maketrans("０１２３４５６７８９．－＋", "0123456789.-+")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -26,7 +27,7 @@ def parse_labels(text: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]
                 )
             pairs.append((normalise_label(value), name))
     else:
-        numeric = any(item.isdigit() for item in items)
+        numeric = any(NUMBER.fullmatch(normalise_label(item)) for item in items)
         for index, name in enumerate(items):
             pairs += [(name, name)] if numeric else [(name, name), (str(index), name)]
     values: dict[str, tuple[str, ...]] = {}

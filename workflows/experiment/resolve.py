@@ -120,6 +120,13 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
             f"--from-run {options.from_run}: is not finished; finish it first: "
             f"{COMMAND} run {options.from_run}"
         )
+    if kind in SAME_MODEL and source.has_head:
+        raise UserError(f"--from-run {options.from_run}: its head writes no words; name a run that does.")
+    if kind in ("pseudo-label", "distill") and source.prompt.shots:
+        raise UserError(
+            f"--from-run {options.from_run}: its prompt {source.prompt.name} shows solved rows, which method "
+            f"{options.method} does not; name a run without them."
+        )
     for flag in ("model", "prompt") if kind in SAME_MODEL else ():
         if getattr(options, flag) is not None:
             raise UserError(f"--{flag}: --from-run gives the {flag}; leave it out.")

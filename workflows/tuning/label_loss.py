@@ -207,7 +207,9 @@ class LabelLoss(BaseLoss):
             target = torch.stack([soft[side].sum() for side in place.labels])
             student = (logits[place.position, place.tokens] / heat).log_softmax(-1)
             # With the probability that the teacher comes here, these add up to the KL over whole labels.
-            parts.append(target.sum() * kl_div(student, target / target.sum(), reduction="sum"))
+            comes_here = target.sum()  # 0 where a low temperature leaves nothing of it
+            share = target / comes_here.clamp(min=torch.finfo(target.dtype).tiny)
+            parts.append(comes_here * kl_div(student, share, reduction="sum"))
         return heat**2 * torch.stack(parts).sum()
 
     def _kl(self, logits: torch.Tensor, inside: torch.Tensor, model: Any) -> torch.Tensor:
