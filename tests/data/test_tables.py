@@ -38,6 +38,18 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     assert frame["label"].tolist() == LABELS
 
 
+def test_parquet_keeps_whole_numbers_the_index_and_lists(tmp_path: Path) -> None:
+    order, path = 123456789012345678, tmp_path / "a.parquet"
+    frame = pd.DataFrame({"text": ["好", "差"], "order": pd.array([order, None], dtype="Int64")})
+    frame["vector"] = [list(range(2000)), [1]]
+    frame.index = pd.Index(["a", "b"], name="key")
+    frame.to_parquet(path)
+    (rows,) = read_chunks(open_table(path))
+    assert rows["order"].tolist() == [str(order), ""]
+    assert rows["key"].tolist() == ["a", "b"]
+    assert json.loads(rows["vector"][0]) == list(range(2000))
+
+
 @pytest.mark.parametrize(
     ("encoding", "found"),
     [("utf-8", "utf-8"), ("utf-8-sig", "utf-8-sig"), ("gb18030", "gb18030"), ("utf-16", "utf_16")],

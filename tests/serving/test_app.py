@@ -146,11 +146,10 @@ def test_a_run_that_refuses_to_start_says_why(desk: Any, tmp_path: Path) -> None
     name = own.start(options)
     with pytest.raises(UserError, match=f"{name} is at work"):
         own.start(options)
-    from workflows.serving.desk import _process_of
+    from workflows.serving.desk import _at_work
 
-    process = _process_of([tmp_path / "outputs" / name])
-    assert process is not None
-    process.wait()
+    for process, _ in [*_at_work([tmp_path / "outputs" / name])]:
+        process.wait()
     progress = own.progress(name)
     assert progress.state == "failed"
     assert "columns 正文, 标签 are wanted" in progress.last_lines[-1]

@@ -3,15 +3,23 @@
 Other methods and tasks: tests/tuning/test_methods.py, tests/inference/test_head.py and test_encoder.py.
 """
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
+from tests.conftest import make_experiment
 from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
+from workflows.experiment.cards import ROOT
+from workflows.model.arguments import build_infer_arguments
+from workflows.model.folder import with_local_model
+from workflows.model.machine import find_machine
 from workflows.serving.models import Models
 from workflows.serving.systems import open_system
 
@@ -45,6 +53,25 @@ def test_runs_beside_each_other_answer_by_their_own_weights(
     alone = open_system(runs[1].path, "tuned", Models()).answer(texts)
     assert open_system(runs[1].path, "tuned", models).answer(texts) == alone
     assert open_system(runs[0].path, "tuned", models).answer(texts) != alone
+
+
+def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> None:
+    """peft refuses AdaLoRA's beside LoRA's on one model."""
+    kinds = {
+        "lora": LoraConfig(r=4, target_modules=["q_proj"]),
+        "adalora": AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj"]),
+    }
+    for name, config in kinds.items():
+        base = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model")
+        get_peft_model(base, config).save_pretrained(tmp_path / name)
+    arguments = build_infer_arguments(
+        with_local_model(make_experiment()), find_machine(), Path(os.devnull), Path(os.devnull), None
+    )
+    models = Models()
+    worn = {name: models.load(arguments, tmp_path / name)[2] for name in kinds}
+    for name, wear in worn.items():
+        with wear() as dressed:
+            assert dressed.peft_type == kinds[name].peft_type
 
 
 def test_a_merged_adapter_answers_as_one_beside_others(demo_run: tuple[RunFolder, str]) -> None:

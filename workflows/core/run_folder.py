@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, refuse_link, remove_left_parts, write_json
 from workflows.core.permissions import check_folder
@@ -138,6 +140,23 @@ def is_locked(run: RunFolder) -> bool:
     """Whether a process holds the run folder."""
     run.path.mkdir(parents=True, exist_ok=True)
     return is_held(run.path / LOCK)
+
+
+def holder_of(run: RunFolder) -> int | None:
+    """The id of the process on this machine that holds the run folder; None where none does.
+
+    The lock file is only read: who tried to hold it would be in the way of who begins just then.
+    """
+    lock = run.path / LOCK
+    said = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    found = re.match(r"process (\d+) on (\S+) since", said)
+    if found is None or found[2] != socket.gethostname():
+        return None
+    try:
+        opened = psutil.Process(int(found[1])).open_files()
+    except psutil.Error:  # it has ended, or is somebody else's
+        return None
+    return int(found[1]) if any(Path(each.path) == lock.resolve() for each in opened) else None
 
 
 @contextmanager

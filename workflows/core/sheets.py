@@ -105,9 +105,10 @@ def read_parquet(path: Path, rows_at_once: int) -> Iterator[pd.DataFrame]:
         refuse_bomb(path, sum(group.total_byte_size for group in groups))
         refuse_twice(path, file.schema_arrow.names)
         if file.metadata.num_rows == 0:
-            yield file.read().to_pandas()
+            yield file.read().to_pandas(ignore_metadata=True)
         for batch in file.iter_batches(min(rows_at_once, PARQUET_ROWS)):
-            yield batch.to_pandas()
+            # As they stand: an index is a column, and whole numbers beside empty cells stay whole.
+            yield batch.to_pandas(ignore_metadata=True, integer_object_nulls=True)
 
 
 def refuse_twice(path: Path, names: list[str]) -> None:

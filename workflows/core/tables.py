@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from workflows.core.encodings import find_encoding
@@ -246,6 +247,8 @@ def _as_string(cell: Any, other: type[str]) -> str:
     """Bytes that are no UTF-8 stay as halves of surrogate pairs, by which their row is rejected."""
     if isinstance(cell, str):
         return cell
+    if isinstance(cell, np.ndarray):
+        cell = cell.tolist()
     if isinstance(cell, dict | list):
         return other(json.dumps(cell, ensure_ascii=False, default=str))
     return cell.decode("utf-8", errors="surrogateescape") if isinstance(cell, bytes) else other(cell)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256
 from workflows.core.rows import Rows
-from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.run_folder import RunFolder, finished_stages, holder_of
 from workflows.core.screen import Screen
 from workflows.core.tables import open_table, read_chunks
 from workflows.core.texts import in_language, text
@@ -126,8 +126,7 @@ class Desk:
     def watched(self) -> list[str]:
         """The names of runs that can be worked on: first the one that is, then the newest."""
         runs = {name: at.resolve() for name, at in self.runs().items() if not RunFolder(at).exported.exists()}
-        busy = _process_of(runs.values())
-        at_work = None if busy is None else Path(_folder_of(busy))
+        at_work = next((folder for _, folder in _at_work(runs.values())), None)
 
         def order(name: str) -> tuple[bool, float]:
             return runs[name] != at_work, -RunFolder(runs[name]).experiment.stat().st_mtime
@@ -243,14 +242,12 @@ class Desk:
 
     def stop(self, run: str | None) -> None:
         """Stop a run as Ctrl-C does; one that nobody works on stays as it is."""
-        process = _process_of([self._folder(run)])
-        if process is not None:
+        for process, _ in _at_work([self._folder(run)]):
             process.send_signal(signal.SIGINT)
 
     def _check_idle(self) -> None:
-        busy = _process_of(self.runs().values())
-        if busy is not None:
-            raise UserError(f"{Path(_folder_of(busy)).name} is at work: stop it, or wait.")
+        for _, folder in _at_work(self.runs().values()):
+            raise UserError(f"{folder.name} is at work: stop it, or wait.")
 
     def _work(self, folder: Path) -> None:
         log = self._log(folder.name)
@@ -276,23 +273,23 @@ class Desk:
         run = RunFolder(folder)
         experiment, done = load_experiment(run.experiment), finished_stages(run)
         stages = {stage.name: stage.name in done for stage in STAGES if stage.is_part_of(experiment)}
-        works = _process_of([folder]) is not None
+        works = any(_at_work([folder]))
         return Progress(stages, works, _last_lines(self._log(folder.name)), _history(run))
 
 
-def _process_of(folders: Iterable[Path]) -> psutil.Process | None:
-    """A process that works on one of the run folders by the command that `Desk` starts."""
-    asked = {str(folder.resolve()) for folder in folders}
+def _at_work(folders: Iterable[Path]) -> Iterator[tuple[psutil.Process, Path]]:
+    """Processes that work on run folders, each with its folder: those that hold one, and those that `Desk`
+    has started and that will.
+    """
+    asked = {folder.resolve(): folder for folder in folders}
+    by_command = {str(resolved): folder for resolved, folder in asked.items()}
     for process in psutil.process_iter(["cmdline"]):
         typed = process.info["cmdline"] or []
-        if typed[-2:-1] == ["run"] and typed[-1] in asked:
-            return process
-    return None
-
-
-def _folder_of(process: psutil.Process) -> str:
-    """The run folder that a process of `_process_of` works on."""
-    return str(process.info["cmdline"][-1])
+        if typed[-2:-1] == ["run"] and typed[-1] in by_command:
+            yield process, by_command[typed[-1]]
+    for resolved, folder in asked.items():
+        if (holder := holder_of(RunFolder(resolved))) is not None:
+            yield psutil.Process(holder), folder
 
 
 def _last_lines(log: Path) -> list[str]:

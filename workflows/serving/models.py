@@ -43,7 +43,9 @@ class Models:
 
     def load(self, arguments: Any, adapter: Path | None) -> tuple[Any, Any, Worn]:
         """Model, template, and what makes the model wear the adapter for a while (None: none of its own)."""
-        base = fingerprint(arguments.get_model_kwargs())
+        # peft puts adapters of unlike kinds on one model only if they are all LoRA's.
+        kind = "LORA" if adapter is None else read_json(adapter / "adapter_config.json")["peft_type"]
+        base = fingerprint([kind, arguments.get_model_kwargs()])
         name = fingerprint(str(adapter))  # torch takes no name of a module with a dot, as paths have
         with self.bases.setdefault(base, LoadedModel()).reused():
             model, template = prepare_model_template(arguments)

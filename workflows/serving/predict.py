@@ -40,6 +40,7 @@ from workflows.serving.kept_answers import held
 if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
     from workflows.serving.systems import Answer, System
 
+MOST_LABELS = 20  # that are counted one by one: of numbers there may be as many as rows
 VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
 LINES_AT_ONCE = 256  # of standard input
 
@@ -157,7 +158,11 @@ def render_trial(system: System, least: float) -> str:
 
 
 def _render_counts(counts: dict[str, Any], wanted: Wanted) -> str:
-    given = ", ".join(f"{label} {count:,}" for label, count in sorted(counts["labels"].items())[:20])
+    labels = sorted(counts["labels"].items())
+    shown = [f"{label} {count:,}" for label, count in labels[:MOST_LABELS]]
+    if labels[MOST_LABELS:]:
+        shown.append(f"{len(labels) - MOST_LABELS:,} other answers")
+    given = ", ".join(shown)
     without = ", ".join(f"{count:,} {reason}" for reason, count in counts["without_label"].items())
     lines = [
         f"{counts['rows']:,} rows: {given or 'none has a label'}"
@@ -214,7 +219,8 @@ def predict_table(
     output.parent.mkdir(parents=True, exist_ok=True)
     asked = fingerprint([[table.sha256 for table in tables], wanted.text_column, identity(system), columns])
     answered = output.with_name(f".{output.name}-{asked}.answers")
-    part, counts = output.with_name(f".{output.name}.part"), _Counts(system, wanted)
+    # Of two commands with one output, each writes a file of its own; the later one stays, whole.
+    part, counts = output.with_name(f".{output.name}-{asked}.part"), _Counts(system, wanted)
     with held(answered, output) as lines:
         answer_rows(system, tables, wanted.text_column, lines, rows, screen, ray)
         lines.seek(0)

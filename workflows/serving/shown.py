@@ -13,11 +13,11 @@ from workflows.experiment.experiment import Experiment
 from workflows.reporting.figures import BLUE, GREY, ORANGE, series_of
 from workflows.serving.desk import Progress
 from workflows.serving.explain import Explanation
+from workflows.serving.predict import MOST_LABELS
 from workflows.serving.systems import Answer
 
 STRONGEST = 0.6  # of a clause's colour
 FULL_COLOUR = 4.0  # log-odds: without that clause the label's odds are a 55th
-MOST_LABELS = 20  # that are counted: of numbers there may be as many as rows
 
 STYLE = f"""
 .gradio-container {{ max-width: 62rem !important; margin: 0 auto !important; }}
@@ -104,6 +104,8 @@ def show_counts(counts: dict[str, Any], language: str) -> str:
     without = {reasons.get(why, why): count for why, count in counts["without_label"].items()}
     labels = dict(sorted(counts["labels"].items())[:MOST_LABELS])
     given = [f"{name} {count:,}" for name, count in {**labels, **without}.items()]
+    if others := len(counts["labels"]) - len(labels):
+        given.append(in_language(text("other_answers", count=others), language))
     return f'<p class="note">{escape(" · ".join(given))}</p>'
 
 
