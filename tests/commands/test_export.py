@@ -13,7 +13,13 @@ from huggingface_hub import ModelCard as HubCard
 
 from tests.conftest import Command, make_experiment
 from tests.fake_hub import FakeHub
-from workflows.commands.export.export import CONTINUED, WITH_SYSTEM, WITHOUT_THINKING, choose_chat_template
+from workflows.commands.export.export import (
+    CONTINUED,
+    WITH_SYSTEM,
+    WITHOUT_THINKING,
+    choose_chat_template,
+    without_places,
+)
 from workflows.commands.export.model_card import write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
@@ -21,7 +27,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import ROOT, ModelCard
-from workflows.experiment.experiment import load_experiment
+from workflows.experiment.experiment import load_experiment, save_experiment
 from workflows.experiment.model_cards import describe_folder
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
@@ -109,6 +115,44 @@ def test_a_hub_reads_the_figures_of_the_model_card_as_they_are(exported: tuple[R
             "test",
         )
         assert each.dataset_args == {"rows": 300, "sha256": scores["test_sha256"]}
+
+
+def test_files_of_ones_own_leave_no_place_of_this_machine(tmp_path: Path) -> None:
+    for name, source in (
+        ("method", "sft_args/lora.yaml"),
+        ("prompt", "workflows/data/prompts/zh-system.yaml"),
+    ):
+        shutil.copy(ROOT / source, tmp_path / f"{name}.yaml")
+    experiment = make_experiment(
+        *("--method", tmp_path / "method.yaml", "--prompt", tmp_path / "prompt.yaml"),
+        *("--set", f"logging_dir={tmp_path}", "--set", "learning_rate=1e-4"),
+    )
+    written = save_experiment(without_places(experiment))
+    assert str(tmp_path) in save_experiment(experiment)
+    assert str(tmp_path) not in written
+    assert "learning_rate=1e-4" in written
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--method", "full"), ("all weights were tuned", "全部权重都经过微调")),
+        (
+            ("--method", "plain-peft"),
+            ("peft and transformers' Trainer", "以 peft 与 transformers 的 Trainer 微调"),
+        ),
+        (("--method", "cot"), ("then with its reasons", "随后是理由")),
+        (("--method", "label-loss"), ("| `alpha` |", "ModelScope SWIFT")),
+    ],
+)
+def test_the_model_card_says_how_the_model_was_made(
+    exported: tuple[RunFolder, Path], tmp_path: Path, flags: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    run, folder = exported
+    base = folder.parent  # it has no card of its own
+    write_model_card(tmp_path, run, make_experiment(*flags), base, read_json(RunFolder(folder).exported))
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert all(each in card for each in said)
 
 
 def test_rows_of_ones_own_go_by_their_file_in_the_model_card(

@@ -1,5 +1,6 @@
 """Who works on which trial, and what is searched: without a model."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from optuna.trial import TrialState
 from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen
+from workflows.experiment.cards import ROOT
 from workflows.scoring.uncertainty import compare_systems
 from workflows.search.begin import begin
 from workflows.search.result import gain_a_minute, what_may_be_said
@@ -96,6 +98,18 @@ def test_a_space_that_does_not_fit_is_refused(tmp_path: Path, content: str, mess
         _space(tmp_path, content)
     assert str(tmp_path / "space.yaml") in str(refused.value)
     assert message in str(refused.value)
+
+
+def test_a_number_that_yaml_takes_for_a_text_is_a_number(tmp_path: Path) -> None:
+    preset = (ROOT / "sft_args" / "lora.yaml").read_text(encoding="utf-8")
+    own = re.sub(r"^learning_rate: \S+", "learning_rate: 2e-4", preset, flags=re.M)
+    (tmp_path / "own.yaml").write_text(own, encoding="utf-8")
+    space = _space(
+        tmp_path,
+        "{learning_rate: {low: 0.0001, high: 0.001, log: true}}",
+        *("--model", "qwen2.5-0.5b-instruct", "--method", str(tmp_path / "own.yaml")),
+    )
+    assert space.default == {"learning_rate": 0.0002}
 
 
 def test_what_is_set_is_not_searched_and_the_default_belongs_to_the_space(tmp_path: Path) -> None:

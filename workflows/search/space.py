@@ -5,6 +5,7 @@ the run has anyway belongs to the space, so the first trial is the run as it was
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,9 @@ def load_space(file: str | None, asked: Experiment) -> Space:
             raise UserError(f"{path}: {name}: low must be below high.")
         if isinstance(values, Range) and values.log and values.low <= 0:
             raise UserError(f"{path}: {name}: on a log scale low must be above 0.")
+        if isinstance(values, Range) and isinstance(own, str):
+            with suppress(ValueError):
+                own = float(own)  # YAML takes 2e-4 for a text
         if isinstance(values, Range) and (isinstance(own, bool) or not isinstance(own, int | float)):
             raise UserError(
                 f"{path}: {name}: method {asked.method} has no number for it, so there is none to begin "

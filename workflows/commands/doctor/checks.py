@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from workflows.core.errors import UserError
@@ -130,9 +129,12 @@ def _check_memory() -> Check:
 
 
 def _check_disk() -> Check:
-    """Where runs are written: the folder `outputs` in the working folder."""
-    outputs = Path("outputs")
-    folder = (outputs if outputs.is_dir() else Path()).resolve()
+    """Where runs are written."""
+    from workflows.pipeline.run import OUTPUTS
+
+    folder = OUTPUTS.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
     free = shutil.disk_usage(folder).free
     found = text("doctor_free_in", free=free / 1e9, folder=str(folder))
     if not os.access(folder, os.W_OK):

@@ -18,7 +18,7 @@ from peft import PeftModel
 from swift.pipelines.utils import prepare_model_template
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from workflows.commands.export.model_card import write_model_card
+from workflows.commands.export.model_card import is_place, write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Row, Rows, question
@@ -91,20 +91,36 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
         write_json(RunFolder(part).exported, {**made_of, **counts, **check})
         write_model_card(part, run, experiment, fetch_model(experiment.arguments), check)
         with open_whole(RunFolder(part).experiment) as file:
-            file.write(save_experiment(_without_places(experiment)))
+            file.write(save_experiment(without_places(experiment)))
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
-def _without_places(experiment: Experiment) -> Experiment:
+def without_places(experiment: Experiment) -> Experiment:
     """What `predict` and `serve` must know of the experiment, without the paths of this machine."""
     card = experiment.model
     named = {**card.arguments, "model": Path(str(card.arguments["model"])).name}
-    tuning = replace(experiment.tuning, model=None, prompt=None, from_run=None, unlabelled=None)
-    model = replace(card, arguments=named)
-    return replace(experiment, data=DataOptions(), tuning=tuning, model=model, mixed=())
+    tuning = replace(
+        experiment.tuning,
+        method=experiment.method,
+        model=None,
+        prompt=None,
+        from_run=None,
+        unlabelled=None,
+        set=tuple(each for each in experiment.tuning.set if not is_place(each.partition("=")[2])),
+    )
+    return replace(
+        experiment,
+        data=DataOptions(),
+        tuning=tuning,
+        model=replace(card, arguments=named),
+        prompt=replace(experiment.prompt, file=None),
+        preset={name: value for name, value in experiment.preset.items() if not is_place(value)},
+        overrides={name: value for name, value in experiment.overrides.items() if not is_place(value)},
+        mixed=(),
+    )
 
 
 def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, int]:

@@ -18,6 +18,7 @@ from workflows.core.texts import texts, with_interval
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.recipes import Plain
 
 EXAMPLE = "味道很好，送得也快。"  # a review of nobody's, for the lines that show how to load the model
 # Of SWIFT's arguments: what this machine adds, and what has lines of its own.
@@ -68,7 +69,13 @@ def write_model_card(
         source=manifest["from"] if from_hub else ", ".join(files),
         manifest=manifest,
         splits=texts("splits"),
-        arguments={name: value for name, value in experiment.arguments.items() if name not in LEFT_OUT},
+        arguments={
+            name: value
+            for name, value in {**experiment.arguments, **experiment.recipe_settings}.items()
+            if name not in LEFT_OUT and not is_place(value)
+        },
+        all_weights=experiment.arguments.get("tuner_type") == "full",
+        by_swift=not isinstance(experiment.recipe, Plain),
         scores=scores,
         systems=texts("systems"),
         with_interval=with_interval,
@@ -79,6 +86,11 @@ def write_model_card(
         file.write(card)
     if (base / "LICENSE").is_file():
         shutil.copy(base / "LICENSE", folder / "LICENSE")
+
+
+def is_place(value: Any) -> bool:
+    """Whether a setting is a path of this machine, which nobody else has."""
+    return isinstance(value, str) and Path(value).is_absolute()
 
 
 def _results(experiment: Experiment, manifest: dict[str, Any], scores: dict[str, Any]) -> list[EvalResult]:

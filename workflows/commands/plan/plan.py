@@ -19,6 +19,7 @@ from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_text
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.recipes import Plain
 from workflows.model.swift_names import check_overrides
 
 LEARNS_THE_SAME = "gradient_checkpointing"  # what a run changes by itself where memory is short (memory.py)
@@ -52,8 +53,11 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
 
 
 def covers(experiment: Experiment) -> bool:
-    """Whether `plan` knows what the method takes: it writes answers, and trains on the data as they are."""
-    return experiment.tunes and not experiment.has_head and not experiment.derives_rows
+    """Whether `plan` knows what the method takes: it writes answers, and SWIFT trains it on the data as they
+    are.
+    """
+    plain = isinstance(experiment.recipe, Plain)
+    return experiment.tunes and not (experiment.has_head or experiment.derives_rows or plain)
 
 
 def estimate_runs(asked: Asked, screen: Screen) -> list[dict[str, Any]]:
