@@ -19,6 +19,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.job import Job
 from workflows.reporting import figures
+from workflows.reporting.content import confident_mistakes
 from workflows.reporting.report import report
 
 HOSTILE = "<script>alert('x')</script> | `a` **b** \"引号\" & 😀 " + "很长的评论。" * 500
@@ -230,6 +231,21 @@ def test_a_training_that_was_not_evaluated_claims_no_best_checkpoint(
     assert f"保留 {training['checkpoint']}：最后一步的检查点" in page.text
     assert "Validation figures are of" not in page.text
     assert "best by validation" not in page.text
+
+
+def test_the_surest_mistakes_are_sure_of_what_is_wrong() -> None:
+    def one(prediction: str | None, negative: float) -> dict[str, Any]:
+        shares = {"negative": negative, "positive": 1 - negative}
+        return {"gold": "positive", "prediction": prediction, "probabilities": shares}
+
+    def several(gold: list[str], prediction: list[str], price: float, service: float) -> dict[str, Any]:
+        return {"gold": gold, "prediction": prediction, "probabilities": {"price": price, "service": service}}
+
+    rows = [one(None, 0.001), one("negative", 0.6), one("negative", 0.98)]
+    assert confident_mistakes(rows) == rows[::-1]
+    unsure = several(["price", "service"], ["price"], 0.999, 0.49)
+    sure = several(["price"], ["service"], 0.4, 0.97)
+    assert confident_mistakes([unsure, sure]) == [sure, unsure]
 
 
 def test_a_run_without_training_has_a_report_too(small_run: RunFolder) -> None:

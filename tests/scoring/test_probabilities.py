@@ -71,6 +71,12 @@ def test_three_labels_of_which_one_is_absent_and_of_which_one_is_alone() -> None
     assert (alone["auroc"], alone["average_precision"], alone["per_label"]) == (None, None, {})
 
 
+def test_a_brier_score_without_spread_has_no_interval() -> None:
+    assert measure_probabilities([_two(1, 1.0), _two(0, 0.0)] * 10, TWO)["brier_interval"] is None
+    low, high = measure_probabilities([_two(1, 0.1), _two(0, 0.95)], TWO)["brier_interval"]
+    assert (low, high) == (pytest.approx(0.27, abs=0.01), 1.0)  # of two rows hardly anything is known
+
+
 def test_the_auroc_interval_agrees_with_resampling() -> None:
     rng = np.random.default_rng(3)
     gold = rng.random(400) < 0.4

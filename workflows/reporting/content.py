@@ -43,7 +43,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
         Section(text("how_to_repeat"), again),
         *_training(files),
         *_errors(files),
-        *_calibration(files),
+        *_calibration(files, experiment.ends_after_label),
         *_mistakes(files),
         describe_data(files),
         *describe_labels(files),
@@ -119,7 +119,8 @@ def _errors(files: Files) -> list[Section]:
     return [Section(text("right_and_wrong_by_label"), blocks)]
 
 
-def _calibration(files: Files) -> list[Section]:
+def _calibration(files: Files, whole: bool) -> list[Section]:
+    """How far probabilities can be trusted; `whole`: whether they are of an answer with its end."""
     if files.scores["task"] != "single_label":
         return []
     probabilities = {system: each["probabilities"] for system, each in files.scores["systems"].items()}
@@ -142,7 +143,11 @@ def _calibration(files: Files) -> list[Section]:
     blocks: list[Block] = [
         Picture("reliability", text("reliability_caption")),
         *([Grid(headings, rows)] if rows else []),
-        Paragraph(text("probabilities_of_whole_answers" if rows else "probabilities_of_a_head")),
+        Paragraph(
+            text("probabilities_of_a_head")
+            if not rows
+            else text("probabilities_of_whole_answers" if whole else "probabilities_of_words")
+        ),
     ]
     return [Section(text("trust_in_probabilities"), blocks)]
 
@@ -150,7 +155,15 @@ def _calibration(files: Files) -> list[Section]:
 def confident_mistakes(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The wrong rows of a system's predictions that a report shows, the most confident first; labels only."""
     wrong = [row for row in predictions if row["prediction"] != row["gold"]]
-    return sorted(wrong, key=lambda row: -max(row["probabilities"].values()))[:SHOWN_MISTAKES]
+    return sorted(wrong, key=_surety, reverse=True)[:SHOWN_MISTAKES]
+
+
+def _surety(row: dict[str, Any]) -> float:
+    """How sure a system was of what is wrong in its answer."""
+    shares, gold = row["probabilities"], row["gold"]
+    if isinstance(gold, list):
+        return max(abs((name in gold) - shares[name]) for name in {*gold} ^ {*row["prediction"]})
+    return max(share for name, share in shares.items() if name != gold)
 
 
 def _mistakes(files: Files) -> list[Section]:

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student_t
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from workflows.core.statistics import auroc_interval, wilson_interval
@@ -34,7 +34,8 @@ def measure_probabilities(rows: list[dict[str, Any]], names: list[str]) -> dict[
         for label in (present if len(present) > 1 else [])
     }
     brier = ((shares - np.eye(len(names))[gold]) ** 2).sum(1) / (2 if len(names) == 2 else 1)
-    half = float(norm.ppf(0.975)) * brier.std(ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
+    spread = float(brier.std(ddof=1)) if len(rows) > 1 else 0.0  # none: that is no proof of certainty
+    half = float(student_t.isf(0.025, max(1, len(rows) - 1))) * spread / math.sqrt(len(rows))
     best = shares.argmax(1)
     masses = [row["label_mass"] for row in rows if row["label_mass"] is not None]
     bins = reliability_bins(shares.max(1), best == gold)
@@ -45,8 +46,8 @@ def measure_probabilities(rows: list[dict[str, Any]], names: list[str]) -> dict[
         # As scikit-learn scales it: 0 to 1 for two labels, 0 to 2 for more.
         "brier": float(brier_score_loss(gold, shares, labels=range(len(names)))),
         "brier_interval": None
-        if math.isnan(half)
-        else [max(0.0, brier.mean() - half), min(2.0, brier.mean() + half)],
+        if spread == 0
+        else [max(0.0, brier.mean() - half), min(1.0 if len(names) == 2 else 2.0, brier.mean() + half)],
         "ece": sum(abs(bin["accuracy"] - bin["confidence"]) * bin["rows"] for bin in bins) / len(rows),
         "reliability": bins,
         "mean_label_mass": _mean(masses),
