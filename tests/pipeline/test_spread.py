@@ -103,7 +103,7 @@ def test_a_step_has_the_rows_that_it_says(
 
 
 def test_what_a_preset_leaves_to_swift_is_shared_as_swift_has_it() -> None:
-    experiment = make_experiment("--method", "swift-defaults")
+    experiment = make_experiment("--method", "swift-defaults", "--model", "qwen2.5-0.5b-instruct")
     overrides = share_batch(experiment, Machine("cpu", "", "float32", ""), 2).overrides
     assert overrides["per_device_train_batch_size"] == "1"
     assert overrides["gradient_accumulation_steps"] == "8"  # 16 rows a step
