@@ -63,7 +63,7 @@ def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> No
     }
     for name, config in kinds.items():
         base = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model")
-        get_peft_model(base, config).save_pretrained(tmp_path / name)
+        get_peft_model(base, config).save_pretrained(str(tmp_path / name))
     arguments = build_infer_arguments(
         with_local_model(make_experiment()), find_machine(), Path(os.devnull), Path(os.devnull), None
     )

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -162,12 +163,9 @@ def _render_counts(counts: dict[str, Any], wanted: Wanted) -> str:
     shown = [f"{label} {count:,}" for label, count in labels[:MOST_LABELS]]
     if labels[MOST_LABELS:]:
         shown.append(f"{len(labels) - MOST_LABELS:,} other answers")
-    given = ", ".join(shown)
     without = ", ".join(f"{count:,} {reason}" for reason, count in counts["without_label"].items())
-    lines = [
-        f"{counts['rows']:,} rows: {given or 'none has a label'}"
-        + (f"; without a label: {without}" if without else "")
-    ]
+    said = f"{counts['rows']:,} rows: " + (", ".join(shown) or "none has a label")
+    lines = [said + (f"; without a label: {without}" if without else "")]
     if "scores" in counts:
         scores = counts["scores"]
         said = "no row could be scored"
@@ -349,8 +347,8 @@ class _Counts:
     def __init__(self, system: System, wanted: Wanted) -> None:
         self.system, self.wanted = system, wanted
         self.rows = 0
-        self.reasons: dict[str, int] = {}
-        self.labels: dict[str, int] = {}
+        self.reasons: Counter[str] = Counter()
+        self.labels: Counter[str] = Counter()
         self.right = self.scored = self.strange = 0
         self.read_gold: Callable[[str], str | None] = lambda cell: None
         if wanted.label_column is not None:
@@ -360,8 +358,7 @@ class _Counts:
     def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
         self.rows += len(chunk)
         for label, reason in zip(new["prediction"], new["reason"], strict=True):
-            counted, key = (self.reasons, reason) if reason else (self.labels, label)
-            counted[key] = counted.get(key, 0) + 1
+            (self.reasons if reason else self.labels)[reason or label] += 1
         if self.wanted.label_column is None:
             return
         golds = chunk[self.wanted.label_column]
