@@ -142,7 +142,7 @@ def test_files_of_ones_own_leave_no_place_of_this_machine(tmp_path: Path) -> Non
             ("peft and transformers' Trainer", "以 peft 与 transformers 的 Trainer 微调"),
         ),
         (("--method", "cot"), ("then with its reasons", "随后是理由")),
-        (("--method", "label-loss"), ("| `alpha` |", "ModelScope SWIFT")),
+        (("--method", "label-loss"), ("| `recipe.alpha` |", "ModelScope SWIFT")),
     ],
 )
 def test_the_model_card_says_how_the_model_was_made(

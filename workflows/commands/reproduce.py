@@ -15,7 +15,7 @@ from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.texts import number
-from workflows.pipeline.run import are_done, do_stages, open_run, start_run
+from workflows.pipeline.run import do_stages, is_scored, open_run, start_run
 from workflows.pipeline.stages import STAGES, UNTUNED
 
 # What the two environments may differ in without anything that is computed being other.
@@ -42,7 +42,7 @@ def reproduce(folder: Path, screen: Screen) -> tuple[RunFolder, dict[str, Any]]:
     original, experiment = open_run(folder.resolve())
     finished = finished_stages(original)
     names = tuple(stage.name for stage in STAGES if stage.name in finished)
-    if not are_done(original, experiment, ("score",)):
+    if not is_scored(original):
         raise UserError(f"{original.path}: is not finished; finish it first: run {original.path}")
     beside = (original.path.with_name(f"{original.path.name}-again-{again}") for again in count(1))
     unfinished = next(folder for folder in beside if not (folder / "reproduction.json").exists())

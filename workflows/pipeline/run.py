@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from workflows.core.errors import UserError
-from workflows.core.files import fingerprint, open_whole, sha256
+from workflows.core.files import fingerprint, open_whole, read_json, sha256
 from workflows.core.run_folder import (
     RunFolder,
     discard_if_unstarted,
@@ -99,7 +99,7 @@ def open_finished(folder: Path) -> RunFolder:
     run, experiment = open_run(folder)
     if not experiment.tunes:
         raise UserError(f"{folder}: method {experiment.tuning.method} tunes no model; name a run that did.")
-    if not are_done(run, experiment, ("tuned", "score")):
+    if not are_done(run, experiment, ("tuned",)) or not is_scored(run):
         raise UserError(f"{folder}: is not finished; finish it first: {COMMAND} run {folder}")
     return run
 
@@ -153,6 +153,12 @@ def join_stages(
         screen.say(f"{stage.name}: helping machine 0 at {processes.master_addr}, when it comes to it")
         with screen.output_to(run.log(f"{stage.name}-{processes.node_rank}")):
             do_by_many(replace(job, inputs=fingerprint(inputs)), stage.name, processes)
+
+
+def is_scored(run: RunFolder) -> bool:
+    """Whether a run's scores are there, with those of the tuned model where it has answered."""
+    done = finished_stages(run).keys()
+    return "score" in done and ("tuned" not in done or "tuned" in read_json(run.scores)["systems"])
 
 
 def are_done(run: RunFolder, experiment: Experiment, names: tuple[str, ...]) -> bool:

@@ -23,7 +23,7 @@ from transformers import AutoConfig
 
 from workflows.core.files import write_jsonl
 from workflows.core.rows import Rows, conversation
-from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.run_folder import RunFolder, finished_stages, mark_finished
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import runs_own_code
@@ -90,6 +90,7 @@ def calibrate(
             small = RunFolder(folder / f"layers-{layers}")
             for name, each in chosen.items():
                 write_jsonl(small.split(name), each)
+            mark_finished(small, "prepare", {})
             weights = small.path / "model"
             _make_model(config, layers, dtype, described, weights)
             card = replace(ready.model, arguments={**ready.model.arguments, "model": str(weights)})
