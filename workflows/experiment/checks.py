@@ -132,14 +132,22 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
 def check_evaluations(experiment: Experiment) -> None:
     """Raise UserError where the best evaluation may be of a step that is not saved."""
     arguments = experiment.arguments
-    evaluated, saved = (arguments.get(f"{what}_steps") for what in ("eval", "save"))
+    evaluated, saved = (_number(arguments.get(f"{what}_steps")) for what in ("eval", "save"))
     by_steps = str(arguments.get("eval_strategy")) == "steps" and None not in (evaluated, saved)
     keeps_best = str(arguments.get("load_best_model_at_end", True)).lower() == "true"
-    if experiment.tunes and by_steps and keeps_best and float(str(evaluated)) != float(str(saved)):
+    if experiment.tunes and by_steps and keeps_best and evaluated != saved:
         raise UserError(
-            f"eval_steps {evaluated} and save_steps {saved}: must be the same, so that the checkpoint of the "
-            "best evaluation is there; set both."
+            f"eval_steps {evaluated:g} and save_steps {saved:g}: must be the same, so that the checkpoint of "
+            "the best evaluation is there; set both."
         )
+
+
+def _number(value: Any) -> float | None:
+    """A setting as a number; None where it is none, of which SWIFT's parser says more."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
 
 
 def _is_set(value: Any) -> bool:
@@ -214,7 +222,7 @@ def check_method(experiment: Experiment) -> None:
         if head or unfit or experiment.arguments.get("tuner_type") == "adalora":
             what = "a head" if head else unfit[0] if unfit else "AdaLoRA's ranks"
             raise UserError(f"--engine vllm: takes no adapter with {what}; leave it out.")
-    if head and float(str(experiment.arguments.get("label_smoothing_factor") or 0)) > 0:
+    if head and (_number(experiment.arguments.get("label_smoothing_factor")) or 0) > 0:
         raise UserError(f"{method}: has no label smoothing; leave out label_smoothing_factor.")
     if head and family == "qwen":
         raise UserError(
