@@ -70,7 +70,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
         here = [each for each in taken if each[0].size == size]
         reading = [run for cell, run in here if run.key in records and not study.arms[cell.arm].once]
         read = records[reading[0].key]["labels"] if reading else None
-        if all(arm.once for arm in study.arms.values()):
+        if not study.reads_labels:
             read = {"train": 0, "val": 0}
         if read is not None:
             sizes.append({"size": size, **read})

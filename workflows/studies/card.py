@@ -82,6 +82,11 @@ class Study:
         systems: dict[str, Text | str] = {**texts("systems_in_a_sentence")}
         return self.arms[arm].title or systems.get(arm, arm)
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether any arm depends on labels."""
+        return not all(arm.once for arm in self.arms.values())
+
     def without(self, left_out: Collection[str]) -> "Study":
         """The study without some of its arms, and the pairs that they are in."""
         arms = {name: arm for name, arm in self.arms.items() if name not in left_out}
@@ -160,7 +165,7 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
         if option not in given or option in REPEATED
     }
     study = replace(study, options=_joined(study.options, given), grid=grid)
-    if all(arm.once for arm in study.arms.values()):  # no number of labels changes anything
+    if not study.reads_labels:  # no number of labels changes anything
         arms = {name: replace(arm, sizes=None) for name, arm in study.arms.items()}
         study = replace(study, arms=arms, sizes=(sizes_of(study)[0],))
     return study
