@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from starlette.testclient import TestClient
 from tests.conftest import PATIENCE, Command, read_options, start_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
 from workflows.serving.start import serve_page
 
@@ -154,6 +155,19 @@ def test_a_run_that_refuses_to_start_says_why(desk: Any, tmp_path: Path) -> None
     assert progress.state == "failed"
     assert "columns 正文, 标签 are wanted" in progress.last_lines[-1]
     assert own.runs() == {}
+
+
+@pytest.mark.slow
+def test_who_works_on_a_run_is_found_once_whoever_started_it(tmp_path: Path) -> None:
+    """Stop is one Ctrl-C: a second one would cut short what the first lets end well."""
+    from workflows.serving.desk import _at_work
+
+    run = RunFolder(tmp_path / "run")
+    assert list(_at_work([run.path])) == []
+    with locked(run):
+        assert [(process.pid, folder) for process, folder in _at_work([run.path])] == [
+            (os.getpid(), run.path)
+        ]
 
 
 @pytest.fixture(scope="module")

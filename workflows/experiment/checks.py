@@ -20,11 +20,8 @@ from workflows.experiment.recipes import Plain
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
 QWEN3_5_TRANSFORMERS = "transformers>=5.2"  # SWIFT's own bound for it
 TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow>=3", "swanlab": "swanlab>=0.10"}  # pip's names
-NOT_ON_VLLM = (
-    "use_dora",
-    "modules_to_save",
-    "quant_method",
-)  # it takes no such adapter, or reads the model whole
+# It takes no such adapter, or reads the model in 16 bits.
+NOT_ON_VLLM = ("use_dora", "modules_to_save", "quant_method")
 SEEDS = 1 << 32  # that NumPy takes
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 

@@ -32,7 +32,7 @@ from workflows.model.machine import peak_memory, reset_peak_memory
 from workflows.model.swift_names import check_overrides
 from workflows.pipeline.lines import lines_again, lines_of
 from workflows.pipeline.spread import check_processes, do_by_many
-from workflows.pipeline.stages import STAGES, Stage, made_by
+from workflows.pipeline.stages import STAGES, Stage, makers
 from workflows.pipeline.taken_over import take_over_data, take_over_training
 
 TAKE_OVER = {"prepare": take_over_data, "train": take_over_training}
@@ -144,8 +144,10 @@ def join_stages(
     for stage in STAGES:
         if not (stage.by_many and stage.name in names and stage.is_part_of(experiment)):
             continue
-        before = tuple(each.name for each in STAGES[: STAGES.index(stage)] if each.name in names)
-        while not are_done(run, experiment, before):  # what it reads is machine 0's to make
+        earlier = [each for each in STAGES[: STAGES.index(stage)] if each.name in names]
+        before = tuple(each.name for each in earlier if each.is_part_of(experiment))
+        # What it reads is machine 0's to make; files are hashed only once all of them are said to be there.
+        while not ({*before} <= finished_stages(run).keys() and are_done(run, experiment, before)):
             time.sleep(1)
         inputs = _inputs(stage, run, experiment)
         if _is_done(stage, run, experiment, inputs):
@@ -252,9 +254,9 @@ def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, s
     """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing, or
     of a stage that was stopped: it may be half of what was meant.
     """
-    done = finished_stages(run)
+    done, made_by = finished_stages(run), makers(run, experiment)
     for path in stage.needs(run):
-        maker = made_by(path, run, experiment)
+        maker = made_by.get(path)
         command = "run" if maker is None else maker.made_by
         why = "is missing" if not path.exists() else None
         if why is None and maker is not None and maker.name not in done:

@@ -322,6 +322,6 @@ STAGES = (
 )
 
 
-def made_by(path: Path, run: RunFolder, experiment: Experiment) -> Stage | None:
-    """The stage that makes a file of the run folder."""
-    return next((stage for stage in STAGES if path in stage.writes(run, experiment)), None)
+def makers(run: RunFolder, experiment: Experiment) -> dict[Path, Stage]:
+    """The stage that makes each file of the run folder."""
+    return {path: stage for stage in STAGES for path in stage.writes(run, experiment)}

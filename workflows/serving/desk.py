@@ -278,18 +278,18 @@ class Desk:
 
 
 def _at_work(folders: Iterable[Path]) -> Iterator[tuple[psutil.Process, Path]]:
-    """Processes that work on run folders, each with its folder: those that hold one, and those that `Desk`
-    has started and that will.
+    """Processes that work on run folders, each once, with its folder: those that hold one, and those that
+    `Desk` has started and that will.
     """
     asked = {folder.resolve(): folder for folder in folders}
     by_command = {str(resolved): folder for resolved, folder in asked.items()}
+    found = {holder_of(RunFolder(resolved)): folder for resolved, folder in asked.items()}
     for process in psutil.process_iter(["cmdline"]):
         typed = process.info["cmdline"] or []
-        if typed[-2:-1] == ["run"] and typed[-1] in by_command:
+        if process.pid in found:
+            yield process, found[process.pid]
+        elif typed[-2:-1] == ["run"] and typed[-1] in by_command:
             yield process, by_command[typed[-1]]
-    for resolved, folder in asked.items():
-        if (holder := holder_of(RunFolder(resolved))) is not None:
-            yield psutil.Process(holder), folder
 
 
 def _last_lines(log: Path) -> list[str]:
