@@ -43,7 +43,7 @@ from workflows.inference.threshold import fit_threshold, likelier_label, shifted
 from workflows.model.arguments import build_infer_arguments, truncation_of_answers
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine, let_go_of_memory, machine_of
-from workflows.model.ranks import first_before_others, gathered, rank, ranks, share, wait_for_all
+from workflows.model.ranks import gathered, rank, ranks, share, wait_for_all
 
 PART = ".part.jsonl"  # ends the names of what each of several processes answered
 PROMPT_WORK = 20  # characters' worth of work that an answer costs beside its review
@@ -124,8 +124,9 @@ def answer_rows(
     experiment, screen, base = job.experiment, job.screen, job.base
     raw, questions = answered.with_suffix(".swift.jsonl"), answered.with_suffix(".questions.jsonl")
     answered.parent.mkdir(parents=True, exist_ok=True)
-    with first_before_others():  # who come later find no parts any more
+    if rank() == 0:
         _join_parts(answered)
+    wait_for_all()
     done = {row["id"] for row in read_whole_lines(answered)}
     remaining = [row for row in rows if row["id"] not in done]
     if ranks() > 1:  # the longest first, so that each process has about the same work
@@ -172,9 +173,11 @@ def answer_rows(
                     bar.update(sum(work[answer["id"]] for answer in answers))
     raw.unlink(missing_ok=True)
     wait_for_all()
-    with first_before_others():
+    if rank() == 0:
         _join_parts(answered)
+    wait_for_all()
     answers = read_whole_lines(answered)
+    wait_for_all()  # the first one's caller removes the file, which all have read now
     if experiment.has_head:
         return join_scores(rows, answers, experiment)
     return join_answers(rows, answers, experiment.labels)
