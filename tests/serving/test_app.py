@@ -157,6 +157,16 @@ def test_a_run_that_refuses_to_start_says_why(desk: Any, tmp_path: Path) -> None
     assert own.runs() == {}
 
 
+def test_an_upload_that_a_run_reads_is_not_written_over(desk: Any, tmp_path: Path) -> None:
+    upload = tmp_path / "mine.csv"
+    upload.write_text("评论,标签\n很好,good\n", encoding="utf-8")
+    kept = desk.keep(upload)
+    before = kept.stat()
+    assert desk.keep(upload) == kept
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [path.name for path in kept.parent.iterdir()] == [upload.name]
+
+
 @pytest.mark.slow
 def test_who_works_on_a_run_is_found_once_whoever_started_it(tmp_path: Path) -> None:
     """Stop is one Ctrl-C: a second one would cut short what the first lets end well."""

@@ -87,7 +87,8 @@ def test_lines_and_single_texts_are_printed(demo_run: Demo) -> None:
         cwd=ROOT,
         check=True,
     )
-    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    printed = [json.loads(line) for line in done.stdout.splitlines()]  # nothing else is there
+    assert "loading tfidf" in done.stderr
     assert [row["text"] for row in printed] == lines
     wanted = [row["prediction"] for row in read_jsonl(run.predictions("tfidf"))[:3]]
     assert [(row["prediction"], row["system"]) for row in printed] == [(each, "tfidf") for each in wanted]

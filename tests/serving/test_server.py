@@ -277,12 +277,16 @@ def test_a_text_that_cannot_be_answered_fails_no_other_request(systems: dict[str
 
 
 def test_the_command_serves_and_stops_when_it_is_told(demo_run: Demo, tmp_path: Path) -> None:
-    run, _ = demo_run
+    run = RunFolder(tmp_path / "酒店评论")
+    run.path.symlink_to(demo_run[0].path)
     with start_command("serve", run.path, "--port", 0) as server:
         assert server.stdout is not None
         said = next(line for line in server.stdout if line.startswith("serving at "))
         address = said.split()[2].rstrip(";")
         models = httpx.get(f"{address}/models", timeout=PATIENCE).json()["data"]
         assert [model["id"] for model in models] == [run.path.name]
+        classified = httpx.post(f"{address}/classify", json={"texts": ["很好"]}, timeout=PATIENCE)
+        assert classified.status_code == 200
+        assert f'model="{run.path.name}"' in httpx.get(f"{address.removesuffix('/v1')}/metrics").text
         server.send_signal(signal.SIGTERM)
-        assert server.wait(PATIENCE) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        assert server.wait(PATIENCE) == 128 + signal.SIGTERM  # not killed: what is around it ends, too

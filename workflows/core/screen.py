@@ -45,6 +45,13 @@ class Screen:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())  # else closing it would fail again
             sys.exit(1)
 
+    @property
+    def beside(self) -> Screen:
+        """A screen whose lines go where the bars do, beside a result that another program reads."""
+        other = copy.copy(self)
+        other.out = self.err
+        return other
+
     @contextmanager
     def silenced(self) -> Iterator[Screen]:
         """A screen that shows bars only, no lines."""

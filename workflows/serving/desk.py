@@ -22,7 +22,7 @@ import psutil
 from tqdm import tqdm
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, sha256
+from workflows.core.files import read_json, sha256, whole
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, finished_stages, holder_of
 from workflows.core.screen import Screen
@@ -41,7 +41,7 @@ from workflows.serving.explain import Explanation, clauses_of, explain
 from workflows.serving.models import Models
 from workflows.serving.predict import Wanted, predict_table
 from workflows.serving.server import MOST_CHARACTERS
-from workflows.serving.systems import Answer, Batches, System, open_system
+from workflows.serving.systems import Answer, Batches, System, made_system, open_system
 
 OURS = [sys.executable, str(ROOT / "run_swift.py")]
 MOST_LINES = 64  # reviews that are pasted at once
@@ -156,7 +156,7 @@ class Desk:
         folder = self._folder(run)
         experiment = load_experiment(RunFolder(folder).experiment)
         before = [] if experiment.has_head or RunFolder(folder).exported.exists() else ["zero_shot"]
-        return [*before, "tuned" if experiment.tunes else "probe"]
+        return [*before, made_system(experiment)]
 
     def system(self, run: str | None, name: str) -> System:
         """A system of a run, whose answers wait in the server's queue; a UserError where it cannot be
@@ -203,8 +203,9 @@ class Desk:
     def keep(self, upload: Path) -> Path:
         """An uploaded file where a run finds it again, also after the page is gone."""
         kept = self.outputs / "app" / "uploads" / sha256(upload)[:12] / upload.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(upload, kept)
+        if not kept.exists():  # a run that is at work may be reading it
+            with whole(kept) as part:
+                shutil.copy(upload, part)
         return kept
 
     def plan(self, options: RunOptions) -> tuple[dict[str, Any], str]:

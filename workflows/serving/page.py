@@ -304,8 +304,10 @@ def _build_train(desk: Desk, language: Language, words: dict[str, str], events: 
         return gr.update(choices=[name, *desk.runs()], value=name)
 
     def show(run: str | None) -> str:
-        with _told():
+        try:
             progress = desk.progress(run)
+        except UserError as error:  # asked for every few seconds: no place for messages that stay
+            return f'<p class="note">{escape(str(error))}</p>'
         return show_progress(progress, words[progress.state], language)
 
     def work(do: Callable[[str | None], None], run: str | None) -> str:

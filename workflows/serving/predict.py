@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is
 MOST_LABELS = 20  # that are counted one by one: of numbers there may be as many as rows
 VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
 LINES_AT_ONCE = 256  # of standard input
+NO_LABEL = "the output names no label"
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,14 @@ def _answer(
         )
     if output is not None:
         check_files(tables, wanted, output)  # before a model is loaded, which takes its time
-    screen.say(f"loading {name} of {as_typed(folder)} …")
+    aside = screen.beside if output is None else screen  # printed answers stand alone
+    aside.say(f"loading {name} of {as_typed(folder)} …")
     with screen.output_to(folder / "logs" / "predict.log"):
         from workflows.serving.systems import open_system
 
         system = open_system(folder, name)
         if wanted.min_confidence is not None:
-            screen.say(render_trial(system, wanted.min_confidence))
+            aside.say(render_trial(system, wanted.min_confidence))
         if output is not None:
             start = time.monotonic()
             counts = predict_table(system, tables, wanted, output, screen, ray)
@@ -310,7 +312,7 @@ def row_of(system: System, wanted: Wanted, text: str, said: Answer | None) -> li
     if said is not None:
         label, reason = _written(said["prediction"]), ""
         if said["prediction"] is None:
-            reason = "the output names no label"
+            reason = NO_LABEL
         elif wanted.min_confidence is not None and confidence(said) < wanted.min_confidence:
             label, reason = none, f"below {wanted.min_confidence:g}"
     width = len(added_columns(system, wanted)) - 2 - wanted.name_system
@@ -358,7 +360,7 @@ class _Counts:
     def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
         self.rows += len(chunk)
         for label, reason in zip(new["prediction"], new["reason"], strict=True):
-            (self.reasons if reason else self.labels)[reason or label] += 1
+            (self.reasons if reason else self.labels)[reason or label or "∅"] += 1
         if self.wanted.label_column is None:
             return
         golds = chunk[self.wanted.label_column]

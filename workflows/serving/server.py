@@ -12,7 +12,9 @@ import asyncio
 import json
 import math
 import secrets
+import signal
 import socket
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -184,7 +186,7 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(generate_latest(count.registry).decode("ascii"))
+        return PlainTextResponse(generate_latest(count.registry).decode("utf-8"))
 
     return app
 
@@ -207,7 +209,10 @@ def serve(
             ) from error
         shown = f"[{host}]" if ":" in host else host
         screen.say(f"serving at http://{shown}:{listening.getsockname()[1]}{path}; stop with Ctrl-C")
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is finished
+        # uvicorn finishes at SIGTERM and Ctrl-C, then raises them again: what is around this ends, too.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
+        with suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
 
 

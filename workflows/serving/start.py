@@ -35,10 +35,10 @@ def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, scr
     with screen.output_to(folders[0] / "logs" / "serve.log"):
         from workflows.serving.models import Models
         from workflows.serving.server import make_app, serve
-        from workflows.serving.systems import open_system
+        from workflows.serving.systems import open_made
 
         models = Models() if len(folders) > 1 else None
-        systems = {name: open_system(folder, "tuned", models) for name, folder in named.items()}
+        systems = {name: open_made(folder, models) for name, folder in named.items()}
         for system in systems.values():
             system.answer(["好"])  # the first answer of a process takes longer
         serve(make_app(systems, key), host, port, screen)
@@ -92,10 +92,10 @@ def serve_page(folders: tuple[Path, ...], host: str, port: int, screen: Screen) 
         from workflows.serving.models import Models
         from workflows.serving.page import with_page
         from workflows.serving.server import make_app, serve
-        from workflows.serving.systems import open_system
+        from workflows.serving.systems import open_made
 
         models = Models()
-        api = make_app({name: open_system(folder, "tuned", models) for name, folder in named.items()}, key)
+        api = make_app({name: open_made(folder, models) for name, folder in named.items()}, key)
         desk = Desk(api.state.batcher, models, named)
         serve(with_page(api, desk, key), host, port, screen, "/", PAGE_GRACE_SECONDS)
 

@@ -77,6 +77,16 @@ class System:
         return [found[at] for at in range(len(texts))]
 
 
+def made_system(experiment: Experiment) -> str:
+    """The system that a run makes: its tuned model, or its probe where it tunes none."""
+    return "tuned" if experiment.tunes else "probe"
+
+
+def open_made(folder: Path, models: Models | None = None) -> System:
+    """The system that the finished run `folder` made, as `open_system` opens it; raises as that does."""
+    return open_system(folder, made_system(load_experiment(RunFolder(folder).experiment)), models)
+
+
 def open_system(folder: Path, name: str = "tuned", models: Models | None = None) -> System:
     """A system of the finished run `folder`, or the tuned model of a folder that `export` wrote.
 

@@ -113,7 +113,7 @@ def without_places(experiment: Experiment) -> Experiment:
     )
     return replace(
         experiment,
-        data=DataOptions(),
+        data=DataOptions(neutral=experiment.data.neutral),
         tuning=tuning,
         model=replace(card, arguments=named),
         prompt=replace(experiment.prompt, file=None),

@@ -50,6 +50,8 @@ def write_model_card(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
     )
+    # A line break or a bar would end the cell of a table.
+    environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")
     card = environment.get_template("model_card.md.jinja").render(
         front=ModelCardData(
             language="zh",

@@ -49,6 +49,7 @@ def push(folder: Path, repository: str, only: list[str] | None = None) -> str:
             folder,
             commit_message=f"Export {folder.name}",
             allow_patterns=only,
+            ignore_patterns=["logs/*", ".*"],  # what came after the export: it names places of this machine
             use_cache=False,
         )
     except (HubError, OSError) as error:
