@@ -216,7 +216,7 @@ def test_no_sentence_reaches_over_a_size_that_is_not_measured(tmp_path: Path) ->
 
     said = [each["en"] for each in _answer(tmp_path, share, card)["answer"]]
     assert said == [
-        "lora beats TF-IDF up to 36 labels (+0.400).",
+        "lora beats TF-IDF up to 36 labels, from the fewest that were tried, 18 (+0.400).",
         "lora beats TF-IDF from 144 labels on, up to the 900 that were tried (+0.400).",
         "The frozen probe beats TF-IDF from 36 labels on, up to the 72 that were tried (+0.400).",
     ]
@@ -256,7 +256,7 @@ def _points(*ahead: int | None) -> list[dict[str, Any]]:
         (
             (1, 1, 0, -1),
             [
-                "A beats B up to 72 labels (+0.100).",
+                "A beats B up to 72 labels, from the fewest that were tried, 36 (+0.100).",
                 "With 144 labels no difference between A and B can be told (+0.000).",
                 "B beats A with 288 labels (+0.100).",
             ],
@@ -274,7 +274,7 @@ def _points(*ahead: int | None) -> list[dict[str, Any]]:
         (
             (1, None, 1),
             [
-                "A beats B up to 36 labels (+0.100).",
+                "A beats B with 36 labels (+0.100).",
                 "A beats B with 144 labels (+0.100).",
             ],
         ),

@@ -218,6 +218,16 @@ def test_what_reads_no_labels_is_asked_once_with_the_fewest_rows_there_are(tmp_p
     assert {cell.size for cell, _ in cells_of(study, _rows)} == {32}
 
 
+def test_a_prompt_that_shows_training_rows_is_asked_at_every_draw(tmp_path: Path) -> None:
+    study = _load(_write(tmp_path), "--prompt", "zh-few-shot")
+    asked = {
+        (each.data.train_samples, each.data.sample_seed)
+        for cell, each in cells_of(study, _rows)
+        if cell.arm == "zero_shot"
+    }
+    assert asked == {(32, 1), (32, 2), (32, 3), (None, None)}
+
+
 def test_where_all_sizes_are_beyond_the_rows_there_is_no_study(tmp_path: Path) -> None:
     study = _load(_write(tmp_path, SMALL.replace("[32, all]", "[32, 64]")))
     with pytest.raises(UserError, match="fewer training rows than each of its sizes, 32, 64"):

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
@@ -18,6 +18,7 @@ CROSSED_RESAMPLES = 10_000  # Holm's strictest interval of eight leaves 0.3 % on
 PERMUTATIONS = 9999
 BCA_ROWS = 2000  # BCa leaves each row out once: beyond this many the correction is small and the cost is not
 BATCH_CELLS = 4_000_000  # resampled row numbers held in memory at a time
+KEPT_ROWS = 2000  # up to so many, what was drawn is kept for the next bootstrap of as many
 
 
 def wilson_interval(hits: int, rows: int) -> list[float]:
@@ -163,18 +164,32 @@ def crossed_bootstrap(values: np.ndarray, resamples: int = CROSSED_RESAMPLES) ->
     (resamples,), seeded.
     """
     draws, rows = values.shape
-    of_draws, of_rows = _times(draws, resamples, 0), _times(rows, resamples, 1)
     # Whole numbers, which float32 adds up without rounding to 16 million: a mean of 0 is 0, on any machine.
-    return np.einsum("br,br->b", of_draws @ values.astype(np.float32), of_rows).astype(float) / values.size
+    whole, of_draws = values.astype(np.float32), np.concatenate(_times(draws, resamples, 0))
+    of_rows = _times(rows, resamples, 1) if rows <= KEPT_ROWS else _draw_times(rows, resamples, 1)
+    sums, done = np.empty(resamples), 0
+    for times in of_rows:
+        part = slice(done, done := done + len(times))
+        sums[part] = np.einsum("br,br->b", of_draws[part] @ whole, times)
+    return sums / values.size
 
 
 @lru_cache(maxsize=4)
-def _times(count: int, resamples: int, stream: int) -> np.ndarray:
-    """How often each of `count` things is drawn in each resample, (resamples, count)."""
-    drawn = np.random.default_rng([SEED, stream]).integers(count, size=(resamples, count))
-    drawn += np.arange(resamples)[:, None] * count
-    times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count)
-    return times.astype(np.float32)
+def _times(count: int, resamples: int, stream: int) -> list[np.ndarray]:
+    return list(_draw_times(count, resamples, stream))
+
+
+def _draw_times(count: int, resamples: int, stream: int) -> Iterator[np.ndarray]:
+    """How often each of `count` things is drawn in each resample, block by block of resamples: (resamples of
+    the block, count).
+    """
+    generator = np.random.default_rng([SEED, stream])
+    at_once = max(1, BATCH_CELLS // count)
+    for start in range(0, resamples, at_once):
+        size = min(at_once, resamples - start)
+        drawn = generator.integers(count, size=(size, count))
+        drawn += np.arange(size)[:, None] * count
+        yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
 
 
 def holm_intervals(differences: list[Resampled], level: float = 0.05) -> list[list[float]]:

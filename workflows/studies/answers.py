@@ -170,7 +170,8 @@ def _compare(
         found = {"difference": float(difference.mean()), "draws": len(draws), "enough_draws": enough}
         points.append({"size": size, "labels": point["labels"], **found})
     for each, interval in zip(points, holm_intervals(differences), strict=True):
-        ahead = excludes_zero(interval) if each["enough_draws"] else None
+        # As it is shown, to three places: beyond them the bootstrap's own luck decides.
+        ahead = excludes_zero([round(end, 3) for end in interval]) if each["enough_draws"] else None
         each |= {"holm_interval": interval, "ahead": ahead}
     return points
 
@@ -230,8 +231,8 @@ def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterat
             yield text("neither_is_ahead", labels=labels, **said)
         elif len(run) == len(points) > 1:
             yield text("beats_throughout", labels=labels, **said)
-        elif first is points[0] and len(points) > 1:
-            yield text("beats_up_to", most=last["labels"], **said)
+        elif first is points[0] and len(run) > 1:
+            yield text("beats_up_to", least=first["labels"], most=last["labels"], **said)
         elif last is points[-1] and len(run) > 1:
             yield text("beats_from", least=first["labels"], most=last["labels"], **said)
         else:

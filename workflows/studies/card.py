@@ -219,16 +219,17 @@ def cells_of(study: Study, rows_of: Callable[[Experiment], Rows]) -> Iterator[tu
                 continue
             experiment = asked_of[panel, name]
             data, tuning, there = experiment.data, experiment.tuning, rows_of(experiment)
+            once = arm.once and not experiment.prompt.shots  # which are training rows
             if size != "all" and size > there.get("train", size):
                 continue
             rows = size
-            if arm.once:
+            if once:
                 rows = next(each for each in sizes if each == "all" or each <= there.get("train", each))
             if (data.test_samples or 0) >= there.get("test", math.inf):
                 data = replace(data, test_samples=None)
             # A tuned model depends on its seed; what is fitted to a frozen one does not.
-            reseeded = "seed" in arm.vary and study.system(name) == "tuned" and not arm.once
-            redrawn = "sample_seed" in arm.vary and rows != "all" and not arm.once
+            reseeded = "seed" in arm.vary and study.system(name) == "tuned" and not once
+            redrawn = "sample_seed" in arm.vary and rows != "all" and not once
             if rows != "all":
                 data = replace(data, train_samples=rows, sample_seed=draw if redrawn else 1)
             if reseeded:

@@ -64,8 +64,10 @@ class Run:
 
     @property
     def kind(self) -> Kind:
-        """Its name and the stages that it has beside those that all have."""
-        return (self.experiment.name, *sorted(self.makes))
+        """Its name, what else its time depends on, and the stages that it has beside those that all have."""
+        data, tuning = self.experiment.data, self.experiment.tuning
+        asked = [asdict(replace(tuning, seed=0)), data.mix, data.test_dataset, data.test_samples]
+        return (self.experiment.name, fingerprint(asked), *sorted(self.makes))
 
 
 Taken = list[tuple[Cell, Run]]

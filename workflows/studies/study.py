@@ -95,6 +95,7 @@ def run_study(
     finished, or where study.json would lose runs of other machines.
     """
     left_out: list[dict[str, str]] = []
+    failed: list[str] = []
     if not so_far:
         study, taken, left_out = without_missing_models(study, taken, True, screen)
     with nullcontext() if so_far else locked(RunFolder(folder)):
@@ -106,20 +107,28 @@ def run_study(
         if not so_far and missing and ray is not None:
             _do_on_cluster(runs, missing, folder, ray, screen)
         elif not so_far:
-            _do_missing(runs, missing, folder, screen)
+            failed = _do_missing(runs, missing, folder, screen)
         elif not finished:
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
+        if failed and not any(run.is_done for run in runs):
+            raise UserError(failed[0])
         found = answer(study, taken, folder) | {"left_out": left_out, "command": command}
         write_json(folder / "study.json", found)
         page = build_page(found, folder / "figures")
         write_report(page, folder, lang)
         tested = {run.key: run.experiment.tested_on for _, run in taken}
         write_hub_card(found, page, tested, folder)
+    if failed:
+        raise UserError(
+            f"study {study.name}: {len(failed)} of {len(missing)} runs could not be done, and are left for "
+            f"the same command; the page has the others. The first: {failed[0]}"
+        )
     return found
 
 
-def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Screen) -> None:
-    start = time.monotonic()
+def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Screen) -> list[str]:
+    """Do the runs that are missing; why some could not be done, which keeps no other from it."""
+    start, failed = time.monotonic(), list[str]()
     for number, run in enumerate(missing):
         expected = expected_seconds(runs)
         times = [expected.get((each.kind, each.size)) for each in missing[number:]]
@@ -128,9 +137,14 @@ def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Scree
         so_far = "" if number == 0 else f", {(time.monotonic() - start) / number:.0f} s a run so far"
         what = f"{run.experiment.name}, {run.size} training rows{so_far}{left}"
         screen.say(f"\nrun {number + 1} of {len(missing)}: {what}")
-        started = start_run(run.experiment, run.folder.path, screen)
         others = [each.folder for each in runs]
-        do_stages(started, run.experiment, run.stages, screen, folder / "features", others)
+        try:
+            started = start_run(run.experiment, run.folder.path, screen)
+            do_stages(started, run.experiment, run.stages, screen, folder / "features", others)
+        except UserError as error:
+            screen.say(f"not done: {error}")
+            failed.append(str(error))
+    return failed
 
 
 def _do_on_cluster(runs: list[Run], missing: list[Run], folder: Path, address: str, screen: Screen) -> None:
