@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,14 @@ def test_plan_does_not_cover_what_swift_does_not_train() -> None:
     ("flags", "message"),
     [
         (("--set", "eval_steps=0.1"), "eval_steps 0.1 and save_steps 0.2: must be the same"),
+        (("--method", "adalora", "--set", "eval_steps=0.1"), "eval_steps 0.1 and save_steps 0.2: must be"),
+        (
+            ("--method", "swift-defaults", "--set", "eval_steps=100"),
+            "eval_steps 100 and save_steps 500: must",
+        ),
+        (("--method", "swift-defaults", "--set", "save_strategy=no"), "save_strategy no: the training would"),
+        (("--set", "metric_for_best_model=f1"), "f1: evaluations do not measure it; take loss, accuracy,"),
+        (("--set", "truncation_strategy=right"), "right would cut the answer off long rows"),
         (("--method", "head", "--set", "label_smoothing_factor=0.1"), "method head: has no label smoothing"),
         (("--dataset", "dianping-stars", "--method", "head", "--labels", "差,好"), "--labels: means nothing"),
     ],
@@ -100,3 +110,51 @@ def test_plan_does_not_cover_what_swift_does_not_train() -> None:
 def test_what_would_train_or_keep_something_else_is_refused(flags: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_experiment(*flags)
+
+
+def test_answers_of_other_inputs_are_neither_scored_nor_shown_nor_compared(
+    command: Command, tmp_path: Path
+) -> None:
+    """Labels are corrected in the training file, and the answers that are there were learned from the old."""
+    rows = [(f"第{i}条评论，{'味道不错' if i % 2 else '味道很差'}", i % 2) for i in range(60)]
+
+    def write(labels: Callable[[int], int]) -> None:
+        lines = [f"{text},{labels(label)}\n" for text, label in rows[:40]]
+        (tmp_path / "train.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
+
+    lines = [f"{text},{label}\n" for text, label in rows[40:]]
+    (tmp_path / "test.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
+    write(lambda label: label)
+    run, other = RunFolder(tmp_path / "run"), tmp_path / "other"
+    flags = [
+        "--data-file",
+        tmp_path / "train.csv",
+        "--test-file",
+        tmp_path / "test.csv",
+        "--keep-near-copies",
+    ]
+    flags += ["--text-column", "text", "--label-column", "label", "--labels", "0=差评,1=好评"]
+    for done in (command("prepare", *flags, "--run-folder", run.path), command("score", run.path)):
+        assert done.returncode == 0, done.stderr
+    shutil.copytree(run.path, other)
+    write(lambda label: 1 - label)
+    assert command("prepare", run.path).returncode == 0
+    for words in (("report", run.path), ("compare", run.path, other, "--output", tmp_path / "out")):
+        done = command(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert re.search(r"predictions/\w+\.jsonl is of other inputs than there are now \(data/", done.stderr)
+        assert f"run `score {run.path}` first" in done.stderr
+    for words in (("score", run.path), ("report", run.path)):
+        assert command(*words).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "greater"),
+    [
+        ((), False),
+        (("--set", "metric_for_best_model=accuracy"), True),
+        (("--method", "cot", "--set", "metric_for_best_model=loss"), False),
+    ],
+)
+def test_the_best_checkpoint_is_the_best(flags: tuple[str, ...], greater: bool) -> None:
+    assert make_experiment(*flags).arguments["greater_is_better"] is greater

@@ -15,6 +15,7 @@ from workflows.core.table_writers import write_csv
 from workflows.core.texts import Text, label_text, one_after_another, text, texts
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment, load_experiment
+from workflows.pipeline.run import check_answers
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
 from workflows.reporting.render import write_report
@@ -24,6 +25,7 @@ from workflows.scoring.uncertainty import conclude
 
 BASELINES = ("majority", "mean", "tfidf")
 SHOWN_DIFFERENCES = 50
+SAID = {"model", "method", "prompt", "seed", "set"}  # options that the table of settings has by other names
 TOLD_PAIRS = 6  # sentences for so many pairs at most; the table has them all
 
 
@@ -45,6 +47,8 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     experiments = {name: load_experiment(run.experiment) for name, run in by_name.items()}
     _check_labels(experiments)
     answers = {name: _answers(run) for name, run in by_name.items()}
+    for name, run in by_name.items():
+        check_answers(run, experiments[name])
     _check_ends(answers, experiments)
     rows = _same_rows(answers, common)
     last = {name: list(by_system.values())[-1] for name, by_system in rows.items()}
@@ -174,6 +178,7 @@ def _differing_settings(experiments: list[Experiment]) -> dict[str, list[str]]:
             "prompt": each.prompt.name,
             "seed": each.tuning.seed,
             **{f"data: {name}": value for name, value in asdict(each.data).items()},
+            **{f"tuning: {name}": value for name, value in asdict(each.tuning).items() if name not in SAID},
             **each.arguments,
             **each.recipe_settings,
         }

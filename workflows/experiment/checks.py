@@ -14,7 +14,7 @@ from workflows.core.permissions import check_arguments, is_here, is_offline
 from workflows.experiment.cards import COMMAND, ModelCard
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.ranges import check_ranges
-from workflows.experiment.recipes import Plain
+from workflows.experiment.recipes import Plain, Preference
 
 # The first Qwen's own code calls `self.generate`, which PreTrainedModel carries up to transformers 4.49.
 FIRST_QWEN_TRANSFORMERS = "transformers<4.50"
@@ -22,6 +22,7 @@ QWEN3_5_TRANSFORMERS = "transformers>=5.2"  # SWIFT's own bound for it
 TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow>=3", "swanlab": "swanlab>=0.10"}  # pip's names
 # It takes no such adapter, or reads the model in 16 bits.
 NOT_ON_VLLM = ("use_dora", "modules_to_save", "quant_method")
+SWIFT_SAVE_STEPS = 500  # where nothing is given
 SEEDS = 1 << 32  # that NumPy takes
 ENCODER_TOKENS = 512  # that BERT-size encoders read, their two marks included
 
@@ -85,8 +86,11 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
     for flag, seed in (("--data-seed", data.data_seed), ("--seed", experiment.tuning.seed)):
         if not 0 <= seed < SEEDS:
             raise UserError(f"{flag} {seed}: must be from 0 to {SEEDS - 1}.")
-    if data.sample_seed is not None and data.train_samples is None and not data.balance:
-        raise UserError("--sample-seed: nothing is drawn without --train-samples or --balance; add one.")
+    drawn = data.train_samples is not None or data.balance or data.flip_labels > 0
+    if data.sample_seed is not None and not drawn:
+        raise UserError(
+            "--sample-seed: nothing is drawn without --train-samples, --balance or --flip-labels; add one."
+        )
     if not 0 <= data.flip_labels < 1:
         raise UserError(f"--flip-labels {data.flip_labels}: a share of the labels, from 0 to below 1.")
     of_one_label = {
@@ -127,15 +131,32 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
 
 
 def check_evaluations(experiment: Experiment) -> None:
-    """Raise UserError where the best evaluation may be of a step that is not saved."""
+    """Raise UserError where nothing would be saved, or the best evaluation may be of a step that is not, or
+    by what no evaluation measures.
+    """
+    if not experiment.tunes or isinstance(experiment.recipe, Plain):
+        return
     arguments = experiment.arguments
-    evaluated, saved = (_number(arguments.get(f"{what}_steps")) for what in ("eval", "save"))
-    by_steps = str(arguments.get("eval_strategy")) == "steps" and None not in (evaluated, saved)
-    keeps_best = str(arguments.get("load_best_model_at_end", True)).lower() == "true"
-    if experiment.tunes and by_steps and keeps_best and evaluated != saved:
+    # What is not given SWIFT takes from what is.
+    saves = str(arguments.get("save_strategy") or "steps")
+    evaluates = str(arguments.get("eval_strategy") or saves)
+    saved = _number(arguments.get("save_steps") or SWIFT_SAVE_STEPS)
+    evaluated = _number(arguments.get("eval_steps") or saved)
+    if saves == "no":
+        raise UserError("save_strategy no: the training would leave nothing; take steps or epoch.")
+    if evaluates == "no":
+        return
+    wanted = "must be the same, so that the checkpoint of the best evaluation is there; set both."
+    if evaluates != saves:
+        raise UserError(f"eval_strategy {evaluates} and save_strategy {saves}: {wanted}")
+    if saves == "steps" and None not in (evaluated, saved) and evaluated != saved:
+        raise UserError(f"eval_steps {evaluated:g} and save_steps {saved:g}: {wanted}")
+    metric = str(arguments.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    measured = ("mae", "rmse") if experiment.dataset.task == "regression" else ("accuracy", "macro_f1")
+    measured = ("loss", *measured, *(() if experiment.has_head else ("label_loss",)))
+    if metric not in measured and not isinstance(experiment.recipe, Preference):  # SWIFT measures that itself
         raise UserError(
-            f"eval_steps {evaluated:g} and save_steps {saved:g}: must be the same, so that the checkpoint of "
-            "the best evaluation is there; set both."
+            f"metric_for_best_model {metric}: evaluations do not measure it; take {', '.join(measured)}."
         )
 
 
@@ -219,6 +240,12 @@ def check_method(experiment: Experiment) -> None:
         if head or unfit or experiment.arguments.get("tuner_type") == "adalora":
             what = "a head" if head else unfit[0] if unfit else "AdaLoRA's ranks"
             raise UserError(f"--engine vllm: takes no adapter with {what}; leave it out.")
+    truncation = str(experiment.arguments.get("truncation_strategy"))
+    if experiment.tunes and not head and truncation in ("right", "split"):
+        raise UserError(
+            f"{method}: truncation_strategy {truncation} would cut the answer off long rows, which then "
+            "teach nothing; take left, which keeps the end of a review, or delete."
+        )
     if head and (_number(experiment.arguments.get("label_smoothing_factor")) or 0) > 0:
         raise UserError(f"{method}: has no label smoothing; leave out label_smoothing_factor.")
     if head and family == "qwen":

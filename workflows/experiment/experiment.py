@@ -38,6 +38,7 @@ from workflows.experiment.options import (
 from workflows.experiment.recipes import DERIVED, Probe, Reasoning, Recipe
 
 FORMAT = 2  # of experiment.yaml
+LOWER_IS_BETTER = ("loss", "label_loss", "mae", "rmse")  # of what evaluations measure
 ASKED = {"data", "tuning", "lang", "overrides"}  # fields of Experiment that its `options` tell
 
 
@@ -125,6 +126,9 @@ class Experiment:
         elif self.has_head:
             kind = f"{self.dataset.task}_classification"
             arguments |= {"num_labels": len(self.dataset.labels), "problem_type": kind}
+        metric = self.overrides.get("metric_for_best_model")
+        if metric is not None:  # the preset's direction is of the preset's metric
+            arguments["greater_is_better"] = metric.removeprefix("eval_") not in LOWER_IS_BETTER
         return arguments | self.model.arguments | self.overrides
 
     def named(self, label: Gold) -> str | list[str] | float:

@@ -192,7 +192,7 @@ def parse_swift(kind: type[Parsed], arguments: Arguments) -> Parsed:
     except SystemExit as error:  # argparse: it wrote its usage of a thousand lines, then what is wrong
         message = complaint.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
         raise UserError(f"SWIFT refuses the arguments: {message}.") from error
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, ImportError) as error:  # such as deepspeed that is not installed
         raise UserError(f"SWIFT refuses the arguments: {' '.join(str(error).split())}") from error
 
 

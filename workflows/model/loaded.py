@@ -57,7 +57,8 @@ class LoadedModel:
 
         # A layer trained whole (modules_to_save, biases) would stay: peft gives back the trained one.
         trained = [name for name, weight in tuned.named_parameters() if weight.requires_grad]
-        if not isinstance(tuned, PeftModel) or not all("lora_" in name for name in trained):
+        is_lora = isinstance(tuned, PeftModel) and all("lora_" in name for name in trained)
+        if not is_lora or not all(map(starts_beside, tuned.peft_config.values())):
             self.release()
         elif tuned.get_base_model() is self.model:
             self.model = tuned.unload()
@@ -66,6 +67,13 @@ class LoadedModel:
         """Let the model's memory go."""
         self.model = self.processor = self.generation_config = None
         self.loaded_with = ""
+
+
+def starts_beside(config: Any) -> bool:
+    """Whether an adapter of this peft config begins beside the base's weights; PiSSA, OLoRA and their like
+    take what they begin with out of them.
+    """
+    return getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
 
 
 def body_of(model: Any) -> Any:

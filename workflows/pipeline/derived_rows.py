@@ -14,12 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from workflows.core.costs import costs_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_json, write_jsonl
 from workflows.core.rows import Rows, conversation
 from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
+from workflows.data.splits import sample_rows
 from workflows.data.unlabelled import read_unlabelled
 from workflows.experiment.cards import Label
 from workflows.experiment.experiment import Experiment, load_experiment
@@ -50,7 +52,8 @@ def derive_rows(job: Job) -> dict[str, Any]:
         refuse_seen_rows(run, RunFolder(Path(experiment.tuning.from_run)))
     if isinstance(recipe, Preference):
         rows = with_rejected(train, labels, seed)
-        write_jsonl(run.derived_val, with_rejected(val, labels, seed))
+        looked_at = sample_rows(val, experiment.tuning.eval_rows, seed)
+        write_jsonl(run.derived_val, with_rejected(looked_at, labels, seed))
     elif isinstance(recipe, Distillation):
         rows = with_teacher(job, machine, train)
         names = [label.name for label in labels]
@@ -86,6 +89,10 @@ def derive_rows(job: Job) -> dict[str, Any]:
     for path in run.derived.parent.glob(f".*-{job.inputs}.jsonl"):
         path.unlink()  # what a stop would have left for the same command to take up
     seconds = {"tuning": round(time.monotonic() - start, 2), "resumed": resumed}
+    if experiment.tuning.from_run is not None:  # what it starts from was tuned first
+        before = costs_of(RunFolder(Path(experiment.tuning.from_run))).get("tuned", {"resumed": True})
+        seconds["tuning"] += before.get("tuning", 0.0)
+        seconds["resumed"] = resumed or before["resumed"]
     return summary | {"seconds": {"tuned": seconds}}
 
 

@@ -68,8 +68,10 @@ def _screen(shows: bool) -> Screen:
 
 def _end_with(command: int) -> None:
     """End this process when the command that started it is gone: nobody else may find two at work."""
-    while psutil.pid_exists(command):
-        time.sleep(0.5)
+    with suppress(psutil.NoSuchProcess):
+        # A zombie has ended, though whoever started it has not asked.
+        while psutil.Process(command).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
     os._exit(1)
 
 

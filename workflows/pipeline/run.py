@@ -157,6 +157,13 @@ def join_stages(
             do_by_many(replace(job, inputs=fingerprint(inputs)), stage.name, processes)
 
 
+def check_answers(run: RunFolder, experiment: Experiment) -> None:
+    """Raise UserError where answers of a run are of other inputs than there are now, or of a stage that was
+    stopped, as the stage `score` does.
+    """
+    _inputs(next(stage for stage in STAGES if stage.name == "score"), run, experiment)
+
+
 def is_scored(run: RunFolder) -> bool:
     """Whether a run's scores are there, with those of the tuned model where it has answered."""
     done = finished_stages(run).keys()
@@ -251,8 +258,8 @@ def run_stages(
 
 
 def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, str]:
-    """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing, or
-    of a stage that was stopped: it may be half of what was meant.
+    """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing, of
+    a stage that was stopped, since it may be half of what was meant, or of other inputs than there are now.
     """
     done, made_by = finished_stages(run), makers(run, experiment)
     for path in stage.needs(run):
@@ -261,6 +268,11 @@ def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, s
         why = "is missing" if not path.exists() else None
         if why is None and maker is not None and maker.name not in done:
             why = f"is of a stage that was not finished ({maker.name})"
+        # What `prepare` wrote counts as it is: the file that it was made from may have changed, or be gone.
+        if why is None and maker is not None and maker.name != "prepare":
+            before, now = done[maker.name].get("inputs", {}), _inputs(maker, run, experiment)
+            if before != now:
+                why = f"is of other inputs than there are now ({_changed(before, now)} changed)"
         if why is not None:
             raise UserError(
                 f"{run.path}: {path.relative_to(run.path)} {why}; run `{command} {run.path}` first."
@@ -273,5 +285,9 @@ def _why_again(before: dict[str, str] | None, inputs: dict[str, str]) -> str:
     """What is said of a stage that was done before and is done again."""
     if before is None:
         return ""
-    changed = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
-    return f": again, {', '.join(changed) + ' changed' if changed else 'its files are gone'}"
+    changed = _changed(before, inputs)
+    return f": again, {changed + ' changed' if changed else 'its files are gone'}"
+
+
+def _changed(before: dict[str, str], inputs: dict[str, str]) -> str:
+    return ", ".join(name for name in {**before, **inputs} if before.get(name) != inputs.get(name))

@@ -27,6 +27,7 @@ from workflows.experiment.recipes import Plain
 from workflows.model.gpu import gpus_of_processes
 from workflows.model.machine import find_machine, is_adalora, let_go_of_memory
 
+GRACE = 5  # seconds in which torchrun ends by the terminal's Ctrl-C
 PATIENCE = 86_400  # seconds that machines wait for each other: machine 0 does the stages before alone
 
 
@@ -65,7 +66,11 @@ def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> dict[str, Any
         try:
             code = started.wait()
         except KeyboardInterrupt:
-            started.wait()  # the terminal's Ctrl-C reached it too
+            try:
+                started.wait(GRACE)  # the terminal's Ctrl-C reached it too …
+            except subprocess.TimeoutExpired:
+                started.terminate()  # … a signal to this process alone did not
+                started.wait()
             raise
     said = read_json(result) if result.exists() and (is_first or code != 0) else {}
     if is_first:

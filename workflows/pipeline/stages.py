@@ -148,7 +148,9 @@ def _sources(run: RunFolder, experiment: Experiment) -> Any:
 
 
 def _derive(run: RunFolder, experiment: Experiment) -> Settings:
-    made_from = {"what it is made from": _sources(run, experiment)}
+    made_from: Settings = {"what it is made from": _sources(run, experiment)}
+    if isinstance(experiment.recipe, Preference):  # of the validation rows, too
+        made_from["--eval-rows"] = experiment.tuning.eval_rows
     return {**_model(experiment), **_recipe(experiment), **made_from}
 
 
@@ -190,8 +192,10 @@ def _probe_files(run: RunFolder, experiment: Experiment) -> list[Path]:
 
 def _audit(run: RunFolder, experiment: Experiment) -> Settings:
     said = [path for path in (run.out_of_fold, run.predictions("probe")) if path.exists()]
-    by_the_probe = {"what the probe says": [*map(sha256, said)]} if len(said) == 2 else {}
-    return {"label words": _labels(experiment), **by_the_probe}
+    more: Settings = {"what the probe says": [*map(sha256, said)]} if len(said) == 2 else {}
+    if experiment.data.apply is not None:  # its rows come first
+        more["what was corrected"] = sha256(run.corrections)
+    return {"label words": _labels(experiment), **more}
 
 
 def _scores(run: RunFolder, experiment: Experiment) -> Settings:

@@ -110,7 +110,8 @@ class WatchCallback(TrainerCallback):
         if self.plan.piece_tokens is not None:
             train_in_pieces(trainer, self.plan.piece_tokens, self._count)
             body = body_of(self.watched.model)
-            if shares_beginning(body):
+            # NEFTune's noise depends on how much the embedding is given at a time.
+            if shares_beginning(body) and not args.neftune_noise_alpha:
                 self.undo = share_beginning(body)
             self.begun = count_beginning(train)
             batches = len(trainer.get_train_dataloader())
