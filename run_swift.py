@@ -2,7 +2,7 @@
 """Fine-tune a small Qwen for Chinese review sentiment with ModelScope SWIFT, and score it honestly.
 
 Without a command: the whole job on the embedded demo data and model.
-Your own reviews: run --data-file reviews.csv --text-column text --label-column label --labels 差评,好评
+Your own reviews: run --data-file reviews.csv --text-column text --label-column label --labels 0=差评,1=好评
 """
 
 import io
@@ -125,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_place() -> None:
+    if sys.platform == "win32":
+        raise UserError("this needs Linux: on Windows start it in WSL2")
     try:
         Path.cwd()
     except FileNotFoundError as error:  # else each path would fail in a way of its own

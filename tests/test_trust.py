@@ -127,9 +127,11 @@ def test_what_only_names_a_thing_of_swifts_own_is_no_code() -> None:
     assert "ms-123" not in str(caught.value)
 
 
-def test_no_training_uploads() -> None:
+@pytest.mark.parametrize("value", [True, "true", "Yes", "t", 1])
+def test_no_training_uploads(value: object) -> None:
     with pytest.raises(UserError, match="push_to_hub: a training uploads nothing; use `export --push`"):
-        check_arguments({"push_to_hub": True, "hub_model_id": "somebody/model"}, "here:")
+        check_arguments({"push_to_hub": value, "hub_model_id": "somebody/model"}, "here:")
+    check_arguments({"push_to_hub": False}, "here:")
 
 
 def test_a_tag_of_python_in_yaml_is_refused(

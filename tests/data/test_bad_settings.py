@@ -78,6 +78,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "own.yaml"
 
 
+@pytest.mark.parametrize("files", ["{train: a.csv, dev: b.csv}", "{test: a.csv}"])
+def test_a_card_names_files_of_splits_that_there_are(own: Path, files: str) -> None:
+    own.write_text(CARD.replace("{train: own.csv}", files), encoding="utf-8")
+    with pytest.raises(UserError, match="files are for train, val and test, and train is needed"):
+        load_dataset_card("own")
+
+
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("case", YAML)
 def test_a_yaml_file_that_is_no_card_is_refused(own: Path, loader: str, case: str) -> None:

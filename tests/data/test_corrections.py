@@ -100,3 +100,40 @@ def test_a_text_that_a_spreadsheet_would_run_is_made_harmless_and_still_found(
     second = RunFolder(tmp_path / "second")
     _prepare(reviews, table, second)
     assert read_json(second.manifest)["corrections"]["relabelled"] == 1
+
+
+def test_corrections_draw_no_other_rows(tmp_path: Path, reviews: Path) -> None:
+    table, sampled = tmp_path / "mine.csv", ("--train-samples", "20", "--test-samples", "4")
+    table.write_text("id,text,correction\n", encoding="utf-8")
+    first, second = (RunFolder(tmp_path / name) for name in ("first", "second"))
+    prepare(Job(first, make_experiment(*_flags(reviews, table), *sampled)))
+    before = {split: read_jsonl(first.split(split)) for split in SPLITS}
+    wrong, dropped, tested = *before["train"][:2], before["test"][0]
+    other = ["好评", "差评"]
+    lines = [
+        f"{wrong['id']},{wrong['review']},{other[wrong['label']]}",
+        f"{dropped['id']},{dropped['review']},drop",
+        f"{tested['id']},{tested['review']},{other[tested['label']]}",
+    ]
+    table.write_text("id,text,correction\n" + "\n".join(lines), encoding="utf-8")
+    prepare(Job(second, make_experiment(*_flags(reviews, table), *sampled)))
+    after = {split: read_jsonl(second.split(split)) for split in SPLITS}
+    changed = {wrong["id"]: 1 - wrong["label"], tested["id"]: 1 - tested["label"]}
+    for split in SPLITS:
+        kept = [row for row in before[split] if row["id"] != dropped["id"]]
+        wanted = [(row["id"], changed.get(row["id"], row["label"])) for row in kept]
+        assert [(row["id"], row["label"]) for row in after[split]] == wanted
+
+
+def test_the_next_table_begins_with_what_was_corrected(tmp_path: Path, reviews: Path) -> None:
+    table, run = tmp_path / "mine.csv", RunFolder(tmp_path / "run")
+    lines = [f"train:3,{TEXTS[2]},好评", f"train:5,{TEXTS[4]},drop"]
+    table.write_text("id,text,correction\n" + "\n".join(lines), encoding="utf-8")
+    _prepare(reviews, table, run)
+    audit(Job(run, make_experiment(*_flags(reviews, table))))
+    with open(run.audit, encoding="utf-8-sig", newline="") as file:
+        first = [(row["id"], row["text"], row["correction"]) for row in csv.DictReader(file)][:2]
+    assert first == [("train:3", TEXTS[2], "好评"), ("train:5", TEXTS[4], "drop")]
+    again = RunFolder(tmp_path / "again")
+    _prepare(reviews, run.audit, again)  # nothing of the first round is lost
+    assert read_jsonl(again.corrections) == read_jsonl(run.corrections)

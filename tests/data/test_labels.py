@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.data.labels import LabelValue, gold_reader, stratify, value_reader
+from workflows.data.prepare import prepare
 from workflows.experiment.cards import ROOT, load_dataset_card
+from workflows.experiment.job import Job
 from workflows.experiment.labels import parse_labels
 
 ASPECTS = load_dataset_card("demo-aspects")
@@ -70,6 +72,15 @@ def test_a_label_is_known_by_its_value_its_name_and_its_words(cell: str, meaning
 def test_signs_of_full_width_are_read_in_labels() -> None:
     assert parse_labels("1＝好评，0＝差评，２＝") == parse_labels("1=好评,0=差评,2=")
     assert parse_labels("1＝好评,0＝差评")[0] == {"好评": ("1",), "差评": ("0",)}
+
+
+def test_words_that_the_file_does_not_hold_are_no_labels(tmp_path: Path) -> None:
+    """0 and 1 are not taken for the first and the second word: who writes 好评 first would turn all round."""
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\n" + "".join(f"第{i}条,{i % 2}\n" for i in range(30)), encoding="utf-8")
+    own = ["--data-file", str(file), "--text-column", "text", "--label-column", "label"]
+    with pytest.raises(UserError, match=r"label '0' is none of 好评, 差评 .*--labels 0=,1="):
+        prepare(Job(RunFolder(tmp_path / "run"), make_experiment(*own, "--labels", "好评,差评")))
 
 
 def test_decimals_are_values_not_names() -> None:

@@ -94,6 +94,7 @@ def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encodin
         ("a.csv", "label,review\n1,好\n0,差,很差\n", "line 3"),
         ("a.csv", "label,review\n1,好,但是早餐很差\n0,差\n", "not a regular table"),
         ("a.csv", 'label,review\n1,"没有结尾的引号\n0,差\n', "line 2: unexpected end of data"),
+        ("a.csv", "label,review\n0,差\n1,还行。\r味道很好\n0,差\n", "line 3: a carriage return within"),
         ("a.csv", "", "empty"),
         ("a.jsonl", '{"label": 1}\n{"label": \n', "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: holds list"),
@@ -114,6 +115,19 @@ def test_csv_separated_by_semicolons_is_read(tmp_path: Path) -> None:
     path = tmp_path / "excel.csv"
     path.write_text("label;review\n1;不错，很好\n", encoding="utf-8")
     assert read_table(path).to_dict("records") == [{"label": "1", "review": "不错，很好"}]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\r\r\n"])  # an old Mac's, and one written twice over
+def test_a_csv_may_end_its_lines_otherwise(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(end.join(["label,review", "1,不错", '0,"差\r很差"', ""]).encode())
+    assert read_table(path)["review"].tolist() == ["不错", "差\r很差"]
+
+
+def test_a_carriage_return_of_a_spreadsheet_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    pd.DataFrame({"label": ["1"], "review": ["很好_x000D_\n下次再来"]}).to_excel(path, index=False)
+    assert read_table(path)["review"].tolist() == ["很好\r\n下次再来"]
 
 
 def test_jsonl_with_missing_keys_and_half_a_surrogate_pair_is_read(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ the ranking hold about three fifths of the flipped ones.
 
 import hashlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ def audit(job: Job) -> dict[str, Any]:
     """Read train, val and test; write audit.csv, the rows that cleanlab takes for mislabelled, worst first,
     and audit.json; return the latter's content.
 
-    `quality` is the probability that the classifier gives to the label as it is. `correction` is empty, to be
-    filled by hand. Where a label has fewer than five rows nothing is judged: `likely_wrong` is None. An
-    audit.csv that was edited is kept, so that no work is lost, and the summary says so.
+    `quality` is the probability that the classifier gives to the label as it is. `correction` is to be filled
+    by hand; the corrections that this run took come first, filled, so that the table holds all of them. Where
+    a label has fewer than five rows nothing is judged: `likely_wrong` is None. An audit.csv that was edited
+    is kept, so that no work is lost, and the summary says so.
     """
     run, experiment = job.run, job.experiment
     written = read_json(run.audit_summary)["sha256"] if run.audit_summary.exists() else None
@@ -55,14 +57,16 @@ def audit(job: Job) -> dict[str, Any]:
     # Rows of other data sets have ids with their names; --apply takes those of this one alone.
     own = ["/" not in row["id"] for row in rows]
     order = [index for index in ranked if own[index]]
+    earlier = list(_corrected(run, rows))
+    taken = {row[0] for row in earlier}
     suspects: list[tuple[str, ...]] = []
-    for index in order:
+    for index in (index for index in order if rows[index]["id"] not in taken):
         row, share = rows[index], shares[index]  # type: ignore[index]  # no shares, no order
         suggested, quality = names[int(share.argmax())], f"{share[row['label']]:.4f}"
         suspects.append((row["id"], row["split"], row["review"], names[row["label"]], suggested, quality, ""))
     text = io.StringIO("\ufeff")  # spreadsheets take the file for UTF-8 by this mark
     text.seek(1)
-    write_csv(text, [COLUMNS, *suspects])
+    write_csv(text, [COLUMNS, *earlier, *suspects])
     summary = {
         "rows": sum(own),
         "likely_wrong": None if shares is None else len(order),
@@ -83,6 +87,18 @@ def audit(job: Job) -> dict[str, Any]:
         with open_whole(run.audit) as file:
             file.write(text.getvalue())
     return summary
+
+
+def _corrected(run: RunFolder, rows: Rows) -> Iterator[tuple[str, ...]]:
+    """The lines of audit.csv for what this run's --apply changed."""
+    if not run.corrections.exists():
+        return
+    there = {row["id"]: (row["split"], row["review"]) for row in rows}
+    dropped = {f"{row['source']}:{row['row']}": ("", row["text"]) for row in read_jsonl(run.rejected)}
+    for row in read_jsonl(run.corrections):
+        split, review = {**dropped, **there}.get(row["id"], ("", ""))
+        if review:  # a row that the sample left out has no text here
+            yield row["id"], split, review, row["before"], "", "", row["after"] or "drop"
 
 
 def _said_by_the_probe(run: RunFolder, rows: Rows, names: list[str]) -> np.ndarray | None:

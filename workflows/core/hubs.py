@@ -134,6 +134,11 @@ def _end_with_parent() -> None:
 
 def _wait_while_it_moves(process: "subprocess.Popen[str]") -> None:
     """Wait for the end of `process`; raise HubError where it stalls."""
+    import psutil
+
+    if not hasattr(psutil.Process, "io_counters"):  # as on a Mac: whether it moves nobody says
+        process.wait()
+        return
     seconds, moved = float(os.environ.get(STALL_VARIABLE) or STALL_SECONDS), 0
     while True:
         try:

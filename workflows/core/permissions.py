@@ -21,6 +21,7 @@ OFFLINE_VARIABLES = (OFFLINE, "TRANSFORMERS_OFFLINE")
 AUTO_MAP = "auto_map"  # the key by which a model's config names Python code beside it
 # SWIFT's arguments that name a Python file, a place to import from, variables of the environment, another
 # file of arguments, or a model that is loaded with its own code.
+NO = ("", "0", "f", "false", "n", "no", "none", "null")  # what SWIFT's parser takes for false, or for nothing
 RUNS_CODE = {
     *("external_plugins", "custom_register_path", "custom_dataset_info", "local_repo_path", "model_kwargs"),
     *("load_args", "load_data_args", "device_groups", "ref_model", "reward_model", "teacher_model"),
@@ -128,7 +129,7 @@ def check_arguments(arguments: Mapping[str, Any], where: str) -> None:
     for name, value in arguments.items():
         if value and name in SECRET:
             raise UserError(f"{where} {name}: is a secret, which no run folder may hold; {SECRET[name]}.")
-        if name == "push_to_hub" and str(value).lower() == "true":
+        if name == "push_to_hub" and str(value).lower() not in NO:
             raise UserError(f"{where} push_to_hub: a training uploads nothing; use `export --push`.")
         if not value or str(value).lower() in ("false", "none", "null") or is_trusted(name):
             continue

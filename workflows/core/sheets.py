@@ -93,6 +93,8 @@ def _value(cell: Any) -> Any:
     value = cell.value
     if value is None or cell.data_type == "e":  # such as #DIV/0!
         return ""
+    if isinstance(value, str):
+        return value.replace("_x000D_", "\r")  # as Excel's format has a carriage return
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -151,20 +151,38 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
 def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[int, int]:
     """The number of columns, and of lines with nothing on them before the header.
 
-    Raises UserError for two of one name, and, unless only the header is looked at, csv.Error for a quoted
-    cell that goes on after its quote: pandas would join it, and lines after it, without a word.
+    Raises UserError for two of one name, and, unless only the header is looked at, csv.Error for what pandas
+    would read otherwise than it was meant, without a word: a quoted cell that goes on after its quote is
+    joined with lines after it, and a carriage return within an unquoted one ends its row.
     """
     csv.field_size_limit(sys.maxsize)
+    line = ""
+
+    def lines() -> Iterator[str]:
+        nonlocal line
+        for each in file:
+            line = each
+            yield each
+
     with open(table.path, encoding=table.encoding, newline="") as file:
-        reader, whole = csv.reader(file, delimiter=delimiter, strict=True), 0  # lines that are well
+        reader, whole = csv.reader(lines(), delimiter=delimiter, strict=True), 0  # lines that are well
+        cut, ends = 0, set[str]()  # the first line that a carriage return ended, and what ends lines
         try:
             rows = enumerate(reader)
             before, header = next(((at, row) for at, row in rows if any(map(str.strip, row))), (0, []))
             whole = reader.line_num
             refuse_twice(table.path, [name for name in header if name])
+            ended = line[-1:]
+            ends.add(ended)
             if not header_alone:
-                for _ in reader:
-                    whole = reader.line_num
+                for row in reader:
+                    if row and ended == "\r":  # what follows it is a row, not the rest of a line's end
+                        cut = cut or whole
+                    ended, whole = line[-1:], reader.line_num
+                    ends.add(ended)
+                if cut and "\n" in ends:
+                    whole = cut - 1
+                    raise csv.Error("a carriage return within an unquoted text ends the row")
         except csv.Error as error:
             raise csv.Error(f"line {whole + 1}: {error}") from error
     return len(header), before

@@ -11,7 +11,7 @@ def say_unusual(manifest: dict[str, Any]) -> Iterator[Text]:
     if (tested := manifest.get("tested")) is not None:
         yield text(
             "tested_on_another",
-            dataset=manifest["dataset"],
+            dataset=manifest.get("data_title", manifest["dataset"]),
             name=tested["dataset"],
             rows=manifest["splits"]["test"]["rows"],
             read=tested["rows"]["read"],

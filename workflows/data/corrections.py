@@ -9,7 +9,7 @@ from tqdm import tqdm
 from workflows.core.errors import UserError
 from workflows.core.table_writers import as_read
 from workflows.core.tables import read_table
-from workflows.data.reviews import DROPPED, ReviewTable, read_texts
+from workflows.data.reviews import CODES, DROPPED, KEPT, ReviewTable, read_texts
 from workflows.experiment.cards import Label
 
 COLUMNS = ("id", "text", "correction")
@@ -18,9 +18,10 @@ DROP = "drop"
 
 def apply_corrections(
     rows: ReviewTable, labels: tuple[Label, ...], path: Path, bar: tqdm
-) -> list[dict[str, Any]]:
-    """Correct `rows` by the table `path`; the lines of corrections.jsonl: what changed, by id, with the label
-    before and after, null where the row is dropped.
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Correct the labels of `rows` by the table `path`; the lines of corrections.jsonl: what changed, by id,
+    with the label before and after, null where the row is dropped; and the places of these rows, which
+    `drop_corrected` takes out.
 
     A correction is a label's name or words, or `drop`; rows without one stay as they are.  Raises UserError
     for a row that the data do not have, and for a label that is not known.
@@ -36,6 +37,7 @@ def apply_corrections(
     known = sorted({place for place in places.values() if place is not None})
     texts = read_texts(rows, np.array(known, dtype=np.int64), bar)
     corrections: list[dict[str, Any]] = []
+    dropped: list[int] = []
     seen: set[str] = set()
     for index, id, text, wanted in asked.itertuples():
         place, where = places[id], f"{path}, row {index + 1}"
@@ -43,8 +45,9 @@ def apply_corrections(
             raise UserError(f"{where}: {id} is corrected twice; leave one row of it.")
         if place is None or _bare(texts[place]) not in (_bare(text), _bare(as_read(text))):
             raise UserError(
-                f"{where}: no review {id} with this text is used here; these corrections are of "
-                "another data set, or of other rows of it."
+                f"{where}: no review {id} with this text is used here; these corrections are of another data "
+                "set, or of other rows of it, or the text was changed when the table was saved: save it as "
+                "CSV UTF-8 or XLSX."
             )
         if wanted not in meaning and wanted.casefold() != DROP:
             raise UserError(f"{where}: correction {wanted!r} is none of {', '.join(meaning)}, {DROP}.")
@@ -55,10 +58,17 @@ def apply_corrections(
         named_after = None if after is None else labels[after].name
         corrections.append({"id": id, "before": labels[before].name, "after": named_after})
         if after is None:
-            rows.reject(place, DROPPED, path.name)
+            dropped.append(place)
         else:
             rows.labels[place] = after
-    return corrections
+    return corrections, dropped
+
+
+def drop_corrected(rows: ReviewTable, dropped: list[int], path: Path) -> None:
+    """Take out the rows that `apply_corrections` found marked in `path`."""
+    for place in dropped:
+        if rows.reasons[place] == CODES[KEPT]:
+            rows.reject(place, DROPPED, path.name)
 
 
 def _bare(text: str) -> str:

@@ -17,7 +17,7 @@ from workflows.core.files import json_line, open_whole, sha256, write_json, writ
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.tables import open_table
-from workflows.data.corrections import apply_corrections
+from workflows.data.corrections import apply_corrections, drop_corrected
 from workflows.data.examples import show_examples
 from workflows.data.flips import flip_labels
 from workflows.data.health import measure_drift, sample_for_drift
@@ -87,15 +87,16 @@ def prepare(job: Job) -> dict[str, Any]:
             f"all {len(train)} training rows have one label: there is nothing to learn. Check --labels."
         )
     share = experiment.arguments.get("split_dataset_ratio")
-    strata = rows.strata()
+    strata = rows.strata().copy()  # as the files have them: a corrected label draws no other rows
     splits = split_rows(source, strata, options, None if share is None else float(share))
     _check_labels(rows, splits, f"--split {options.split}")
-    # After the split, so that rows stay where they are and runs can be compared.
+    # Labels change after the split, and rows are dropped after the samples, so that rows stay where they are
+    # and runs can be compared.
     corrections: list[dict[str, Any]] = []
+    dropped: list[int] = []
     if options.apply is not None:
         with screen.progress("finding the corrected rows", len(rows.reasons)) as bar:
-            corrections = apply_corrections(rows, experiment.labels, Path(options.apply), bar)
-        splits = _without_rejected(rows, splits)
+            corrections, dropped = apply_corrections(rows, experiment.labels, Path(options.apply), bar)
         _check_labels(rows, splits, options.apply)
     tested, sampled = None, options
     if experiment.tested is not None:
@@ -114,10 +115,14 @@ def prepare(job: Job) -> dict[str, Any]:
     _check_labels(rows, splits, "leaving out near copies of test rows (--keep-near-copies keeps them)")
     if searched == "all rows":
         splits = sample_splits(splits, strata, sampled)
+    if dropped:
+        drop_corrected(rows, dropped, Path(str(options.apply)))
+        whole, splits = _without_rejected(rows, whole), _without_rejected(rows, splits)
+        _check_labels(rows, splits, str(options.apply))
     read, kept = len(rows.reasons), int((rows.reasons == CODES[KEPT]).sum())
     others = tested or []
     # Of the files' rows, and behind them of another data set's, for the drift; before any label is flipped.
-    labels = np.append(strata, np.array([row["label"] for row in others], strata.dtype))
+    labels = np.append(rows.strata(), np.array([row["label"] for row in others], strata.dtype))
     lengths = np.append(rows.lengths, np.array([len(row["review"]) for row in others], rows.lengths.dtype))
     flipped: dict[str, list[dict[str, Any]]] = {}
     if options.flip_labels:
@@ -156,6 +161,7 @@ def prepare(job: Job) -> dict[str, Any]:
         listed.append(run.flipped)
     manifest = {
         "dataset": card.name,
+        **({} if options.data_file is None else {"data_title": experiment.data_title}),
         "from": origin,
         "files": {
             split: {

@@ -21,7 +21,7 @@ from workflows.core.statistics import describe_lengths
 from workflows.core.tables import NotText, Table, name_columns, read_chunks, shorten
 from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
-from workflows.experiment.labels import INVISIBLE, labels_flag, normalise_label
+from workflows.experiment.labels import INVISIBLE, can_be_named, labels_flag, normalise_label
 
 # The test set is kept whole where a text stands in several splits: the copy in training goes.
 KEEP_ORDER = ("test", "val", "train")
@@ -38,7 +38,6 @@ REASONS = (
 )
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 DIGEST_BYTES = 8  # of a text; any two of five million texts share theirs with a probability below 1e-6
-LABEL_CHARACTERS = 40  # a longer value is no label
 VALUES_TOLD_APART = 1000  # of unknown labels: the column may be none of labels
 
 
@@ -332,11 +331,6 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
     return originals, opponents
 
 
-def _can_be_named(value: str) -> bool:
-    """Whether a label value can stand in --labels."""
-    return len(value) <= LABEL_CHARACTERS and value.isprintable() and not {",", "，", "="} & {*value}
-
-
 def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
     split, _, number = rows.id(int(np.argmax(rows.reasons == CODES[UNKNOWN_LABEL]))).partition(":")
     value, values = next(iter(counts)), rows.layouts[split].values
@@ -349,12 +343,13 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
             "`unlabelled`, which leaves them out."
         )
     asked = [other for other, _ in counts.most_common(5)]
-    if not all(map(_can_be_named, asked)):
+    if not all(map(can_be_named, asked)):
         wanted = (
             "Mend such rows; or, where the column holds no labels, name the right one with --label-column."
         )
     else:
-        flag = labels_flag(",".join([*mapping, *(f"{other}=" for other in asked)]))
+        used = mapping if (rows.labels >= 0).any() else []  # values that no row has would only confuse
+        flag = labels_flag(",".join([*used, *(f"{other}=" for other in asked)]))
         wanted = f"Write the label's name behind each `=`; an empty name leaves such rows out: {flag}"
     known = ", ".join(value for group in values.values() for value in group)
     return f"{where} is none of {', '.join(values)} (known values: {known}; not known: {listed}). {wanted}"

@@ -86,6 +86,12 @@ class DatasetCard:
         if not NAME.fullmatch(self.name):
             raise UserError(f"data set {self.name!r}: {NO_NAME}.")
         files = (*self.local, *(source.files for source in self.sources))
+        for each in files:
+            if "train" not in each or not each.keys() <= {"train", "val", "test"}:
+                raise UserError(
+                    f"data set {self.name}: files are for train, val and test, and train is needed; here "
+                    f"they are for {', '.join(each) or 'none'}."
+                )
         for name in (name for each in files for name in each.values()):
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise UserError(

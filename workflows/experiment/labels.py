@@ -6,15 +6,15 @@ from workflows.core.errors import UserError
 
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # marks that str.strip leaves, though nobody sees them
 FULL_WIDTH = str.maketrans("０１２３４５６７８９．－＋", "0123456789.-+")
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+LABEL_CHARACTERS = 40  # a longer value is no label
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
 def parse_labels(text: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """The labels' names in index order with the file's values of each, and the values that are left out.
 
-    "差评,好评": the file holds these names, or 0 and 1.  "1=差评,2=差评,3=,5=好评": values and their names; a
-    value without a name is left out.
+    "差评,好评": the file holds these names.  "1=差评,2=差评,3=,5=好评": values and their names; a value
+    without a name is left out.
     """
     items = [item.strip() for item in re.split("[,，]", text.replace("＝", "=")) if item.strip()]
     pairs: list[tuple[str, str]] = []  # value, name
@@ -27,9 +27,7 @@ def parse_labels(text: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]
                 )
             pairs.append((normalise_label(value), name))
     else:
-        numeric = any(NUMBER.fullmatch(normalise_label(item)) for item in items)
-        for index, name in enumerate(items):
-            pairs += [(name, name)] if numeric else [(name, name), (str(index), name)]
+        pairs = [(name, name) for name in items]
     values: dict[str, tuple[str, ...]] = {}
     for value, name in pairs:
         if any(value in group for group in values.values()):
@@ -46,6 +44,11 @@ def normalise_label(value: str) -> str:
     value = value.strip().strip(INVISIBLE).strip().translate(FULL_WIDTH)
     whole = WHOLE_NUMBER.fullmatch(value)
     return whole.group(1) if whole else value
+
+
+def can_be_named(value: str) -> bool:
+    """Whether a label value can stand in --labels."""
+    return len(value) <= LABEL_CHARACTERS and value.isprintable() and not {",", "，", "="} & {*value}
 
 
 def labels_flag(mapping: str) -> str:

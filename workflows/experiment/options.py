@@ -68,7 +68,8 @@ class SourceOptions:
     label_column: str | None = None
     """the column with the label"""
     labels: str | None = None
-    """labels in order, as the model writes them: 差评,好评; or with the file's values: 1=差评,3=,5=好评"""
+    """labels in order, as the file and the model write them: 差评,好评; or each value of the file with its
+    label: 0=差评,1=好评, where one without a label is left out"""
     neutral: str | None = None
     """count neutral ratings as this label (default: leave them out)"""
     keep_near_copies: Flag = False
@@ -165,8 +166,9 @@ NEW_RUN = NewRun()
 @Parameter(name="*", group=PROCESSES)
 @dataclass(frozen=True)
 class ProcessOptions:
-    """How many processes tune and answer together; what is learned and answered is the same.  It is no part
-    of an experiment: the same run may go on with more or fewer.
+    """How many processes tune and answer together; what is learned and answered is the same, but where a
+    preset draws an odd number of rows without sorting them by length: SWIFT then has another order.  It is no
+    part of an experiment: the same run may go on with more or fewer.
     """
 
     nproc: Count = 1
