@@ -73,6 +73,9 @@ def test_three_labels_of_which_one_is_absent_and_of_which_one_is_alone() -> None
 
 def test_a_brier_score_without_spread_has_no_interval() -> None:
     assert measure_probabilities([_two(1, 1.0), _two(0, 0.0)] * 10, TWO)["brier_interval"] is None
+    thirds = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}  # equal but for rounding
+    alike = [_row(name, thirds) for name in "abc" * 10]
+    assert measure_probabilities(alike, [*"abc"])["brier_interval"] is None
     low, high = measure_probabilities([_two(1, 0.1), _two(0, 0.95)], TWO)["brier_interval"]
     assert (low, high) == (pytest.approx(0.27, abs=0.01), 1.0)  # of two rows hardly anything is known
 

@@ -41,9 +41,9 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
     sections = [
         Section(text("result"), result),
         Section(text("how_to_repeat"), again),
-        *_training(files),
+        *_training(files, experiment),
         *_errors(files),
-        *_calibration(files, experiment.ends_after_label),
+        *_calibration(files, experiment),
         *_mistakes(files),
         describe_data(files),
         *describe_labels(files),
@@ -54,7 +54,7 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
     return Report(title, experiment.data_title, sections)
 
 
-def _training(files: Files) -> list[Section]:
+def _training(files: Files, experiment: Experiment) -> list[Section]:
     if files.training is None:
         return []
     training, best = files.training, files.training["best_by"]
@@ -82,7 +82,8 @@ def _training(files: Files) -> list[Section]:
     if steps and looked_at < val:
         blocks.append(Paragraph(text("rows_evaluated", looked_at=looked_at, given=val)))
     if left_out:
-        said = text("rows_left_out_of_training", left_out=left_out, given=train["given"])
+        ids = "data/derived.json" if experiment.derives_rows else "data/tokens.json"
+        said = text("rows_left_out_of_training", left_out=left_out, given=train["given"], ids=ids)
         blocks.append(Paragraph(said))
     headings = [text("step"), *(text("validation_figure", figure=figures[name]) for name in shown)]
     rows = [[f"{step:,}", *(number(logged[name].get(step), 4) for name in shown)] for step in steps]
@@ -96,11 +97,15 @@ def _errors(files: Files) -> list[Section]:
     system, figures = list(files.scores["systems"].items())[-1]
     if "per_class" not in figures:
         return []
-    averages = [f"{name} F1 {number(figures[f'{name}_f1'])}" for name in ("micro", "macro", "weighted")]
+    names = {**texts("metrics"), "weighted_f1": text("weighted_f1")}
+    averages = [
+        text("name_and_figure", name=names[name], figure=number(figures[name]))
+        for name in ("micro_f1", "macro_f1", "weighted_f1")
+    ]
     blocks: list[Block] = []
     if "confusion" in figures:
         blocks.append(Picture("confusion", text("confusion_caption")))
-        averages.append(f"Matthews {number(figures['matthews'])}")
+        averages.append(text("name_and_figure", name="Matthews", figure=number(figures["matthews"])))
     headings = text("label"), text("rows"), text("precision"), text("recall"), "F1"
     rows = [
         [name, f"{each['rows']:,}"]
@@ -108,7 +113,13 @@ def _errors(files: Files) -> list[Section]:
         for name, each in figures["per_class"].items()
     ]
     blocks += [
-        Paragraph(text("averages_of_system", system=systems[system], averages=", ".join(averages))),
+        Paragraph(
+            text(
+                "averages_of_system",
+                system=systems[system],
+                averages=one_after_another(averages, ", ", "，"),
+            )
+        ),
         Grid(headings, rows),
     ]
     for name, each in files.scores["systems"].items():
@@ -119,8 +130,8 @@ def _errors(files: Files) -> list[Section]:
     return [Section(text("right_and_wrong_by_label"), blocks)]
 
 
-def _calibration(files: Files, whole: bool) -> list[Section]:
-    """How far probabilities can be trusted; `whole`: whether they are of an answer with its end."""
+def _calibration(files: Files, experiment: Experiment) -> list[Section]:
+    """How far probabilities can be trusted."""
     if files.scores["task"] != "single_label":
         return []
     probabilities = {system: each["probabilities"] for system, each in files.scores["systems"].items()}
@@ -140,15 +151,13 @@ def _calibration(files: Files, whole: bool) -> list[Section]:
         for system, each in probabilities.items()
         if each["mean_label_mass"] is not None
     ]
-    blocks: list[Block] = [
-        Picture("reliability", text("reliability_caption")),
-        *([Grid(headings, rows)] if rows else []),
-        Paragraph(
-            text("probabilities_of_a_head")
-            if not rows
-            else text("probabilities_of_whole_answers" if whole else "probabilities_of_words")
-        ),
-    ]
+    blocks: list[Block] = [Picture("reliability", text("reliability_caption"))]
+    if rows:
+        whole = experiment.ends_after_label
+        said = text("probabilities_of_whole_answers" if whole else "probabilities_of_words")
+        blocks += [Grid(headings, rows), Paragraph(said)]
+    elif experiment.has_head:
+        blocks.append(Paragraph(text("probabilities_of_a_head")))
     return [Section(text("trust_in_probabilities"), blocks)]
 
 

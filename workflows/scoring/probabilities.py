@@ -46,7 +46,7 @@ def measure_probabilities(rows: list[dict[str, Any]], names: list[str]) -> dict[
         # As scikit-learn scales it: 0 to 1 for two labels, 0 to 2 for more.
         "brier": float(brier_score_loss(gold, shares, labels=range(len(names)))),
         "brier_interval": None
-        if spread == 0
+        if math.isclose(spread, 0, abs_tol=1e-9)  # equal but for rounding
         else [max(0.0, brier.mean() - half), min(1.0 if len(names) == 2 else 2.0, brier.mean() + half)],
         "ece": sum(abs(bin["accuracy"] - bin["confidence"]) * bin["rows"] for bin in bins) / len(rows),
         "reliability": bins,

@@ -9,15 +9,6 @@ from rich.table import Table
 from workflows.core.costs import Costs, cost_cells, cost_of_the_cheapest, rows_left_out
 from workflows.core.screen import as_text
 from workflows.core.texts import Text, in_both_languages, number, one_after_another, text, texts
-from workflows.experiment.cards import Task
-
-INTERVALS_AND_TESTS: dict[Task, str] = {
-    "single_label": "95 % intervals: Wilson for accuracy, bootstrap for macro F1; "
-    "p: exact McNemar, Holm-corrected.",
-    "multi_label": "Accuracy: the whole set of labels is right. 95 % intervals: "
-    "Wilson for accuracy, bootstrap for F1; p: exact McNemar on whole sets, Holm-corrected.",
-    "regression": "95 % intervals: bootstrap; p: permutation test of the difference in MAE, Holm-corrected.",
-}
 
 
 def render_scores(scores: dict[str, Any], costs: Costs) -> str:
@@ -42,7 +33,8 @@ def render_scores(scores: dict[str, Any], costs: Costs) -> str:
     notes += [f"{said.en}  {said.zh}" for said in rows_left_out(scores)]
     said = [Text(**scores["verdict"]), *cost_of_the_cheapest(scores["cheapest"], costs)]
     notes += [each for each in vars(one_after_another(said)).values() if each]
-    notes.append(f"{scores['reading']['en']} {INTERVALS_AND_TESTS[scores['task']]}")
+    reading = [Text(**scores["reading"]), texts("intervals_and_tests")[scores["task"]]]
+    notes += vars(one_after_another(reading)).values()
     if scores["experiment"]["model"] == "tiny":
         stand_in = text("tiny_on_the_screen")
         notes.append(f"{stand_in.en}  {stand_in.zh}")
