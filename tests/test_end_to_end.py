@@ -275,7 +275,9 @@ def test_reviews_with_marks_of_the_chat_form_and_long_ones_pass_through(
     flags = ["--data-file", file, "--test-file", test, "--text-column", "text", "--label-column", "label"]
     flags += ["--keep-near-copies"]  # the same texts are in both files
     run = RunFolder(tmp_path / "run")
-    done = command("run", *flags, "--labels", "差评,好评", "--set", "max_steps=2", "--run-folder", run.path)
+    done = command(
+        "run", *flags, "--labels", "0=差评,1=好评", "--set", "max_steps=2", "--run-folder", run.path
+    )
     assert done.returncode == 0, done.stderr
     assert len(read_jsonl(run.predictions("tuned"))) == len(odd)
     rows = read_json(run.training)["rows"]["train"]

@@ -139,11 +139,16 @@ def test_answers_of_other_inputs_are_neither_scored_nor_shown_nor_compared(
     shutil.copytree(run.path, other)
     write(lambda label: 1 - label)
     assert command("prepare", run.path).returncode == 0
-    for words in (("report", run.path), ("compare", run.path, other, "--output", tmp_path / "out")):
+    for words, stale in (
+        (("report", run.path), r"scores\.json is of other inputs than there are now \(data/manifest\.json"),
+        (("compare", run.path, other), r"predictions/\w+\.jsonl is of other inputs .* \(data/train\.jsonl"),
+    ):
         done = command(*words)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert re.search(r"predictions/\w+\.jsonl is of other inputs than there are now \(data/", done.stderr)
-        assert f"run `score {run.path}` first" in done.stderr
+        assert re.search(rf"{stale} changed\); run `score {re.escape(str(run.path))}` first", done.stderr)
+    RunFolder(other).split("train").unlink()  # as in a copy that is given away
+    (tmp_path / "train.csv").unlink()
+    assert command("report", other).returncode == 0
     for words in (("score", run.path), ("report", run.path)):
         assert command(*words).returncode == 0
 

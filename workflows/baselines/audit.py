@@ -22,6 +22,7 @@ from workflows.core.files import open_whole, read_json, read_jsonl, sha256, writ
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.table_writers import write_csv
+from workflows.data.reviews import strip_text
 from workflows.experiment.job import Job
 
 # Measured beside (1, 3) and C = 1: as good a ranking in half the time.
@@ -91,14 +92,15 @@ def audit(job: Job) -> dict[str, Any]:
 
 def _corrected(run: RunFolder, rows: Rows) -> Iterator[tuple[str, ...]]:
     """The lines of audit.csv for what this run's --apply changed."""
-    if not run.corrections.exists():
+    changed = read_jsonl(run.corrections) if run.corrections.exists() else []
+    if not changed:
         return
-    there = {row["id"]: (row["split"], row["review"]) for row in rows}
-    dropped = {f"{row['source']}:{row['row']}": ("", row["text"]) for row in read_jsonl(run.rejected)}
-    for row in read_jsonl(run.corrections):
-        split, review = {**dropped, **there}.get(row["id"], ("", ""))
-        if review:  # a row that the sample left out has no text here
-            yield row["id"], split, review, row["before"], "", "", row["after"] or "drop"
+    dropped = ((f"{row['source']}:{row['row']}", row["text"]) for row in read_jsonl(run.rejected))
+    found = {id: ("", strip_text(text)) for id, text in dropped}
+    found |= {row["id"]: (row["split"], row["review"]) for row in rows}
+    for row in changed:
+        if row["id"] in found:  # a row that the sample left out has no text here
+            yield row["id"], *found[row["id"]], row["before"], "", "", row["after"] or "drop"
 
 
 def _said_by_the_probe(run: RunFolder, rows: Rows, names: list[str]) -> np.ndarray | None:

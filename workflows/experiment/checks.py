@@ -82,6 +82,12 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
         check_ranges(arguments, where)
     check_method(experiment)
     check_evaluations(experiment)
+    truncation = str(experiment.arguments.get("truncation_strategy"))
+    if experiment.tunes and not experiment.has_head and truncation in ("right", "split"):
+        raise UserError(
+            f"method {experiment.tuning.method}: truncation_strategy {truncation} would cut the answer off "
+            "long rows, which then teach nothing; take left, which keeps the end of a review, or delete."
+        )
     check_trackers(experiment)
     for flag, seed in (("--data-seed", data.data_seed), ("--seed", experiment.tuning.seed)):
         if not 0 <= seed < SEEDS:
@@ -240,12 +246,6 @@ def check_method(experiment: Experiment) -> None:
         if head or unfit or experiment.arguments.get("tuner_type") == "adalora":
             what = "a head" if head else unfit[0] if unfit else "AdaLoRA's ranks"
             raise UserError(f"--engine vllm: takes no adapter with {what}; leave it out.")
-    truncation = str(experiment.arguments.get("truncation_strategy"))
-    if experiment.tunes and not head and truncation in ("right", "split"):
-        raise UserError(
-            f"{method}: truncation_strategy {truncation} would cut the answer off long rows, which then "
-            "teach nothing; take left, which keeps the end of a review, or delete."
-        )
     if head and (_number(experiment.arguments.get("label_smoothing_factor")) or 0) > 0:
         raise UserError(f"{method}: has no label smoothing; leave out label_smoothing_factor.")
     if head and family == "qwen":

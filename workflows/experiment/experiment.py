@@ -126,10 +126,11 @@ class Experiment:
         elif self.has_head:
             kind = f"{self.dataset.task}_classification"
             arguments |= {"num_labels": len(self.dataset.labels), "problem_type": kind}
-        metric = self.overrides.get("metric_for_best_model")
-        if metric is not None:  # the preset's direction is of the preset's metric
-            arguments["greater_is_better"] = metric.removeprefix("eval_") not in LOWER_IS_BETTER
-        return arguments | self.model.arguments | self.overrides
+        arguments |= self.model.arguments | self.overrides
+        metric = arguments.get("metric_for_best_model")
+        if metric is not None and "greater_is_better" not in self.overrides:  # a preset's may be of another
+            arguments["greater_is_better"] = str(metric).removeprefix("eval_") not in LOWER_IS_BETTER
+        return arguments
 
     def named(self, label: Gold) -> str | list[str] | float:
         """What a data file's `label` stands for: a label's name, several names, or the number itself."""

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, open_whole, read_json, sha256
@@ -268,11 +269,8 @@ def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, s
         why = "is missing" if not path.exists() else None
         if why is None and maker is not None and maker.name not in done:
             why = f"is of a stage that was not finished ({maker.name})"
-        # What `prepare` wrote counts as it is: the file that it was made from may have changed, or be gone.
-        if why is None and maker is not None and maker.name != "prepare":
-            before, now = done[maker.name].get("inputs", {}), _inputs(maker, run, experiment)
-            if before != now:
-                why = f"is of other inputs than there are now ({_changed(before, now)} changed)"
+        if why is None and maker is not None:
+            why = _why_stale(maker, run, done, made_by)
         if why is not None:
             raise UserError(
                 f"{run.path}: {path.relative_to(run.path)} {why}; run `{command} {run.path}` first."
@@ -281,13 +279,26 @@ def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, s
     return files | {name: fingerprint(value) for name, value in stage.depends(run, experiment).items()}
 
 
+def _why_stale(stage: Stage, run: RunFolder, done: dict[str, Any], made_by: dict[Path, Stage]) -> str | None:
+    """Why what a finished stage wrote is of other files than the run folder has now; None where it is not.
+
+    A file that is gone counts as it was, and so does what lies outside of the run folder.
+    """
+    before = done[stage.name].get("inputs", {})
+    for path in stage.needs(run):
+        maker, name = made_by.get(path), str(path.relative_to(run.path))
+        if maker is not None and maker.name not in done:
+            return f"is older than a stage that was not finished ({maker.name})"
+        if name in before and path.exists() and before[name] != sha256(path):
+            return f"is of other inputs than there are now ({name} changed)"
+        if maker is not None and (why := _why_stale(maker, run, done, made_by)) is not None:
+            return why
+    return None
+
+
 def _why_again(before: dict[str, str] | None, inputs: dict[str, str]) -> str:
     """What is said of a stage that was done before and is done again."""
     if before is None:
         return ""
-    changed = _changed(before, inputs)
-    return f": again, {changed + ' changed' if changed else 'its files are gone'}"
-
-
-def _changed(before: dict[str, str], inputs: dict[str, str]) -> str:
-    return ", ".join(name for name in {**before, **inputs} if before.get(name) != inputs.get(name))
+    changed = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
+    return f": again, {', '.join(changed) + ' changed' if changed else 'its files are gone'}"

@@ -110,7 +110,7 @@ def _answer(
         check_files(tables, wanted, output)  # before a model is loaded, which takes its time
     aside = screen.beside if output is None else screen  # printed answers stand alone
     aside.say(f"loading {name} of {as_typed(folder)} …")
-    with screen.output_to(folder / "logs" / "predict.log"):
+    with aside.output_to(folder / "logs" / "predict.log"):
         from workflows.serving.systems import open_system
 
         system = open_system(folder, name)

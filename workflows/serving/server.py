@@ -211,7 +211,8 @@ def serve(
         screen.say(f"serving at http://{shown}:{listening.getsockname()[1]}{path}; stop with Ctrl-C")
         # uvicorn finishes at SIGTERM and Ctrl-C, then raises them again: what is around this ends, too.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it stays ignored
+            signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
 

@@ -1,6 +1,6 @@
 """What a study will take: from those of its runs that are finished, else by an estimate."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from statistics import mean
 from typing import Any
@@ -54,6 +54,7 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
     groups: dict[tuple[Kind, Size], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.kind, run.size].append(run)
+    alike = Counter((kind[0], kind[2:], size) for kind, size in groups)
     hours, unknown, most = 0.0, 0, 0.0
     for (kind, size), group in sorted(groups.items(), key=lambda each: each[0][0]):
         here, known = [run for run in group if run.name in left], expected.get((kind, size))
@@ -70,10 +71,11 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
         times = (mean(a_run), sum(sure) / 3600) if a_run and len(sure) == len(seconds) else None
         unsaid = "?" if here else "–"  # of what another machine did, nothing is left to know
         took = [unsaid, unsaid] if times is None else [f"{mark}{times[0]:.0f}", f"{mark}{times[1]:.2f}"]
+        title = kind[0]
+        if alike[kind[0], kind[2:], size] > 1:  # told apart by the arms that have them
+            title += f" ({', '.join(dict.fromkeys(arm for run in group for arm in run.arms))})"
         counts = f"{len(group)}", f"{sum(run.is_done for run in group)}"
-        table.add_row(
-            kind[0], str(size), *counts, *took, f"{mark}{max(peaks) / 1e9:.1f}" if peaks else unsaid
-        )
+        table.add_row(title, str(size), *counts, *took, f"{mark}{max(peaks) / 1e9:.1f}" if peaks else unsaid)
     rows = [_rows(run, found.get(run.name, {})) for run in runs]
     trained, tested = [train for train, _ in rows], sorted({test for _, test in rows if test is not None})
     in_all = "?" if None in trained else f"{sum(filter(None, trained)):,}"

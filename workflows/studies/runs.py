@@ -32,6 +32,7 @@ class Run:
     experiment: Experiment
     size: Size
     makes: set[str] = field(default_factory=set)  # the stages that make the answers
+    arms: dict[str, None] = field(default_factory=dict)  # whose it is, in order
     known: Record | None = None  # what another study.json says of it
     without_model: bool = False  # its model cannot be had now: it is left for later
 
@@ -93,6 +94,7 @@ def find_runs(
             there = RunFolder(folder / "runs" / name)
             runs[name] = Run(name, key_of(experiment), there, experiment, size)
         runs[name].makes.update(SYSTEMS[study.system(cell.arm)])
+        runs[name].arms[cell.arm] = None
         taken.append((cell, runs[name]))
     if not taken:
         sizes = ", ".join(map(str, sizes_of(study)))

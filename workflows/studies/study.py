@@ -105,7 +105,7 @@ def run_study(
         screen.say(f"study {study.name}: {len(runs)} runs, {len(finished)} of them finished")
         refuse_to_lose(folder / "study.json", finished)
         if not so_far and missing and ray is not None:
-            _do_on_cluster(runs, missing, folder, ray, screen)
+            failed = _do_on_cluster(runs, missing, folder, ray, screen)
         elif not so_far:
             failed = _do_missing(runs, missing, folder, screen)
         elif not finished:
@@ -147,9 +147,13 @@ def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Scree
     return failed
 
 
-def _do_on_cluster(runs: list[Run], missing: list[Run], folder: Path, address: str, screen: Screen) -> None:
-    """Each run is a task of its own.  What one reads of a frozen model is not shared with those beside it."""
-    start = time.monotonic()
+def _do_on_cluster(
+    runs: list[Run], missing: list[Run], folder: Path, address: str, screen: Screen
+) -> list[str]:
+    """As `_do_missing`, each run a task of its own.  What one reads of a frozen model is not shared with
+    those beside it.
+    """
+    start, failed = time.monotonic(), list[str]()
     others = [RunFolder(each.folder.path.resolve()) for each in runs]
     tasks = iter(
         Task(
@@ -162,22 +166,33 @@ def _do_on_cluster(runs: list[Run], missing: list[Run], folder: Path, address: s
     done = 0
     with screen.output_to(folder / "logs" / "ray.log"), on_cluster(address) as has:
         screen.say(has)
-        for task, machine, _ in each_once(lambda: next(tasks, None)):
+        for task, machine, wrong in each_once(lambda: next(tasks, None)):
             if machine is not None:
                 screen.say(f"begun on {machine}: {task.name}")
                 continue
             done += 1
+            if wrong is not None:
+                failed.append(wrong)
             left = (time.monotonic() - start) / done * (len(missing) - done)
-            screen.say(f"run {done} of {len(missing)} is done: {task.name}; about {_spoken(left)} left")
+            how = "done" if wrong is None else f"not done ({wrong})"
+            screen.say(f"run {done} of {len(missing)} is {how}: {task.name}; about {_spoken(left)} left")
+    return failed
 
 
-def do_there(experiment: Experiment, folder: Path, stages: tuple[str, ...], others: list[RunFolder]) -> None:
-    """Do a run of a study, `folder`, in a process on any machine that sees the study.
+def do_there(
+    experiment: Experiment, folder: Path, stages: tuple[str, ...], others: list[RunFolder]
+) -> str | None:
+    """Do a run of a study, `folder`, in a process on any machine that sees the study; return why it could not
+    be done, None where it was.
 
-    Raises UserError where it does not, and as the stages do.
+    Raises UserError where the machine does not see it.
     """
     with run_in_task(experiment, folder, beside=folder.parents[1]) as (run, screen):
-        do_stages(run, experiment, stages, screen, others=others)
+        try:
+            do_stages(run, experiment, stages, screen, others=others)
+        except UserError as error:
+            return str(error)
+    return None
 
 
 def _spoken(seconds: float) -> str:
