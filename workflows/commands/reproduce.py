@@ -20,7 +20,10 @@ from workflows.pipeline.stages import STAGES, UNTUNED
 
 # What the two environments may differ in without anything that is computed being other.
 HARMLESS = {"git_commit", "platform", "memory", "reason"}
-EVERYTHING = "everything can be equal, to the last bit: a CPU, and nothing else is other than it was"
+EVERYTHING = (
+    "everything can be equal, to the last bit: a CPU, and nothing else is other than it was; last digits may "
+    "differ where several processes worked, or runs of a study shared what the frozen model read"
+)
 ON_A_GPU = (
     "data, splits, token counts and baselines can be equal, to the last byte; answers, losses and weights "
     "are only close: some kernels of a GPU add up in no fixed order"
