@@ -87,6 +87,7 @@ def test_values_that_do_not_go_together_count_with_the_reason(tmp_path: Path) ->
         ("{lora_rank: {low: 4, hgh: 8}}", "lora_rank"),
         ("{lora_rank: {low: 8, high: 4}}", "lora_rank: low must be below high."),
         ("{learning_rate: {low: 0.0, high: 1.0, log: true}}", "on a log scale low must be above 0."),
+        ("{lora_dropout: {low: 0.01, high: 0.2, log: true}}", "has 0.0 for it, which is searched too"),
         ("{label_smoothing_factor: {low: 0.0, high: 0.1}}", "has no number for it"),
         ("{prompt: [zh-answer]}", "prompt 'zh-answer' is not known"),
         ("{seed: [1, 2]}", "--set seed: the run sets this itself; use --seed."),
@@ -134,6 +135,10 @@ def test_a_folder_is_of_one_search_and_its_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         begin(out, _space(tmp_path, "{lora_rank: [4]}", *flags), Screen())
     assert not out.exists()
+    (out / ".git").mkdir(parents=True)
+    with pytest.raises(UserError, match="no such file"):
+        begin(out, _space(tmp_path, "{lora_rank: [4]}", *flags), Screen())
+    assert [path.name for path in out.iterdir()] == [".git"]  # what is hidden there stays
     data.write_text("t,l\n" + "".join(f"第{i}条,{'差好'[i % 2]}\n" for i in range(40)), encoding="utf-8")
     for _ in range(2):
         begin(out, _space(tmp_path, "{lora_rank: [4]}", *flags), Screen())

@@ -21,8 +21,9 @@ from workflows.pipeline.stages import STAGES, UNTUNED
 # What the two environments may differ in without anything that is computed being other.
 HARMLESS = {"git_commit", "platform", "memory", "reason"}
 EVERYTHING = (
-    "everything can be equal, to the last bit: a CPU, and nothing else is other than it was; last digits may "
-    "differ where several processes worked, or runs of a study shared what the frozen model read"
+    "everything can be equal, to the last bit: a CPU, and nothing that is recorded is other than it was; "
+    "last digits may differ with the number of threads or processes, or where runs of a study shared what "
+    "the frozen model read"
 )
 ON_A_GPU = (
     "data, splits, token counts and baselines can be equal, to the last byte; answers, losses and weights "
@@ -125,7 +126,8 @@ def _training(a: RunFolder, b: RunFolder) -> list[str]:
             {entry["step"]: entry["loss"] for entry in each["log_history"] if "loss" in entry}
             for each in (before, after)
         )
-        apart = max((abs(loss - now.get(step, 0.0)) for step, loss in losses.items()), default=0.0)
+        both = [(loss, now.get(step)) for step, loss in losses.items()]
+        apart = max((abs(a - b) for a, b in both if None not in (a, b)), default=0.0)
         found.append(f"logged figures differ; training losses by {apart:.1e} at most")
     if before["checkpoint"] != after["checkpoint"]:
         return [*found, f"kept {after['checkpoint']} instead of {before['checkpoint']}"]
@@ -148,12 +150,13 @@ def _scores(a: RunFolder, b: RunFolder) -> list[str]:
     before, after = (read_json(run.scores)["systems"] for run in (a, b))
     found = []
     for system, figures in after.items():
+        was = before.get(system, {})
         changed = [
-            f"{name} {number(before[system][name], 4)}, now {number(value, 4)}"
+            f"{name} {number(was.get(name), 4)}, now {number(value, 4)}"
             for name, value in figures.items()
-            if isinstance(value, float) and value != before[system][name]
+            if isinstance(value, float) and value != was.get(name)
         ]
-        if figures != before[system]:
+        if figures != was:
             found.append(f"{system}: {'; '.join(changed) or 'other figures'}")
     return found
 

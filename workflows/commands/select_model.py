@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import fingerprint, read_json, read_jsonl, write_json, write_jsonl
+from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, write_json, write_jsonl
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
@@ -22,6 +22,7 @@ from workflows.data.examples import choose_examples
 from workflows.data.messages import write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
+from workflows.data.sources import find_local_files
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.experiment.job import Job
 from workflows.experiment.options import RunOptions
@@ -90,6 +91,11 @@ def _experiments(models: str, asked: RunOptions) -> dict[str, Experiment]:
 
 def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Screen) -> list[Review]:
     """Balanced, seeded rows of the training split, as the data stage cleans and cuts it."""
+    local = find_local_files(experiment.dataset, experiment.data)
+    if run.manifest.exists() and local is not None:
+        known = {file["sha256"] for file in read_json(run.manifest)["files"].values()}
+        if {sha256(path) for path in local[0].values()} != known:
+            raise UserError(f"{run.path.parent}: its rows have changed since; name a new folder by --output.")
     if not run.manifest.exists():
         data = replace(experiment.data, train_samples=cases, balance=True)
         prepare(Job(run, replace(experiment, data=data), screen))

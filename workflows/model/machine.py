@@ -26,6 +26,7 @@ CONTAINER_FILES = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+CONTAINER_PROCESSORS = Path("/sys/fs/cgroup/cpu.max")  # microseconds of them in a period of so many, or max
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,19 @@ def memory_within_reach(device: str) -> int:
 
         return free_memory(device) + torch.cuda.memory_allocated()
     return free_memory(device) + psutil.Process().memory_info().rss
+
+
+def processors_within_reach() -> float:
+    """Processors that this process may keep busy: by torch's threads, its affinity, its container's limit."""
+    import torch
+
+    processors: float = torch.get_num_threads()
+    if hasattr(os, "sched_getaffinity"):
+        processors = min(processors, len(os.sched_getaffinity(0)))
+    if not CONTAINER_PROCESSORS.is_file():
+        return processors
+    limit, period = CONTAINER_PROCESSORS.read_text(encoding="ascii").split()
+    return processors if limit == "max" else min(processors, int(limit) / int(period))
 
 
 def products_per_second(dtype: str, device: str) -> float:

@@ -1,6 +1,7 @@
 """What a search is of: noted in its folder when it begins, with the rows that all its trials share."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,12 @@ def begin(folder: Path, space: Space, screen: Screen) -> None:
             if not are_done(run, space.asked, ("prepare",)):
                 do_stages(start_run(space.asked, run.path, screen), space.asked, ("prepare",), screen)
         except UserError:
-            if not known:
-                shutil.rmtree(folder)
+            if not known:  # what else is hidden there is not ours
+                note.unlink()
+                for made in (LOCKS, "runs"):
+                    shutil.rmtree(folder / made, ignore_errors=True)
+                with suppress(OSError):
+                    folder.rmdir()
             raise
         rows = fingerprint([_rows(run, split) for split in ("train", "val")])
         if known.get("rows", rows) != rows:

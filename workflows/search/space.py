@@ -123,6 +123,11 @@ def load_space(file: str | None, asked: Experiment) -> Space:
         if isinstance(values, Range) and isinstance(own, str):
             with suppress(ValueError):
                 own = float(own)  # YAML takes 2e-4 for a text
+        if isinstance(values, Range) and values.log and isinstance(own, int | float) and own <= 0:
+            raise UserError(
+                f"{path}: {name}: method {asked.method} has {own} for it, which is searched too and has no "
+                "place on a log scale; leave out `log`, or --set another."
+            )
         if isinstance(values, Range) and (isinstance(own, bool) or not isinstance(own, int | float)):
             raise UserError(
                 f"{path}: {name}: method {asked.method} has no number for it, so there is none to begin "

@@ -34,6 +34,7 @@ from workflows.core.screen import Screen
 from workflows.core.statistics import ratio
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment
+from workflows.experiment.recipes import Distillation, LabelLoss, Plain, Preference
 from workflows.inference.features import Frame, read_features
 from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
@@ -157,6 +158,11 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
     speed.
     """
     experiment, machine = experiment_in_words(run), find_machine()
+    if isinstance(experiment.recipe, LabelLoss | Preference | Distillation | Plain):
+        raise UserError(
+            f"{run.path}: method {experiment.method} trains otherwise than SWIFT's own training, so there is "
+            "nothing to compare; name a run of lora, say."
+        )
     body = read_sizes(Path(experiment.model.arguments["model"])).body
     products = "products of all tokens"
     seconds: dict[str, list[float]] = {"ours": [], "swift": [], products: []}

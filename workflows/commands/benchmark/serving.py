@@ -8,6 +8,7 @@ connection and asks one text a request; all run on this machine and take their s
 
 import csv
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.machine import find_machine, now
+from workflows.serving.start import KEY_VARIABLE
 
 CLIENTS = 64
 ALONE = 50  # texts that one client asks, one after the other
@@ -102,9 +104,12 @@ def benchmark_serving(run: RunFolder, rows: int, repeats: int, screen: Screen) -
 def _server(run: RunFolder, log: Path) -> Iterator[str]:
     """Host and port of `serve` in a process of its own."""
     command = [*OURS, "serve", str(run.path), "--port", "0"]
+    without_key = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     with (
         open(log, "wb") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as server,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8", env=without_key
+        ) as server,
     ):
         try:
             assert server.stdout is not None

@@ -45,8 +45,14 @@ def _require_gpu() -> None:
     from workflows.model.gpu import settle_gpu
     from workflows.model.machine import find_machine
 
-    settle_gpu()
-    if find_machine().device != "cuda":
+    try:
+        settle_gpu()
+        device = find_machine().device
+    except UserError:
+        raise
+    except Exception:  # whatever a broken torch raises: the checks say what it is
+        return
+    if device != "cuda":
         raise UserError("doctor --gpu: there is no GPU here; without --gpu it checks the CPU.")
 
 

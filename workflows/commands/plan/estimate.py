@@ -27,7 +27,7 @@ from workflows.experiment.job import Job
 from workflows.model.arguments import build_sft_arguments
 from workflows.model.folder import fetch_model, with_local_model
 from workflows.model.loaded import carries_state
-from workflows.model.machine import Machine, find_machine, memory_within_reach
+from workflows.model.machine import Machine, find_machine, memory_within_reach, processors_within_reach
 from workflows.model.memory import PROCESS, Sizes, fit_to_memory, load_of, memory, read_sizes
 from workflows.model.tokens import common_beginning, row_lengths
 from workflows.pipeline.run import run_stages
@@ -100,14 +100,14 @@ def measure(
     the processors' time that other programs took, which the seconds are without.
     """
     screen.say(f"calibrating on {machine.device} ({machine.name}) with a few layers of random weights …")
-    process, processors = psutil.Process(), psutil.cpu_count() or 1
+    process = psutil.Process()
     process.cpu_percent(), psutil.cpu_percent()  # both count from here
     val, test = rows_looked_at(run, training.ready), read_jsonl(run.split("test"))
     given = {"train": training.rows, "val": val, "test": test}
     folder = run.path / "calibration"
     figures = calibrate(given, training.fitted, machine, training.batches, folder, screen)
-    own, busy = process.cpu_percent() / 100 / processors, psutil.cpu_percent() / 100
-    taken = max(0.0, 1 - own / busy) if busy > ALL_BUSY else 0.0
+    own, busy = process.cpu_percent() / 100 / processors_within_reach(), psutil.cpu_percent() / 100
+    taken = max(0.0, 1 - own / busy) if machine.device == "cpu" and busy > ALL_BUSY else 0.0
     peaks = {stage: figures.pop(f"{stage}_bytes") for stage in STAGES}
     return {name: each * (1 - taken) for name, each in figures.items()}, peaks, taken
 
@@ -159,13 +159,15 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
     machines = []
     for device in (here, *DEVICES):
         load = load_of(run, arguments, ready, Machine(device.kind, device.name, device.torch_dtype, ""))
+        calibrated = replace(load, piece_tokens=training.piece_tokens)
         if "gradient_checkpointing" not in ready.pinned:  # a run turns it on where memory asks for it
             load = replace(load, checkpointing=False)
         need, extra, model = memory(sizes, load), 0.0, seconds_on(device, sizes, load, trained, read)
         if device is here:
             # What the calibration found more than the formula, or less, stays when settings are changed. Of a
             # GPU it sees what torch allocates, without CUDA's context.
-            extra = max(peaks.values()) + (PROCESS["cuda"] if device.kind == "cuda" else 0.0) - need
+            context = PROCESS["cuda"] if device.kind == "cuda" else 0.0
+            extra = max(peaks.values()) + context - memory(sizes, calibrated)
             model = [sum(with_model.values())] * 2
         p99 = math.ceil(splits["train"]["p99"])
         changes, smaller, fits = changes_to_fit(device, sizes, load, p99, extra)
