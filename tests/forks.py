@@ -7,6 +7,7 @@ Each line of its answer is an exit code.  Variables that libraries read while th
 Not for a machine with a GPU: CUDA does not outlive a fork.
 """
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -16,10 +17,16 @@ import sys
 import run_swift
 from tests.kill_runs import ORDER, arm
 
-LIGHT = ("pandas", "sklearn.linear_model", "sklearn.feature_extraction.text", "cleanlab", "matplotlib.figure")
+LIGHT = (
+    *("pandas", "sklearn.linear_model", "sklearn.feature_extraction.text", "cleanlab", "matplotlib.figure"),
+    *("statsmodels.stats.multitest", "workflows.commands.run", "workflows.data.prepare"),
+    *("workflows.baselines.audit", "workflows.scoring.score", "workflows.pipeline.trackers"),
+    *("workflows.reporting.report", "workflows.commands.compare", "workflows.serving.predict"),
+)
 HEAVY = (
     *("torch", "peft", "transformers.models.qwen2.modeling_qwen2", "swift.callbacks", "swift.infer_engine"),
     *("swift.pipelines.infer.infer", "swift.pipelines.train.sft", "swift.trainers.seq2seq_trainer"),
+    *("workflows.pipeline.training", "workflows.inference.infer", "workflows.inference.probe"),
 )
 WITHOUT_HEAVY = {"--help", "list", "prepare", "audit", "score", "report", "compare"}
 
@@ -32,8 +39,12 @@ def serve() -> None:
     os.dup2(2, 1)  # what a library prints while it is loaded is no answer
     for line in requests:
         arguments, files, environment = json.loads(line)
-        for name in (*LIGHT, *(() if WITHOUT_HEAVY.intersection(arguments[:1]) else HEAVY)):
-            importlib.import_module(name)
+        needed = (*LIGHT, *(() if WITHOUT_HEAVY.intersection(arguments[:1]) else HEAVY))
+        if not sys.modules.keys() >= {*needed}:
+            for name in needed:
+                importlib.import_module(name)
+            gc.collect()
+            gc.freeze()  # else a fork's first collection copies all that the libraries made
         fork = multiprocessing.get_context("fork").Process(
             target=_command, args=(arguments, files, environment)
         )

@@ -142,7 +142,8 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(command: Command, t
 def test_an_interrupted_inference_asks_only_for_the_missing_rows(
     command: Command, tmp_path: Path, engine: str
 ) -> None:
-    options = ["--test-samples", "40", "--engine", engine, "--run-folder", str(tmp_path / "run")]
+    options = ["--test-samples", "40", "--probe-rows", "16", "--engine", engine]
+    options += ["--run-folder", str(tmp_path / "run")]
     assert command("prepare", *options).returncode == 0
     assert command("infer", tmp_path / "run").returncode == 0
     run = RunFolder(tmp_path / "run")
@@ -178,11 +179,11 @@ def test_both_engines_give_the_same_answers(
 ) -> None:
     run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
     experiment = load_experiment(run.experiment)
-    by_swift = replace(experiment, tuning=replace(experiment.tuning, engine="swift"))
+    by_swift = replace(experiment, tuning=replace(experiment.tuning, engine="swift", probe_rows=16))
     run.experiment.write_text(save_experiment(by_swift), encoding="utf-8")
     done = command("infer", run.path)
     assert done.returncode == 0, done.stderr
-    assert "zero_shot: again, --engine changed" in done.stdout
+    assert "zero_shot: again, --engine, --probe-rows changed" in done.stdout
     assert "done before" not in done.stdout
     for system in ("zero_shot", "tuned"):
         fast, swift = (read_jsonl(each.predictions(system)) for each in (demo_run[0], run))

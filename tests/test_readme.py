@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
         )
         waimai = "label,review\n" + "".join(f"{row['label']},{row['text']}\n" for row in demo_rows)
         hub.put("datasets", "XiangPan/waimai_10k", "waimai_10k.csv", waimai.encode())
-        shortened = [[*arguments, *_short(arguments)] for arguments in OURS]
+        shortened = [_shortened(arguments) for arguments in OURS]
         exits, done = run_commands(shortened, cwd=project_copy, env=hub.env)
         assert len(exits) == len(OURS), done.stderr[-3000:]
         codes = {
@@ -241,6 +242,8 @@ def test_the_builder_makes_the_shipped_tokenizer_and_config(project_copy: Path) 
 def _short(arguments: list[str]) -> list[str]:
     if arguments[0] == "benchmark" and "--repeats" not in arguments:
         return ["--repeats", "1"]
+    if arguments[:2] == ["study", "learning-curve"]:
+        return ["--draws", "1"]
     if arguments[0] not in ("run", "prepare") or "qwen-1.8b" in arguments:
         return []
     return [
@@ -249,6 +252,17 @@ def _short(arguments: list[str]) -> list[str]:
         if flag == "--set" or flag not in arguments
         for part in (flag, value)
     ]
+
+
+def _shortened(arguments: list[str]) -> list[str]:
+    """A command of a page as it is run here: with few rows and steps."""
+    words = [*arguments, *_short(arguments)]
+    if arguments[0] == "run":
+        words = [
+            SHORT[flag] if flag in ("--train-samples", "--test-samples") else word
+            for flag, word in pairwise(["", *words])
+        ]
+    return words
 
 
 def _write(path: Path, header: str, rows: list[tuple[str, str]]) -> None:

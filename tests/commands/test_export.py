@@ -196,6 +196,7 @@ def test_the_folder_is_a_model_for_another_run(
 ) -> None:
     run, folder = exported
     options = ["--model", folder, "--set", "torch_dtype=float32", "--test-samples", "40"]
+    options += ["--probe-rows", "16"]
     other = RunFolder(tmp_path / "run")
     assert command("prepare", *options, "--run-folder", other.path).returncode == 0
     done = command("infer", other.path)

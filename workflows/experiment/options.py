@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -193,9 +194,14 @@ ONE_PROCESS = ProcessOptions()
 
 def asked(options: Any) -> dict[str, Any]:
     """The options that are not their defaults, by name, those of a group together."""
+    return dict(_adapter(type(options)).dump_python(options, mode="json", exclude_defaults=True))
+
+
+@cache
+def _adapter(kind: type) -> Any:
     from pydantic import TypeAdapter  # not for --help
 
-    return TypeAdapter(type(options)).dump_python(options, mode="json", exclude_defaults=True)
+    return TypeAdapter(kind)
 
 
 def flags_of(options: Any) -> Iterator[str]:
