@@ -258,10 +258,8 @@ def _shortened(arguments: list[str]) -> list[str]:
     """A command of a page as it is run here: with few rows and steps."""
     words = [*arguments, *_short(arguments)]
     if arguments[0] == "run":
-        words = [
-            SHORT[flag] if flag in ("--train-samples", "--test-samples") else word
-            for flag, word in pairwise(["", *words])
-        ]
+        few = ("--train-samples", "--test-samples")
+        words = [SHORT[flag] if flag in few else word for flag, word in pairwise(["", *words])]
     return words
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager
 from matplotlib.ft2font import FT2Font
@@ -81,6 +82,7 @@ def save_figure(
             with warnings.catch_warnings():  # of glyphs that this machine lacks: the reader's has them
                 warnings.filterwarnings("ignore", "Glyph .* missing")
                 figure = draw(partial(_say, {}, language), *data)
+                _lay_out(figure)
                 figure.savefig(svg, format="svg", metadata={"Date": None})
             with open_whole(folder / f"{name}.{language}.svg") as file:
                 file.write(re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", svg.getvalue()))
@@ -88,10 +90,17 @@ def save_figure(
                 continue
             if any(label != name for label, name in drawable.items()):
                 figure = draw(partial(_say, drawable, language), *data)
-            else:
-                figure.set_layout_engine("none")  # what takes longest is done: all is in its place
             with whole(folder / f"{name}.{language}.png") as path:
                 figure.savefig(path, format="png", dpi=PNG_DPI)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Put all in its place once: `savefig` draws a figure that has a layout engine twice, for each file."""
+    FigureCanvasSVG(figure)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)
 
 
 def _say(drawable: dict[str, str], language: str, said: Text | str) -> str:
