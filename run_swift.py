@@ -85,7 +85,8 @@ def any_command(
     """Carry out the command that the words name, `run` if they name none; its exit code."""
     words = words if words and not words[0].startswith("-") else ("run", *words)
     with permitted(offline, trust_code):
-        return app(words, exit_on_error=False, print_error=False) or 0
+        command, bound, others = app.parse_args(words, exit_on_error=False, print_error=False)
+        return command(*bound.args, **bound.kwargs, **({"words": words} if "words" in others else {})) or 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from tests.conftest import Command, make_experiment, read_options
 from workflows.core.errors import UserError
 from workflows.experiment.cards import ROOT, STUDIES, names_of
 from workflows.experiment.experiment import Experiment, save_experiment
-from workflows.experiment.options import DEFAULTS
+from workflows.experiment.options import DEFAULTS, flags_of, named_in
 from workflows.studies.card import Rows, Study, cells_of, load_study
 from workflows.studies.runs import find_runs
 
@@ -226,6 +226,16 @@ def test_a_prompt_that_shows_training_rows_is_asked_at_every_draw(tmp_path: Path
         if cell.arm == "zero_shot"
     }
     assert asked == {(32, 1), (32, 2), (32, 3), (None, None)}
+
+
+def test_a_default_that_is_named_goes_before_the_cards_own() -> None:
+    words = ["seeds", "--split", "standard", "--probe-rows=2000", "--model", "tiny"]
+    flags = read_options(*words[1:])
+    assert load_study("seeds", flags, False, None).options["split"] == "course"
+    named = named_in(words)
+    study = load_study("seeds", flags, False, None, named)
+    assert (study.options["split"], study.options["probe_rows"]) == ("standard", 2000)
+    assert [*flags_of(flags, named)] == ["--split", "standard", "--model", "tiny", "--probe-rows", "2000"]
 
 
 def test_where_all_sizes_are_beyond_the_rows_there_is_no_study(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from workflows.experiment.options import (
     RunOptions,
     SourceOptions,
     TuningOptions,
+    named_in,
 )
 
 
@@ -88,6 +89,7 @@ def study(
     ray: Ray = None,
     push: Push = None,
     verbose: Verbose = False,
+    words: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
 ) -> None:
     """Many runs that answer one question, on one page; goes on at the first unfinished run.
 
@@ -105,7 +107,18 @@ def study(
         pushing.check_push(push)
     screen = Screen(verbose)
     folder = work_on_study(
-        name, scale, draws, plan, so_far, known_runs, options, output, ray, screen, estimate_runs
+        name,
+        scale,
+        draws,
+        plan,
+        so_far,
+        known_runs,
+        options,
+        output,
+        ray,
+        screen,
+        estimate_runs,
+        named_in(words),
     )
     if push is not None:
         screen.say(f"pushed: {pushing.push(folder, push, FILES)}")

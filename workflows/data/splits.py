@@ -31,8 +31,7 @@ def split_rows(
         if "test" in source or "val" in source:
             raise UserError(
                 "--split course cuts one file; this source has a test or validation set of its own. Name one "
-                "file by --data-dir or --data-file, or cut otherwise: `run` without --split, `study` with a "
-                "copy of its card without `split: course`."
+                "file by --data-dir or --data-file, or take --split standard."
             )
         rest, test = _cut(train, labels, 0.2, seed, stratified=False)
         rest, val = _cut(rest, labels, 0.1, seed, stratified=False)

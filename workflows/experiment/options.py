@@ -6,9 +6,9 @@ else knows an option by name before it is used.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,9 +192,24 @@ class ProcessOptions:
 ONE_PROCESS = ProcessOptions()
 
 
-def asked(options: Any) -> dict[str, Any]:
-    """The options that are not their defaults, by name, those of a group together."""
-    return dict(_adapter(type(options)).dump_python(options, mode="json", exclude_defaults=True))
+def asked(options: Any, named: Collection[str] = ()) -> dict[str, Any]:
+    """The options that are not their defaults, or are `named`, by name, those of a group together."""
+    dump = partial(_adapter(type(options)).dump_python, options, mode="json")
+    changed = dict(dump(exclude_defaults=True))
+    if not named:
+        return changed
+    found = {
+        name: asked(getattr(options, name), named) if isinstance(value, dict) else value
+        for name, value in dump().items()
+        if isinstance(value, dict) or name in named or name in changed
+    }
+    return {name: value for name, value in found.items() if value != {}}
+
+
+def named_in(words: Iterable[str]) -> frozenset[str]:
+    """The names of the options on a command line."""
+    flags = (word.partition("=")[0] for word in words if word.startswith("--"))
+    return frozenset(flag.removeprefix("--").replace("-", "_") for flag in flags)
 
 
 @cache
@@ -204,12 +219,12 @@ def _adapter(kind: type) -> Any:
     return TypeAdapter(kind)
 
 
-def flags_of(options: Any) -> Iterator[str]:
-    """The flags that make these options on a command line, each one argument."""
-    for name, value in asked(options).items():
+def flags_of(options: Any, named: Collection[str] = ()) -> Iterator[str]:
+    """The flags that make these options on a command line, each one argument; `named`: as of `asked`."""
+    for name, value in asked(options, named).items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
-            yield from flags_of(getattr(options, name))
+            yield from flags_of(getattr(options, name), named)
         elif value is True:
             yield flag
         else:

@@ -105,9 +105,12 @@ class Cell:
     varies: bool  # whether another draw is another run
 
 
-def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> Study:
-    """The study of a card, by name or YAML file; `flags` go before its options and its grid, `smoke` makes it
-    small, `draws` is the number of draws of all arms.  Raises UserError for what does not fit together.
+def load_study(
+    name: str, flags: RunOptions, smoke: bool, draws: int | None, named: Collection[str] = ()
+) -> Study:
+    """The study of a card, by name or YAML file; `flags` go before its options and its grid, also where they
+    are defaults but `named`; `smoke` makes it small, `draws` is the number of draws of all arms.  Raises
+    UserError for what does not fit together.
     """
     path = card_or_file(STUDIES, name, "study")
     study = from_mapping(Study, {"name": path.stem, **read_yaml(path)}, path)
@@ -138,7 +141,7 @@ def load_study(name: str, flags: RunOptions, smoke: bool, draws: int | None) -> 
     ]
     if wrong:
         raise UserError(f"{path}: {wrong[0]}.")
-    groups = asked(flags)
+    groups = asked(flags, named)
     given: Options = {**groups.get("data", {}), **groups.get("tuning", {})}
     for flag in (f"--{each.replace('_', '-')}" for each in OF_A_STUDY if each in given):
         raise UserError(f"{flag}: is set by the study's sizes and draws; leave it out.")

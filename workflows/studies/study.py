@@ -5,7 +5,7 @@ python run_swift.py study learning-curve --scale smoke
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -44,16 +44,17 @@ def work_on_study(
     ray: str | None,
     screen: Screen,
     estimate: Callable[[Any, Screen], list[dict[str, Any]]],
+    named: Collection[str] = (),
 ) -> Path:
     """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
     Return its folder.
 
     `so_far`: start no run.  `known_runs`: study.json files of other machines.  `flags`: options for all its
-    runs, before its own; `ray`: the cluster that does them, as of `on_cluster`; `estimate`: says what runs
-    take of whose kind none is finished.  Raises UserError as `run_study` does, and where a file of
-    `known_runs` is none.
+    runs, before its own, with those of their defaults that are `named`; `ray`: the cluster that does them, as
+    of `on_cluster`; `estimate`: says what runs take of whose kind none is finished.  Raises UserError as
+    `run_study` does, and where a file of `known_runs` is none.
     """
-    study = load_study(name, flags, scale == "smoke", draws)
+    study = load_study(name, flags, scale == "smoke", draws, named)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
     known = read_known_runs(known_runs)
     with TemporaryDirectory(prefix="study-") if plan or so_far else nullcontext(folder) as counted:
@@ -63,7 +64,7 @@ def work_on_study(
         runs = [*{run.name: run for _, run in taken}.values()]
         screen.say(render_plan(runs, lambda asked: estimate(asked, screen)))
         return folder
-    command = [*COMMAND.split(), "study", name, *flags_of(flags)]
+    command = [*COMMAND.split(), "study", name, *flags_of(flags, named)]
     command += [] if scale == "full" else ["--scale", scale]
     command += [] if draws is None else ["--draws", str(draws)]
     command += [] if output is None else ["--output", str(output)]
