@@ -129,11 +129,13 @@ def test_the_next_table_begins_with_what_was_corrected(tmp_path: Path, reviews: 
     table, run = tmp_path / "mine.csv", RunFolder(tmp_path / "run")
     lines = [f"train:3,{TEXTS[2]},好评", f"train:5,{TEXTS[4]},drop"]
     table.write_text("id,text,correction\n" + "\n".join(lines), encoding="utf-8")
+    marked = reviews.read_text(encoding="utf-8").replace(TEXTS[4], f"{TEXTS[4]}\u200b")
+    reviews.write_text(marked, encoding="utf-8")  # a mark that nobody sees, at the end of the dropped one
     _prepare(reviews, table, run)
     audit(Job(run, make_experiment(*_flags(reviews, table))))
     with open(run.audit, encoding="utf-8-sig", newline="") as file:
         first = [(row["id"], row["text"], row["correction"]) for row in csv.DictReader(file)][:2]
-    assert first == [("train:3", TEXTS[2], "好评"), ("train:5", TEXTS[4], "drop")]
+    assert first == [("train:3", TEXTS[2], "好评"), ("train:5", f"{TEXTS[4]}\u200b", "drop")]
     again = RunFolder(tmp_path / "again")
     _prepare(reviews, run.audit, again)  # nothing of the first round is lost
     assert read_jsonl(again.corrections) == read_jsonl(run.corrections)

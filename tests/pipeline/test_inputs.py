@@ -146,9 +146,10 @@ def test_answers_of_other_inputs_are_neither_scored_nor_shown_nor_compared(
         done = command(*words)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert re.search(rf"{stale} changed\); run `score {re.escape(str(run.path))}` first", done.stderr)
-    RunFolder(other).split("train").unlink()  # as in a copy that is given away
-    (tmp_path / "train.csv").unlink()
-    assert command("report", other).returncode == 0
+    third = shutil.copytree(other, tmp_path / "third")
+    for copied in (other, third):  # as where rows are not given away
+        RunFolder(copied).split("train").unlink()
+    assert command("compare", other, third, "--output", tmp_path / "out").returncode == 0
     for words in (("score", run.path), ("report", run.path)):
         assert command(*words).returncode == 0
 

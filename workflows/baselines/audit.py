@@ -22,7 +22,6 @@ from workflows.core.files import open_whole, read_json, read_jsonl, sha256, writ
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.table_writers import write_csv
-from workflows.data.reviews import strip_text
 from workflows.experiment.job import Job
 
 # Measured beside (1, 3) and C = 1: as good a ranking in half the time.
@@ -96,7 +95,7 @@ def _corrected(run: RunFolder, rows: Rows) -> Iterator[tuple[str, ...]]:
     if not changed:
         return
     dropped = ((f"{row['source']}:{row['row']}", row["text"]) for row in read_jsonl(run.rejected))
-    found = {id: ("", strip_text(text)) for id, text in dropped}
+    found = {id: ("", text) for id, text in dropped}
     found |= {row["id"]: (row["split"], row["review"]) for row in rows}
     for row in changed:
         if row["id"] in found:  # a row that the sample left out has no text here

@@ -5,6 +5,7 @@ import re
 
 # Of a variable of the environment.
 SECRET_NAME = re.compile(r"(TOKEN|KEY|KEY_ID|SECRET|PASSWORD)$", re.IGNORECASE)
+KEY_VARIABLE = "REVIEW_API_KEY"  # the key of our own server
 SHORTEST = 8  # what is shorter might be a word of its own
 IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")  # user:password@ of an address
 

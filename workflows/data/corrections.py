@@ -9,7 +9,7 @@ from tqdm import tqdm
 from workflows.core.errors import UserError
 from workflows.core.table_writers import as_read
 from workflows.core.tables import read_table
-from workflows.data.reviews import CODES, DROPPED, KEPT, ReviewTable, read_texts
+from workflows.data.reviews import CODES, DROPPED, KEPT, ReviewTable, read_texts, strip_text
 from workflows.experiment.cards import Label
 
 COLUMNS = ("id", "text", "correction")
@@ -72,5 +72,5 @@ def drop_corrected(rows: ReviewTable, dropped: list[int], path: Path) -> None:
 
 
 def _bare(text: str) -> str:
-    """A text as compared: spreadsheets change blanks and line ends."""
-    return "".join(text.split())
+    """A text as compared: spreadsheets change blanks and line ends, and a rejected row is as its file has it."""
+    return "".join(strip_text(text).split())

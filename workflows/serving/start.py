@@ -8,16 +8,16 @@ from tempfile import TemporaryDirectory
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, as_typed
+from workflows.core.secrets import KEY_VARIABLE
 from workflows.experiment.experiment import load_experiment
 from workflows.pipeline.run import OUTPUTS
 
-KEY_VARIABLE = "REVIEW_API_KEY"
 PAGE_GRACE_SECONDS = 3  # an open page keeps a connection as long as it is open
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, screen: Screen) -> None:
-    """Load the tuned model of each run, and serve them by their folders' names until the command is stopped.
+    """Load what each run made, its tuned model or its probe, and serve them by their folders' names until the command is stopped.
 
     Adapters of one base share its weights.  `engine`: fast, or vllm for SWIFT's own server.  Raises UserError
     where two runs have the same name, as `open_system` does, and where the port is taken.

@@ -28,6 +28,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen
+from workflows.core.secrets import KEY_VARIABLE
 from workflows.core.statistics import ratio
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
@@ -35,7 +36,6 @@ from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.machine import find_machine, now
-from workflows.serving.start import KEY_VARIABLE
 
 CLIENTS = 64
 ALONE = 50  # texts that one client asks, one after the other
