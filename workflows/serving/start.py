@@ -17,7 +17,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, screen: Screen) -> None:
-    """Load what each run made, its tuned model or its probe, and serve them by their folders' names until the command is stopped.
+    """Load what each run made, its tuned model or its probe, and serve it by its folder's name until the
+    command is stopped.
 
     Adapters of one base share its weights.  `engine`: fast, or vllm for SWIFT's own server.  Raises UserError
     where two runs have the same name, as `open_system` does, and where the port is taken.
