@@ -72,5 +72,5 @@ def drop_corrected(rows: ReviewTable, dropped: list[int], path: Path) -> None:
 
 
 def _bare(text: str) -> str:
-    """A text as compared: spreadsheets change blanks and line ends, and rejected rows have what files have."""
+    """A text as compared: spreadsheets change blanks and line ends; rejected rows have what files have."""
     return "".join(strip_text(text).split())
