@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,10 +102,10 @@ def test_rows_that_changed_since_are_not_answered_for(tmp_path: Path) -> None:
     data, run = tmp_path / "own.csv", RunFolder(tmp_path / "out" / "cases")
     own = ["--data-file", data, "--text-column", "t", "--label-column", "l", "--labels", "0=差,1=好"]
 
-    def draw(first: int) -> list[int]:
+    def draw(first: int) -> list[Any]:
         lines = [f"第{i}条评论,{(i + first) % 2}\n" for i in range(60)]
         data.write_text("t,l\n" + "".join(lines), encoding="utf-8")
-        return [int(case.label) for case in _draw_cases(run, make_experiment(*own), 10, Screen())]
+        return [case.label for case in _draw_cases(run, make_experiment(*own), 10, Screen())]
 
     assert draw(0) == draw(0)
     with pytest.raises(UserError, match="its rows have changed since; name a new folder by --output"):

@@ -1,6 +1,7 @@
 """The base model that answers after a training is the one that was loaded."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("begins", "is_kept"), [(True, True), ("gaussian", True), ("pissa", False)])
-def test_a_base_that_an_adapter_took_from_is_loaded_anew(begins: bool | str, is_kept: bool) -> None:
+def test_a_base_that_an_adapter_took_from_is_loaded_anew(begins: Any, is_kept: bool) -> None:
     model = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model").float()
     before = copy.deepcopy(model.state_dict())
     base = LoadedModel(model=model, loaded_with="this")

@@ -6,7 +6,7 @@ else knows an option by name before it is used.
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -213,7 +213,7 @@ def named_in(words: Iterable[str]) -> frozenset[str]:
 
 
 @cache
-def _adapter(kind: type) -> Any:
+def _adapter(kind: Hashable) -> Any:
     from pydantic import TypeAdapter  # not for --help
 
     return TypeAdapter(kind)
