@@ -6,7 +6,7 @@ else knows an option by name before it is used.
 
 import os
 import re
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -194,7 +194,8 @@ ONE_PROCESS = ProcessOptions()
 
 def asked(options: Any, named: Collection[str] = ()) -> dict[str, Any]:
     """The options that are not their defaults, or are `named`, by name, those of a group together."""
-    dump = partial(_adapter(type(options)).dump_python, options, mode="json")
+    kind: Any = type(options)
+    dump = partial(_adapter(kind).dump_python, options, mode="json")
     changed = dict(dump(exclude_defaults=True))
     if not named:
         return changed
@@ -213,7 +214,7 @@ def named_in(words: Iterable[str]) -> frozenset[str]:
 
 
 @cache
-def _adapter(kind: Hashable) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # not for --help
 
     return TypeAdapter(kind)
