@@ -188,7 +188,9 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     for arm, points in {} if panel["pairs"] else panel["arms"].items():
         said += [_luck(study.title(arm), point) for point in points if point["sd"] is not None]
     few = [each["draws"] for pair in panel["pairs"] for each in pair["points"] if not each["enough_draws"]]
-    if few:
+    if few and max(few) == 1:
+        said.append(text("one_draw_is_too_few", fewest=FEWEST_DRAWS))
+    elif few:
         said.append(text("too_few_draws", draws=max(few), fewest=FEWEST_DRAWS))
     yield from (text("of_panel", panel=where, said=each) if where else each for each in said)
 
