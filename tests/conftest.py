@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -116,9 +117,18 @@ def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subpr
     )
 
 
+class Started(subprocess.Popen[str]):
+    """A process that does not outlive the test that failed within its `with`."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
 def start_command(*arguments: object, cwd: Path = ROOT) -> "subprocess.Popen[str]":
     """Start run_swift.py in a process of its own, whose output is read while it works."""
-    return subprocess.Popen(
+    return Started(
         [sys.executable, "run_swift.py", *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import threading
@@ -277,8 +278,7 @@ def test_a_text_that_cannot_be_answered_fails_no_other_request(systems: dict[str
 
 
 def test_the_command_serves_and_stops_when_it_is_told(demo_run: Demo, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "酒店评论")
-    run.path.symlink_to(demo_run[0].path)
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "酒店评论"))
     with start_command("serve", run.path, "--port", 0) as server:
         assert server.stdout is not None
         said = next(line for line in server.stdout if line.startswith("serving at "))
