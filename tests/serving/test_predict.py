@@ -290,7 +290,7 @@ def test_the_probe_is_not_tried_on_rows_that_it_was_fitted_to(command: Command, 
     asked = ["--system", "probe", "--text", "房间很干净", "--min-confidence", "0.5"]
     done = command("predict", demo_run[0].path, *asked)
     assert done.returncode == 0, done.stderr
-    assert "the probe was fitted to the validation rows, too: how accurate" in done.stdout
+    assert "the probe was fitted to the validation rows, too: how accurate" in done.stderr
     assert "accuracy" not in done.stdout
 
 
