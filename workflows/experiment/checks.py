@@ -81,7 +81,6 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
         check_arguments(arguments, where)
         check_ranges(arguments, where)
     check_method(experiment)
-    check_evaluations(experiment)
     truncation = str(experiment.arguments.get("truncation_strategy"))
     if experiment.tunes and not experiment.has_head and truncation in ("right", "split"):
         raise UserError(
@@ -112,6 +111,7 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
     for flag, given in of_one_label.items():
         if given and dataset.task != "single_label":
             raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
+    check_evaluations(experiment)
     if dataset.task == "single_label" and experiment.tuning.probe_rows < len(experiment.labels):
         raise UserError(
             f"--probe-rows {experiment.tuning.probe_rows}: takes a row of each of the "

@@ -290,6 +290,8 @@ def _why_stale(stage: Stage, run: RunFolder, done: dict[str, Any], made_by: dict
         if maker is not None and maker.name not in done:
             return f"is older than a stage that was not finished ({maker.name})"
         if name in before and path.exists() and before[name] != sha256(path):
+            if path.suffix == ".json":
+                read_json(path)  # a damaged one is named as that
             return f"is of other inputs than there are now ({name} changed)"
         if maker is not None and (why := _why_stale(maker, run, done, made_by)) is not None:
             return why
