@@ -5,9 +5,10 @@ unfinished stage.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,7 @@ def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, s
     """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing, of
     a stage that was stopped, since it may be half of what was meant, or of other inputs than there are now.
     """
-    done, made_by = finished_stages(run), makers(run, experiment)
+    done, made_by, hashed = finished_stages(run), makers(run, experiment), cache(sha256)
     for path in stage.needs(run):
         maker = made_by.get(path)
         command = "run" if maker is None else maker.made_by
@@ -270,16 +271,22 @@ def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, s
         if why is None and maker is not None and maker.name not in done:
             why = f"is of a stage that was not finished ({maker.name})"
         if why is None and maker is not None:
-            why = _why_stale(maker, run, done, made_by)
+            why = _why_stale(maker, run, done, made_by, hashed)
         if why is not None:
             raise UserError(
                 f"{run.path}: {path.relative_to(run.path)} {why}; run `{command} {run.path}` first."
             )
-    files = {str(path.relative_to(run.path)): sha256(path) for path in stage.needs(run)}
+    files = {str(path.relative_to(run.path)): hashed(path) for path in stage.needs(run)}
     return files | {name: fingerprint(value) for name, value in stage.depends(run, experiment).items()}
 
 
-def _why_stale(stage: Stage, run: RunFolder, done: dict[str, Any], made_by: dict[Path, Stage]) -> str | None:
+def _why_stale(
+    stage: Stage,
+    run: RunFolder,
+    done: dict[str, Any],
+    made_by: dict[Path, Stage],
+    hashed: Callable[[Path], str],
+) -> str | None:
     """Why what a finished stage wrote is of other files than the run folder has now; None where it is not.
 
     A file that is gone counts as it was, and so does what lies outside of the run folder.
@@ -289,11 +296,11 @@ def _why_stale(stage: Stage, run: RunFolder, done: dict[str, Any], made_by: dict
         maker, name = made_by.get(path), str(path.relative_to(run.path))
         if maker is not None and maker.name not in done:
             return f"is older than a stage that was not finished ({maker.name})"
-        if name in before and path.exists() and before[name] != sha256(path):
+        if name in before and path.exists() and before[name] != hashed(path):
             if path.suffix == ".json":
                 read_json(path)  # a damaged one is named as that
             return f"is of other inputs than there are now ({name} changed)"
-        if maker is not None and (why := _why_stale(maker, run, done, made_by)) is not None:
+        if maker is not None and (why := _why_stale(maker, run, done, made_by, hashed)) is not None:
             return why
     return None
 

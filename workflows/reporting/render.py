@@ -56,11 +56,10 @@ def render_markdown(report: Report, figures: Path, language: str) -> str:
     """The same content in Markdown, in one language; pictures are links into figures/."""
 
     def plain(said: Text | str, longest: int | None = None) -> str:
-        """Text that means nothing to Markdown or HTML."""
         words = in_language(said, language)
         if longest and len(words) > longest:
             words = f"{words[:longest]} … ({len(words):,})"
-        return MARKS.sub(r"\\\1", html.escape(" ".join(words.split()), quote=False))
+        return plain_in_markdown(words)
 
     def drawn(name: str) -> str:
         here = (figures / f"{name}.{language}.png").exists()
@@ -69,3 +68,8 @@ def render_markdown(report: Report, figures: Path, language: str) -> str:
     environment = _environment()
     environment.filters |= {"plain": plain, "cell": lambda said: plain(said, LONGEST_CELL), "drawn": drawn}
     return environment.get_template("report.md.jinja").render(report=report) + "\n"
+
+
+def plain_in_markdown(words: str) -> str:
+    """Words on one line that mean nothing to Markdown or HTML, a table's bar among them."""
+    return MARKS.sub(r"\\\1", html.escape(" ".join(words.split()), quote=False))

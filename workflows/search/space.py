@@ -116,23 +116,24 @@ def load_space(file: str | None, asked: Experiment) -> Space:
             continue
         own = has.get(name)
         own = " ".join(map(str, own)) if isinstance(own, list) else own
-        if isinstance(values, Range) and not 0 < values.high - values.low < float("inf"):
-            raise UserError(f"{path}: {name}: low must be below high.")
-        if isinstance(values, Range) and values.log and values.low <= 0:
-            raise UserError(f"{path}: {name}: on a log scale low must be above 0.")
-        if isinstance(values, Range) and isinstance(own, str):
-            with suppress(ValueError):
-                own = float(own)  # YAML takes 2e-4 for a text
-        if isinstance(values, Range) and values.log and isinstance(own, int | float) and own <= 0:
-            raise UserError(
-                f"{path}: {name}: method {asked.method} has {own} for it, which is searched too and has no "
-                "place on a log scale; leave out `log`, or --set another."
-            )
-        if isinstance(values, Range) and (isinstance(own, bool) or not isinstance(own, int | float)):
-            raise UserError(
-                f"{path}: {name}: method {asked.method} has no number for it, so there is none to begin "
-                "with; give a list of values."
-            )
+        if isinstance(values, Range):
+            if not 0 < values.high - values.low < float("inf"):
+                raise UserError(f"{path}: {name}: low must be below high.")
+            if values.log and values.low <= 0:
+                raise UserError(f"{path}: {name}: on a log scale low must be above 0.")
+            if isinstance(own, str):
+                with suppress(ValueError):
+                    own = float(own)  # YAML takes 2e-4 for a text
+            if isinstance(own, bool) or not isinstance(own, int | float):
+                raise UserError(
+                    f"{path}: {name}: method {asked.method} has no number for it, so there is none to begin "
+                    "with; give a list of values."
+                )
+            if values.log and own <= 0:
+                raise UserError(
+                    f"{path}: {name}: method {asked.method} has {own} for it, which is searched too and has "
+                    "no place on a log scale; leave out `log`, or --set another."
+                )
         settings[name] = Setting(own, values)
     space = Space(asked, settings)
     if not settings:

@@ -19,6 +19,7 @@ from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.recipes import Plain
+from workflows.reporting.render import plain_in_markdown
 
 EXAMPLE = "味道很好，送得也快。"  # a review of nobody's, for the lines that show how to load the model
 # Of SWIFT's arguments: what this machine adds, and what has lines of its own.
@@ -50,8 +51,7 @@ def write_model_card(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
     )
-    # A line break or a bar would end the cell of a table.
-    environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")
+    environment.filters["plain"] = lambda value: plain_in_markdown(str(value))
     card = environment.get_template("model_card.md.jinja").render(
         front=ModelCardData(
             language="zh",
