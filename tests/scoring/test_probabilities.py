@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workflows.core.statistics import auroc_interval
-from workflows.scoring.probabilities import measure_probabilities
+from workflows.scoring.probabilities import calibrated_ece, measure_probabilities
 
 TWO = ["negative", "positive"]
 
@@ -93,3 +93,23 @@ def test_the_auroc_interval_agrees_with_resampling() -> None:
         drawn.append((a[:, None] > b[None, :]).mean())
     assert interval == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.01)
     assert auroc_interval(np.array([True, False]), np.array([0.2, 0.1])) is None
+
+
+def test_an_ece_is_put_beside_that_of_a_calibrated_system() -> None:
+    rng = np.random.default_rng(5)
+    surely = np.repeat([0.9, 0.6], 50)
+    # One bin each: the ECE is the sum of how far two shares of 50 rows are from what was to be expected.
+    hits = rng.binomial(50, [0.9, 0.6], size=(20_000, 2))
+    expected = np.quantile(np.abs(hits - [45, 30]).sum(1) / 100, 0.95)
+    assert calibrated_ece(surely) == pytest.approx(expected, abs=0.005)
+    rows = [_two(int(rng.random() < share), share) for share in rng.random(400)]
+    honest = measure_probabilities(rows, TWO)
+    assert honest["ece"] < honest["ece_if_calibrated"] < 0.15
+    bold = [{**row, "probabilities": dict(zip(TWO, _bolder(row), strict=True))} for row in rows]
+    boasting = measure_probabilities(bold, TWO)
+    assert boasting["ece"] > 2 * boasting["ece_if_calibrated"]
+
+
+def _bolder(row: dict[str, Any]) -> tuple[float, float]:
+    positive = 0.99 if row["probabilities"]["positive"] > 0.5 else 0.01
+    return 1 - positive, positive

@@ -25,10 +25,11 @@ def systems_grid(
             labels = list(probabilities["per_label"].values())
             # Of two labels each has the AUROC of the other; of more, the table has their mean alone.
             interval = labels[0]["auroc_interval"] if len(figures["per_class"]) == 2 and labels else None
+            by_chance = probabilities.get("ece_if_calibrated")  # not in scores of an older version
             cells += [
                 with_interval(probabilities["auroc"], interval),
                 with_interval(probabilities["brier"], probabilities["brier_interval"]),
-                number(probabilities["ece"]),
+                number(probabilities["ece"]) + ("" if by_chance is None else f" (≤ {number(by_chance)})"),
                 number(strict),
                 "–" if strict is None else f"{figures['unparsed']:,}",
             ]
