@@ -83,9 +83,9 @@ def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[dict[str
 
 
 def calibrated_ece(confidence: np.ndarray) -> float:
-    """What the ECE of a perfectly calibrated system stays under in 95 of 100 test sets with this `confidence`,
-    (rows,): few rows alone make it larger than 0 (Bröcker and Smith 2007, Increasing the Reliability of
-    Reliability Diagrams). Seeded.
+    """What the ECE of a perfectly calibrated system with this `confidence`, (rows,), stays under in 95 of 100
+    test sets: few rows alone make it larger than 0 (Bröcker and Smith 2007, Increasing the Reliability of
+    Reliability Diagrams).  Seeded.
     """
     confidence = np.sort(confidence)
     begins = np.unique(_bins_of(confidence), return_index=True)[1]
