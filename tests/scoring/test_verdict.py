@@ -77,8 +77,8 @@ def test_the_cheapest_that_nothing_beats_is_named_with_the_rows_that_would_tell(
     assert unbeaten(pairs) == ["probe", "tuned"]
     said = verdict(pairs, 400)
     p, needed = between["holm_p"], two_digits_up(between["rows_to_tell"])
-    assert f"the frozen probe costs least (p ≥ {p:.3f}); the tuned model is ahead" in said["en"]
-    assert f"about {needed:,} would tell" in said["en"]
+    assert "the frozen probe costs least; the tuned model is ahead" in said["en"]
+    assert f"may be chance (p ≥ {p:.3f}); about {needed:,} would tell." in said["en"]
     assert "冻结探针成本最低" in said["zh"]
     far_better = compare_systems({**systems, "tuned": _with_right(400, 0.99)[0]})
     assert unbeaten(far_better) == ["tuned"]

@@ -253,7 +253,7 @@ def _startable() -> list[str]:
 def _build_train(desk: Desk, language: Language, words: dict[str, str], events: Sequence[Any]) -> None:
     with gr.Row():
         dataset = gr.Dropdown(names_of(DATASETS), value="demo", label=words["dataset"])
-        model = gr.Dropdown(names_of(MODELS), value="tiny", label=words["model"])
+        model = gr.Dropdown(names_of(MODELS), value="tiny", label=words["model"], info=words["model_info"])
         method = gr.Dropdown(_startable(), value="lora", label=words["method"])
     with gr.Accordion(words["own_data"], open=False):
         upload = gr.File(label=words["upload_data"], file_types=[*FORMATS])
