@@ -2,15 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import Command, make_experiment
-from workflows.core.errors import UserError
-from workflows.core.files import read_json, read_jsonl, write_jsonl
+from tests.conftest import Command
+from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
 
 TINY = ROOT / "workflows" / "tiny" / "model"
@@ -75,6 +72,15 @@ def test_answers_that_are_there_are_not_asked_for_again(
     other = command(*arguments, "--data-seed", "1")
     assert other.returncode == 2
     assert "not of this selection" in other.stderr
+    cases = RunFolder(folder / "cases")
+    was = read_json(cases.manifest)
+    write_json(
+        cases.manifest, was | {"files": {name: of | {"sha256": "0"} for name, of in was["files"].items()}}
+    )
+    later = command(*arguments)
+    assert (later.returncode, answers.exists(), (folder / "selection.json").exists()) == (2, True, True)
+    assert "its rows have changed since; name a new folder by --output" in later.stderr
+    write_json(cases.manifest, was)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +100,3 @@ def test_what_cannot_be_asked_is_one_line(
     assert complaint in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_rows_that_changed_since_are_not_answered_for(tmp_path: Path) -> None:
-    from workflows.commands.select_model import _draw_cases
-
-    data, run = tmp_path / "own.csv", RunFolder(tmp_path / "out" / "cases")
-    own = ["--data-file", data, "--text-column", "t", "--label-column", "l", "--labels", "0=差,1=好"]
-
-    def draw(first: int) -> list[Any]:
-        lines = [f"第{i}条评论,{(i + first) % 2}\n" for i in range(60)]
-        data.write_text("t,l\n" + "".join(lines), encoding="utf-8")
-        return [case.label for case in _draw_cases(run, make_experiment(*own), 10, Screen())]
-
-    assert draw(0) == draw(0)
-    with pytest.raises(UserError, match="its rows have changed since; name a new folder by --output"):
-        draw(1)

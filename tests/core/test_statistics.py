@@ -78,7 +78,7 @@ def test_of_differences_by_chance_about_one_in_twenty_leaves_out_zero() -> None:
     """Without the widening it is 33 of 100 sets of six."""
     rng = np.random.default_rng(5)
     sets = [[resample_mean(np.tile(rng.normal(size=(6, 1)), (1, 3))) for _ in range(6)] for _ in range(100)]
-    wrong = sum(any(map(excludes_zero, holm_intervals(each))) for each in sets)
+    wrong = sum(any(map(excludes_zero, holm_intervals(each, 6))) for each in sets)
     assert wrong <= 9
 
 
@@ -91,7 +91,7 @@ def test_holm_gives_the_clearest_difference_the_strictest_interval() -> None:
         Resampled(mean, np.random.default_rng(at).normal(mean, 1, 10_000), 1.0, 1.0, np.inf)
         for at, mean in enumerate((9, 2.1, 0))
     )
-    found = holm_intervals([none, clear, doubtful])
+    found = holm_intervals([none, clear, doubtful], 3)
     assert found[1] == resampled_interval(clear, 0.05 / 3)
     # 2.1 standard errors are enough alone (1.96), not as the second of three (2.24): it stops there.
     assert found[2] == resampled_interval(doubtful, 0.05 / 2)
@@ -99,3 +99,25 @@ def test_holm_gives_the_clearest_difference_the_strictest_interval() -> None:
     assert [excludes_zero(each) for each in found] == [0, 1, 0]
     assert excludes_zero(resampled_interval(doubtful)) == 1
     assert [excludes_zero(each) for each in ([-2.0, -1.0], [0.0, 0.5])] == [-1, 0]
+    assert excludes_zero([0.0004, 0.1]) == 0  # it is shown as +0.000
+    # Two more are asked for, and not measured yet.
+    assert holm_intervals([clear, doubtful], 4)[1] == resampled_interval(doubtful, 0.05 / 3)
+
+
+def test_holm_stops_where_the_first_interval_holds_zero() -> None:
+    """Skewed resamples, whose order by a t test would be another than by their intervals."""
+    rng = np.random.default_rng(11)
+    for _ in range(60):
+        each = [
+            Resampled(mean, mean + rng.choice([-1, 1]) * (rng.exponential(1, 4000) - 1), 1.0, 1.3, 7.0)
+            for mean in rng.uniform(2, 4, 6)
+        ]
+        found = holm_intervals(each, 6)
+        levels = [
+            next(left for left in range(1, 7) if resampled_interval(one, 0.05 / left) == interval)
+            for one, interval in zip(each, found, strict=True)
+        ]
+        told = [left for left, interval in zip(levels, found, strict=True) if excludes_zero(interval)]
+        held = {left for left, interval in zip(levels, found, strict=True) if not excludes_zero(interval)}
+        assert sorted(told, reverse=True) == [*range(6, 6 - len(told), -1)]
+        assert held <= {6 - len(told)}

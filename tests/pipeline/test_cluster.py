@@ -113,7 +113,9 @@ def test_a_study_comes_out_the_same_though_a_node_dies(nodes: Nodes, tmp_path: P
     folders = []
     for place, ray in (("alone", None), ("there", nodes.cluster.address)):
         asked = (str(card), "full", None, False, False, (), DEFAULTS, tmp_path / place, ray)
-        folders.append(work_on_study(*asked, Watching(), lambda asked, screen: []))
+        folder, not_done = work_on_study(*asked, Watching(), lambda asked, screen: [])
+        assert not_done is None
+        folders.append(folder)
     assert len(nodes.workers) == left
     alone, there = (read_json(folder / "study.json") for folder in folders)
     assert [there[name] for name in ("panels", "answer")] == [alone[name] for name in ("panels", "answer")]

@@ -226,6 +226,12 @@ def test_a_prompt_that_shows_training_rows_is_asked_at_every_draw(tmp_path: Path
         if cell.arm == "zero_shot"
     }
     assert asked == {(32, 1), (32, 2), (32, 3), (None, None)}
+    (tmp_path / "alone.yaml").write_text(
+        'question: {en: "?", zh: ？}\narms: {zero_shot: {once: true}}\nsizes: [32, 64]\ndraws: 1\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError, match="prompt zh-few-shot shows training rows"):
+        _load(str(tmp_path / "alone.yaml"), "--prompt", "zh-few-shot")
 
 
 def test_a_default_that_is_named_goes_before_the_cards_own() -> None:
@@ -236,6 +242,8 @@ def test_a_default_that_is_named_goes_before_the_cards_own() -> None:
     study = load_study("seeds", flags, False, None, named)
     assert (study.options["split"], study.options["probe_rows"]) == ("standard", 2000)
     assert [*flags_of(flags, named)] == ["--split", "standard", "--model", "tiny", "--probe-rows", "2000"]
+    words = ["--balance=false"]  # which takes the card's own away
+    assert [*flags_of(read_options(*words), named_in(words))] == words
 
 
 def test_where_all_sizes_are_beyond_the_rows_there_is_no_study(tmp_path: Path) -> None:

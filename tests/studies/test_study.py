@@ -21,7 +21,7 @@ from workflows.experiment.options import DEFAULTS, DataOptions, RunOptions
 from workflows.experiment.resolve import resolve
 from workflows.studies.card import load_study
 from workflows.studies.plan import render_plan
-from workflows.studies.records import key_of, read_known_runs, refuse_to_lose
+from workflows.studies.records import key_of, read_known_runs, refuse_to_lose, stages_of
 from workflows.studies.runs import find_runs
 
 CARD = """
@@ -175,8 +175,8 @@ def test_what_is_no_study_is_not_known_runs(
     assert f"--known-runs {path}: {message}" in done.stderr
 
 
-def _record(stages: str) -> dict[str, object]:
-    right = {"tfidf": "AA=="}
+def _record(stages: str, system: str = "tfidf") -> dict[str, object]:
+    right = {system: "AA=="}
     labels = {"train": 16, "val": 3}
     return {
         **{"labels": labels, "test_rows": 8, "tested": "t", "right": right, "stages": stages},
@@ -192,6 +192,17 @@ def test_of_two_records_of_a_run_the_one_that_did_more_counts(tmp_path: Path) ->
         write_json(path, {"format": 2, "runs": {"a": _record(stages)}, "environments": {}})
     for order in (paths, paths[::-1]):
         assert "probe" in read_known_runs(order)["a"]["stages"]
+
+
+def test_two_records_of_a_run_that_each_did_something_else_are_put_together(tmp_path: Path) -> None:
+    paths = (tmp_path / "a.json", tmp_path / "b.json")
+    parts = {"tfidf": "prepare baselines score", "zero_shot": "prepare zero_shot score"}
+    for path, (system, stages) in zip(paths, parts.items(), strict=True):
+        write_json(path, {"format": 2, "runs": {"a": _record(stages, system)}, "environments": {}})
+    for order in (paths, paths[::-1]):
+        found = read_known_runs(order)["a"]
+        assert stages_of(found) == {"prepare", "baselines", "zero_shot", "score"}
+        assert {*found["right"]} == {*parts}
 
 
 def test_runs_whose_folders_are_gone_are_not_written_over(tmp_path: Path) -> None:
@@ -245,6 +256,7 @@ def test_a_run_that_cannot_be_done_keeps_no_other_from_it(command: Command, tmp_
     found = read_json(out / "study.json")
     assert ([*found["panels"][0]["arms"]], len(found["runs"])) == (["tfidf"], 2)
     assert (out / "report.html").exists()
+    assert "report: " in done.stdout
 
 
 OPTIONAL = """

@@ -106,7 +106,7 @@ def study(
             raise UserError("study --push: a plan has no results; leave out --plan.")
         pushing.check_push(push)
     screen = Screen(verbose)
-    folder = work_on_study(
+    folder, not_done = work_on_study(
         name,
         scale,
         draws,
@@ -122,6 +122,8 @@ def study(
     )
     if push is not None:
         screen.say(f"pushed: {pushing.push(folder, push, FILES)}")
+    if not_done is not None:
+        raise UserError(not_done)
 
 
 def search(

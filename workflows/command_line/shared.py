@@ -23,4 +23,4 @@ def use_one_gpu(says: bool = True) -> None:
     from workflows.model.gpu import settle_gpu
 
     if (said := settle_gpu()) is not None and says:
-        Screen().say(said)
+        Screen().beside.say(said)

@@ -57,8 +57,10 @@ def select_model(
     runs: dict[str, RunFolder] = {}
     with locked(RunFolder(folder)), screen.output_to(folder / "selection.log"):
         write_json(folder / mark, settings)
+        cases_of, first = RunFolder(folder / "cases"), next(iter(experiments.values()))
+        _check_unchanged(cases_of, first)
         try:
-            rows = _draw_cases(RunFolder(folder / "cases"), next(iter(experiments.values())), cases, screen)
+            rows = _draw_cases(cases_of, first, cases, screen)
         except UserError as error:
             shutil.rmtree(folder)
             raise UserError(str(error).replace("--train-samples", "--cases")) from error
@@ -89,13 +91,17 @@ def _experiments(models: str, asked: RunOptions) -> dict[str, Experiment]:
     return dict(zip(names, found, strict=True))
 
 
-def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Screen) -> list[Review]:
-    """Balanced, seeded rows of the training split, as the data stage cleans and cuts it."""
+def _check_unchanged(run: RunFolder, experiment: Experiment) -> None:
+    """Raise UserError where the files of cases that were drawn before are others now."""
     local = find_local_files(experiment.dataset, experiment.data)
     if run.manifest.exists() and local is not None:
         known = {file["sha256"] for file in read_json(run.manifest)["files"].values()}
         if {sha256(path) for path in local[0].values()} != known:
             raise UserError(f"{run.path.parent}: its rows have changed since; name a new folder by --output.")
+
+
+def _draw_cases(run: RunFolder, experiment: Experiment, cases: int, screen: Screen) -> list[Review]:
+    """Balanced, seeded rows of the training split, as the data stage cleans and cuts it."""
     if not run.manifest.exists():
         data = replace(experiment.data, train_samples=cases, balance=True)
         prepare(Job(run, replace(experiment, data=data), screen))

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -192,27 +193,32 @@ def _draw_times(count: int, resamples: int, stream: int) -> Iterator[np.ndarray]
         yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
 
 
-def holm_intervals(differences: list[Resampled], level: float = 0.05) -> list[list[float]]:
-    """An interval of each difference, corrected for their number after Holm (1979), as Dror et al. (2018, The
-    Hitchhiker's Guide to Testing Statistical Significance in NLP) ask for several comparisons.
+def holm_intervals(differences: list[Resampled], comparisons: int, level: float = 0.05) -> list[list[float]]:
+    """An interval of each difference, corrected after Holm (1979) for the number of `comparisons` that are
+    asked for, these and those not measured yet, as Dror et al. (2018, The Hitchhiker's Guide to Testing
+    Statistical Significance in NLP) ask for several.
 
     The clearest difference gets the widest interval; from the first that contains 0 on, all get as wide a
     one.  So the chance that any of them leaves out 0 where there is no difference is about `level`.
     """
     intervals: dict[int, list[float]] = {}
-    left = len(differences)
-    for at in sorted(range(len(differences)), key=lambda at: _p_value(differences[at])):
+    left = comparisons
+    for at in sorted(range(len(differences)), key=lambda at: _level_that_holds_zero(differences[at])):
         intervals[at] = resampled_interval(differences[at], level / left)
         left -= excludes_zero(intervals[at]) != 0
     return [intervals[at] for at in range(len(differences))]
 
 
-def _p_value(found: Resampled) -> float:
-    if found.error == 0:
-        return float(found.mean == 0)
-    return float(student_t.sf(abs(found.mean) / found.error, found.freedom))
+def _level_that_holds_zero(found: Resampled) -> int:
+    """The largest level, in millionths, at which the interval holds 0: its p-value."""
+    millionths = range(1, 1_000_000)
+    return bisect(millionths, 0, key=lambda at: abs(excludes_zero(resampled_interval(found, at / 1_000_000))))
 
 
 def excludes_zero(interval: list[float]) -> int:
-    """1 where all of an interval is above 0, -1 where it is below, 0 where it holds 0."""
-    return int(interval[0] > 0) - int(interval[1] < 0)
+    """1 where all of an interval is above 0, -1 where it is below, 0 where it holds 0.
+
+    To three places, as it is shown: beyond them the bootstrap's own luck decides.
+    """
+    low, high = (round(end, 3) for end in interval)
+    return int(low > 0) - int(high < 0)

@@ -226,8 +226,8 @@ def flags_of(options: Any, named: Collection[str] = ()) -> Iterator[str]:
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
             yield from flags_of(getattr(options, name), named)
-        elif value is True:
-            yield flag
+        elif isinstance(value, bool):
+            yield flag if value else f"{flag}=false"
         else:
             for each in map(str, value if isinstance(value, list) else [value]):
                 yield from [f"{flag}={each}"] if each.startswith("-") else [flag, each]

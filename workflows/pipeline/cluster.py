@@ -97,10 +97,10 @@ def each_once(
     take: Callable[[], Task | None], at_once: int | None = None, hear: Callable[[], None] | None = None
 ) -> Iterator[tuple[Task, str | None, Any]]:
     """Do each task that `take` gives, until it gives none; (task, machine, None) when one has begun,
-    (task, None, result) when it is done.
+    (task, None, result) when it is done.  Where one raised UserError, or its process died again and again,
+    the result is that error.
 
-    `at_once`: how many are taken before one is done (None: all); `hear`: called every second.  Raises
-    UserError as the tasks do, and where a task's process died again and again.
+    `at_once`: how many are taken before one is done (None: all); `hear`: called every second.
     """
     import ray
 
@@ -133,17 +133,16 @@ def each_once(
             except ray.exceptions.RayTaskError:
                 raise
             except ray.exceptions.RayError as error:
-                raise UserError(
-                    f"{task.name}: its process ended {TRIES_AGAIN + 1} times without a word "
-                    f"({type(error).__name__}), as it does where memory runs out; the same command goes on."
-                ) from error
+                del tasks[ready]
+                asks = True
+                ended = f"ended {TRIES_AGAIN + 1} times without a word ({type(error).__name__})"
+                why = f"{task.name}: its process {ended}, as it does where memory runs out"
+                said = None, f"{why}; the same command goes on."
             if isinstance(said, str):
                 yield task, said, None
                 continue
             result, wrong = said
-            if wrong is not None:
-                raise UserError(wrong)
-            yield task, None, result
+            yield task, None, result if wrong is None else UserError(wrong)
         if hear is not None:
             hear()
 

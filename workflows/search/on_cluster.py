@@ -7,6 +7,7 @@ writer, on one machine.  A task reports each evaluation, and hears at the next o
 from functools import partial
 from pathlib import Path
 
+from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment
@@ -17,7 +18,7 @@ from workflows.search.trials import Came, Trials, Work, train
 def train_on_cluster(trials: Trials, address: str, screen: Screen) -> None:
     """Do all trials that are left; a task whose machine dies goes on with its trial on another one.
 
-    Raises UserError as `on_cluster` and `Trials.note`.
+    Raises UserError as `on_cluster`, `Trials.note` and the tasks.
     """
     works: dict[str, Work] = {}
     titles: dict[str, str] = {}
@@ -51,6 +52,8 @@ def train_on_cluster(trials: Trials, address: str, screen: Screen) -> None:
             if machine is not None:
                 screen.say(f"{titles[task.name]}: begun on {machine}")
                 continue
+            if isinstance(came, UserError):
+                raise came
             screen.say(f"{titles[task.name]}:")
             hear()
             with works[task.name].lock:

@@ -360,7 +360,7 @@ class _Counts:
     def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
         self.rows += len(chunk)
         for label, reason in zip(new["prediction"], new["reason"], strict=True):
-            (self.reasons if reason else self.labels)[reason or label or "∅"] += 1
+            (self.reasons if reason else self.labels)[reason or ("∅" if label == "" else label)] += 1
         if self.wanted.label_column is None:
             return
         golds = chunk[self.wanted.label_column]

@@ -1,6 +1,7 @@
 """What the runs of a study say: accuracies, differences with intervals, and the sentences that they allow."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import groupby, product
@@ -102,9 +103,10 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
             draws = {"draws": [*found], "runs": [run.key for run in done.values()]}
             points.append(point | _spread(np.array([*found.values()])) | draws)
     measured = {arm: points for arm, points in arms.items() if points}
+    beyond = [size for size in sizes_of(study) if size not in {cell.size for cell, _ in taken}]
     seen = {cell.arm for cell, run in taken if run.key in records}
     pairs = [
-        {"a": a, "b": b, "points": _compare(a, b, arms, right)}
+        {"a": a, "b": b, "points": _compare(a, b, arms, right, _sizes_of_both(study, a, b, beyond))}
         for a, b in study.compare
         if {a, b} <= measured.keys()
     ]
@@ -116,7 +118,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
         "pairs": pairs,
         "unfinished": unfinished,
         "without_answers": sorted(seen - measured.keys() - {each["arm"] for each in unfinished}),
-        "beyond": [size for size in sizes_of(study) if size not in {cell.size for cell, _ in taken}],
+        "beyond": beyond,
     }
 
 
@@ -124,6 +126,14 @@ def _shown(value: Any) -> Any:
     """The value of an option as the page has it."""
     named = without_folders(value)
     return " ".join(map(str, named)) if isinstance(named, list) else named
+
+
+def points_to_show(panel: dict[str, Any]) -> dict[str, Point]:
+    """Of each arm its point at the number of labels that the most arms have, the largest of those."""
+    points = [(arm, point) for arm, points in panel["arms"].items() for point in points]
+    arms_with = Counter(point["labels"] for _, point in points)
+    labels = max(arms_with, key=lambda labels: (arms_with[labels], labels))
+    return {arm: point for arm, point in points if point["labels"] == labels}
 
 
 def listed(options: Mapping[str, Any]) -> str:
@@ -146,9 +156,13 @@ def _spread(right: np.ndarray) -> Point:
 
 
 def _compare(
-    a: str, b: str, arms: dict[str, list[Point]], right: dict[tuple[str, Size], dict[int, np.ndarray]]
+    a: str,
+    b: str,
+    arms: dict[str, list[Point]],
+    right: dict[tuple[str, Size], dict[int, np.ndarray]],
+    asked: list[Size],
 ) -> list[Point]:
-    """By how much `a` is ahead of `b`, on the draws that both have, at each size that both have."""
+    """By how much `a` is ahead of `b` on the draws of both, at each of the `asked` sizes that both have."""
     points: list[Point] = []
     differences: list[Resampled] = []
     of_b = {point["size"]: point for point in arms[b]}
@@ -169,10 +183,11 @@ def _compare(
         enough = len(draws) >= FEWEST_DRAWS or not varying
         found = {"difference": float(difference.mean()), "draws": len(draws), "enough_draws": enough}
         points.append({"size": size, "labels": point["labels"], **found})
-    for each, interval in zip(points, holm_intervals(differences), strict=True):
-        # As it is shown, to three places: beyond them the bootstrap's own luck decides.
-        ahead = excludes_zero([round(end, 3) for end in interval]) if each["enough_draws"] else None
-        each |= {"holm_interval": interval, "ahead": ahead}
+    for each, interval in zip(points, holm_intervals(differences, len(asked)), strict=True):
+        each |= {
+            "holm_interval": interval,
+            "ahead": excludes_zero(interval) if each["enough_draws"] else None,
+        }
     return points
 
 
@@ -208,9 +223,14 @@ def _luck(arm: Text | str, point: Point) -> Text:
 def _with_gaps(study: Study, panel: dict[str, Any], pair: dict[str, Any]) -> list[Point]:
     """A pair's points; nobody is ahead at the sizes that both arms have, and that are not measured."""
     there = {point["size"]: point for point in pair["points"]}
-    both = [study.arms[pair[which]].sizes or study.sizes for which in ("a", "b")]
-    asked = [size for size in sizes_of(study) if all(size in sizes for sizes in both)]
-    return [there.get(size, {"ahead": None}) for size in asked if size not in panel["beyond"]]
+    asked = _sizes_of_both(study, pair["a"], pair["b"], panel["beyond"])
+    return [there.get(size, {"ahead": None}) for size in asked]
+
+
+def _sizes_of_both(study: Study, a: str, b: str, beyond: list[Size]) -> list[Size]:
+    """The sizes at which both arms are asked for, but for those that have too few rows."""
+    both = [study.arms[arm].sizes or study.sizes for arm in (a, b)]
+    return [size for size in sizes_of(study) if size not in beyond and all(size in sizes for sizes in both)]
 
 
 def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterator[Text]:

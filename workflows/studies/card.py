@@ -14,13 +14,17 @@ from pydantic import Field
 
 from workflows.core.errors import UserError
 from workflows.core.texts import Text, texts
-from workflows.experiment.cards import NAME, NO_NAME, STUDIES, card_or_file, from_mapping, read_yaml
-from workflows.experiment.experiment import Experiment
-from workflows.experiment.options import (
-    RunOptions,
-    SourceOptions,
-    asked,
+from workflows.experiment.cards import (
+    NAME,
+    NO_NAME,
+    STUDIES,
+    card_or_file,
+    from_mapping,
+    load_prompt,
+    read_yaml,
 )
+from workflows.experiment.experiment import Experiment
+from workflows.experiment.options import RunOptions, SourceOptions, asked
 from workflows.experiment.resolve import GROUPS, options_of, resolve
 
 Options = dict[str, Any]
@@ -169,9 +173,21 @@ def load_study(
     }
     study = replace(study, options=_joined(study.options, given), grid=grid)
     if not study.reads_labels:  # no number of labels changes anything
+        _refuse_shown_rows(study)
         arms = {name: replace(arm, sizes=None) for name, arm in study.arms.items()}
         study = replace(study, arms=arms, sizes=(sizes_of(study)[0],))
     return study
+
+
+def _refuse_shown_rows(study: Study) -> None:
+    """Raise UserError where a prompt of a study shows training rows, though all its arms read none."""
+    asked = [*study.grid.get("prompt", ()), study.options.get("prompt")]
+    asked += [arm.options.get("prompt") for arm in study.arms.values()]
+    if shows := [name for name in asked if name is not None and load_prompt(name).shots]:
+        raise UserError(
+            f"study {study.name}: prompt {shows[0]} shows training rows, so answers depend on their labels; "
+            "take `once` away from an arm."
+        )
 
 
 def _has_effect(study: Study, option: str) -> bool:

@@ -13,7 +13,7 @@ from workflows.core.files import open_whole
 from workflows.core.texts import LANGUAGES
 from workflows.reporting.blocks import Block, Command, Report
 from workflows.reporting.render import render_markdown
-from workflows.studies.answers import listed
+from workflows.studies.answers import listed, points_to_show
 from workflows.studies.records import without_folders
 
 FILES = ["README.md", "figures/*.png"]  # what is pushed: study.json and the runs name places of this machine
@@ -28,7 +28,7 @@ def write_hub_card(
     """
     index: list[dict[str, Any]] = []
     for arm in found["titles"]:
-        results = [_result(panel, arm, tested) for panel in found["panels"] if arm in panel["arms"]]
+        results = [_result(panel, arm, tested) for panel in found["panels"] if arm in points_to_show(panel)]
         if results:
             index += eval_results_to_model_index(f"{found['study']}: {arm}", results)
     tags = ["sentiment", "text-classification", "ms-swift"]
@@ -53,8 +53,9 @@ def _without_places(block: Block) -> Block:
 
 
 def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, tuple[str, str]]) -> EvalResult:
-    """The arm's accuracy with the most labels: the mean over its draws."""
-    point = panel["arms"][arm][-1]
+    """The arm's accuracy with the most labels that all arms have: the mean over its draws."""
+    point = points_to_show(panel)[arm]
+    reads_labels = point["varies"] or point["size"] == "all"
     name, title = tested[point["runs"][0]]
     return EvalResult(
         task_type="text-classification",
@@ -64,7 +65,7 @@ def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, tuple[str, str
         dataset_split="test",
         dataset_args={"rows": panel["test_rows"]},
         metric_type="accuracy",
-        metric_name=f"accuracy with {point['labels']} labels",
+        metric_name=f"accuracy with {point['labels']} labels" if reads_labels else "accuracy",
         metric_value=point["accuracy"],
         metric_args={"interval_95": point["accuracy_interval"], "draws": len(point["draws"])},
     )

@@ -37,6 +37,8 @@ def build_page(found: dict[str, Any], figures: Path, linked: bool = True) -> Rep
                     path = f"{found['folders'][run]}/report.html"
                     runs.setdefault(path, text("a_run", run=Path(path).parent.name, labels=point["labels"]))
     repeat: list[Block] = [Command(found["command"]), *map(Paragraph, _environments(found))]
+    if not linked:
+        repeat.insert(1, Paragraph(text("folders_of_the_command")))
     sections.append(Section(text("how_to_repeat"), repeat))
     if runs:
         links = Links([(said, path) for path, said in runs.items()])
@@ -55,6 +57,8 @@ def _measured(
     draw = draw_learning_curves if len({point["labels"] for point in points}) > 1 else draw_accuracies
     save_figure(figures, name, draw, titles, panel["arms"], note)
     yield from (Picture(name, note), _accuracies(titles, panel), Paragraph(text("how_a_study_is_read")))
+    if any(point["varies"] and len(point["draws"]) == 1 for point in points):
+        yield Paragraph(text("intervals_of_one_draw"))
     if panel["pairs"]:
         yield from (_differences(titles, panel["pairs"]), Paragraph(text("how_differences_are_read")))
 

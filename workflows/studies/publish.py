@@ -9,7 +9,6 @@ measured: each entry with its device, versions and command.
 import re
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from workflows.core.files import open_whole, read_json, write_json
 from workflows.core.texts import LANGUAGES, Text, in_language, text, texts, with_interval
 from workflows.experiment.cards import ROOT
 from workflows.reporting.render import render_markdown
-from workflows.studies.answers import listed
+from workflows.studies.answers import listed, points_to_show
 from workflows.studies.page import build_page, how_many_draws
 
 RESULTS = ROOT / "docs" / "results"
 MEASUREMENTS = "measurements"
+SHOWN = ("dataset", "set")  # options that a README names where a study has one panel
 READMES = {"en": ROOT / "README.md", "zh": ROOT / "README_zh.md"}
 TABLE = re.compile(r"(?<=<!-- results -->\n)(.*?)(?=<!-- /results -->)", re.DOTALL)
 
@@ -60,20 +60,16 @@ def readme_table(language: str) -> str:
 
 def _row(found: dict[str, Any], panel: dict[str, Any], language: str) -> list[Text | str]:
     """A study's panel as a row: each arm at the size that the most arms have, the largest of them."""
-    where = listed(panel["grid"] or {name: of for name, of in found["options"].items() if name == "dataset"})
+    where = listed(panel["grid"] or {name: of for name, of in found["options"].items() if name in SHOWN})
     link = f"[{found['study']}](docs/results/{found['study']}/{language}.md)"
-    points = [(arm, point) for arm, points in panel["arms"].items() for point in points]
-    arms_with = Counter(point["labels"] for _, point in points)
-    labels = max(arms_with, key=lambda labels: (arms_with[labels], labels))
-    shown = {arm: point for arm, point in points if point["labels"] == labels}
-    results = []
+    shown, results = points_to_show(panel), []
     for arm, point in shown.items():
         title = found["titles"][arm]
         said = title if isinstance(title, str) else in_language(Text(**title), language)
         results.append(f"{said} {with_interval(point['accuracy'], point['accuracy_interval'])}")
-    n = text(
-        "n_of_a_study", rows=panel["test_rows"], labels=labels, draws=how_many_draws(list(shown.values()))
-    )
+    (labels,) = {point["labels"] for point in shown.values()}
+    draws = how_many_draws(list(shown.values()))
+    n = text("n_of_a_study", rows=panel["test_rows"], labels=labels, draws=draws)
     return [f"{link} {where}".strip(), n, ("；" if language == "zh" else "; ").join(results)]
 
 

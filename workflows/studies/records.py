@@ -97,14 +97,25 @@ def read_known_runs(paths: tuple[Path, ...]) -> dict[str, Record]:
             environments = found["environments"]
             for key, stored in found["runs"].items():
                 record = _checked({**stored, "environment": environments.get(stored["environment"])})
-                if key not in known or not stages_of(record) < stages_of(known[key]):
-                    known[key] = record
+                known[key] = _together(known[key], record) if key in known else record
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             why = error.__cause__ or error  # what `read_json` says of damaged files is of a run's own
             raise UserError(
                 f"--known-runs {path}: is no study.json ({type(why).__name__}: {why})."
             ) from error
     return known
+
+
+def _together(one: Record, other: Record) -> Record:
+    """Two records of a run, of which each may have stages that the other has not; the later one where they
+    are of other rows.
+    """
+    less, more = sorted([one, other], key=lambda record: len(stages_of(record)))
+    if (one["tested"], one["labels"]) != (other["tested"], other["labels"]):
+        return other
+    both = stages_of(less) | stages_of(more)
+    # What both took is counted once, as the one that did more has it.
+    return more | {"right": {**less["right"], **more["right"]}, "stages": " ".join(sorted(both))}
 
 
 def stages_of(record: Record) -> set[str]:

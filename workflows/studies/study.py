@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from workflows.core.errors import UserError
+from workflows.core.errors import UserError, what_to_mend
 from workflows.core.files import write_json
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen, as_typed
@@ -45,9 +45,9 @@ def work_on_study(
     screen: Screen,
     estimate: Callable[[Any, Screen], list[dict[str, Any]]],
     named: Collection[str] = (),
-) -> Path:
+) -> tuple[Path, str | None]:
     """Run the study `name`, by name or YAML file, and say its answer; with `plan` say what it would take.
-    Return its folder.
+    Return its folder, and what is to be said where some runs could not be done.
 
     `so_far`: start no run.  `known_runs`: study.json files of other machines.  `flags`: options for all its
     runs, before its own, with those of their defaults that are `named`; `ray`: the cluster that does them, as
@@ -63,19 +63,19 @@ def work_on_study(
         _, taken, _ = without_missing_models(study, taken, False, screen)
         runs = [*{run.name: run for _, run in taken}.values()]
         screen.say(render_plan(runs, lambda asked: estimate(asked, screen)))
-        return folder
+        return folder, None
     command = [*COMMAND.split(), "study", name, *flags_of(flags, named)]
     command += [] if scale == "full" else ["--scale", scale]
     command += [] if draws is None else ["--draws", str(draws)]
     command += [] if output is None else ["--output", str(output)]
-    found = run_study(study, taken, folder, shlex.join(command), so_far, flags.lang, ray, screen)
+    found, failed = run_study(study, taken, folder, shlex.join(command), so_far, flags.lang, ray, screen)
     for said in found["answer"]:
         screen.say(f"\n{said['en']}\n{said['zh']}")
     if found["stands_in"]:
         stand_in = text("answers_nothing_of_a_real_qwen")
         screen.say(f"\n{stand_in.en}\n{stand_in.zh}")
     screen.say(f"\nreport: {as_typed(folder / 'report.html')}")
-    return folder
+    return folder, failed
 
 
 def run_study(
@@ -87,13 +87,14 @@ def run_study(
     lang: str,
     ray: str | None,
     screen: Screen,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str | None]:
     """Do the runs of a study that are missing, unless `so_far`; write study.json, report.html, report.md,
-    README.md and figures/ into `folder`; return what study.json holds.
+    README.md and figures/ into `folder`; return what study.json holds, and what is to be said where some runs
+    could not be done.
 
-    `command`: the one that repeats it; `ray`: as of `work_on_study`.  Raises UserError as the runs do, where
-    another command works on the study, where the answers of its runs do not go together, where no run is
-    finished, or where study.json would lose runs of other machines.
+    `command`: the one that repeats it; `ray`: as of `work_on_study`.  Raises UserError where another command
+    works on the study, where the answers of its runs do not go together, where no run is finished, or where
+    study.json would lose runs of other machines.
     """
     left_out: list[dict[str, str]] = []
     failed: list[str] = []
@@ -119,12 +120,12 @@ def run_study(
         write_report(page, folder, lang)
         tested = {run.key: run.experiment.tested_on for _, run in taken}
         write_hub_card(found, page, tested, folder)
-    if failed:
-        raise UserError(
-            f"study {study.name}: {len(failed)} of {len(missing)} runs could not be done, and are left for "
-            f"the same command; the page has the others. The first: {failed[0]}"
-        )
-    return found
+    if not failed:
+        return found, None
+    return found, (
+        f"study {study.name}: {len(failed)} of {len(missing)} runs could not be done, and are left for the "
+        f"same command; the page has the others. The first: {failed[0]}"
+    )
 
 
 def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Screen) -> list[str]:
@@ -142,9 +143,12 @@ def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Scree
         try:
             started = start_run(run.experiment, run.folder.path, screen)
             do_stages(started, run.experiment, run.stages, screen, folder / "features", others)
-        except UserError as error:
-            screen.say(f"not done: {error}")
-            failed.append(str(error))
+        except Exception as error:
+            why = str(error) if isinstance(error, UserError) else what_to_mend(error, [folder])
+            if why is None:
+                raise
+            screen.say(f"not done: {why}")
+            failed.append(why)
     return failed
 
 
@@ -167,33 +171,26 @@ def _do_on_cluster(
     done = 0
     with screen.output_to(folder / "logs" / "ray.log"), on_cluster(address) as has:
         screen.say(has)
-        for task, machine, wrong in each_once(lambda: next(tasks, None)):
+        for task, machine, wrong in each_once(lambda: next(tasks, None)):  # its result: None, or an error
             if machine is not None:
                 screen.say(f"begun on {machine}: {task.name}")
                 continue
             done += 1
             if wrong is not None:
-                failed.append(wrong)
+                failed.append(str(wrong))
             left = (time.monotonic() - start) / done * (len(missing) - done)
             how = "done" if wrong is None else f"not done ({wrong})"
             screen.say(f"run {done} of {len(missing)} is {how}: {task.name}; about {_spoken(left)} left")
     return failed
 
 
-def do_there(
-    experiment: Experiment, folder: Path, stages: tuple[str, ...], others: list[RunFolder]
-) -> str | None:
-    """Do a run of a study, `folder`, in a process on any machine that sees the study; return why it could not
-    be done, None where it was.
+def do_there(experiment: Experiment, folder: Path, stages: tuple[str, ...], others: list[RunFolder]) -> None:
+    """Do a run of a study, `folder`, in a process on any machine that sees the study.
 
-    Raises UserError where the machine does not see it.
+    Raises UserError where the machine does not see it, and as the stages do.
     """
     with run_in_task(experiment, folder, beside=folder.parents[1]) as (run, screen):
-        try:
-            do_stages(run, experiment, stages, screen, others=others)
-        except UserError as error:
-            return str(error)
-    return None
+        do_stages(run, experiment, stages, screen, others=others)
 
 
 def _spoken(seconds: float) -> str:

@@ -159,7 +159,6 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
     machines = []
     for device in (here, *DEVICES):
         load = load_of(run, arguments, ready, Machine(device.kind, device.name, device.torch_dtype, ""))
-        calibrated = replace(load, piece_tokens=training.piece_tokens)
         if "gradient_checkpointing" not in ready.pinned:  # a run turns it on where memory asks for it
             load = replace(load, checkpointing=False)
         need, extra, model = memory(sizes, load), 0.0, seconds_on(device, sizes, load, trained, read)
@@ -167,7 +166,9 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
             # What the calibration found more than the formula, or less, stays when settings are changed. Of a
             # GPU it sees what torch allocates, without CUDA's context.
             context = PROCESS["cuda"] if device.kind == "cuda" else 0.0
-            extra = max(peaks.values()) + context - memory(sizes, calibrated)
+            measured = load_of(run, training.arguments, training.fitted, machine)
+            measured = replace(measured, piece_tokens=training.piece_tokens)
+            extra = max(peaks.values()) + context - memory(sizes, measured)
             model = [sum(with_model.values())] * 2
         p99 = math.ceil(splits["train"]["p99"])
         changes, smaller, fits = changes_to_fit(device, sizes, load, p99, extra)
