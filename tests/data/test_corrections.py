@@ -54,8 +54,8 @@ def test_corrected_labels_and_dropped_rows_are_used_and_recorded(tmp_path: Path,
     assert (manifest["corrections"]["relabelled"], manifest["corrections"]["dropped"]) == (1, 1)
     assert manifest["rows"] == {"read": 60, "kept": 59, "rejected": 1}
     assert read_jsonl(run.corrections) == [
-        {"id": "train:3", "before": "差评", "after": "好评"},
-        {"id": "train:5", "before": "差评", "after": None},
+        {"id": "train:3", "text": TEXTS[2], "before": "差评", "after": "好评"},
+        {"id": "train:5", "text": TEXTS[4], "before": "差评", "after": None},
     ]
     assert [row["reason"] for row in read_jsonl(run.rejected)] == ["dropped by hand"]
 
@@ -135,7 +135,15 @@ def test_the_next_table_begins_with_what_was_corrected(tmp_path: Path, reviews: 
     audit(Job(run, make_experiment(*_flags(reviews, table))))
     with open(run.audit, encoding="utf-8-sig", newline="") as file:
         first = [(row["id"], row["text"], row["correction"]) for row in csv.DictReader(file)][:2]
-    assert first == [("train:3", TEXTS[2], "好评"), ("train:5", f"{TEXTS[4]}\u200b", "drop")]
-    again = RunFolder(tmp_path / "again")
+    assert first == [("train:3", TEXTS[2], "好评"), ("train:5", TEXTS[4], "drop")]
+    again, few = RunFolder(tmp_path / "again"), RunFolder(tmp_path / "few")
     _prepare(reviews, run.audit, again)  # nothing of the first round is lost
     assert read_jsonl(again.corrections) == read_jsonl(run.corrections)
+    sampled = make_experiment(*_flags(reviews, run.audit), "--train-samples", "20", "--test-samples", "4")
+    prepare(Job(few, sampled))
+    used = {row["id"] for split in SPLITS for row in read_jsonl(few.split(split))}
+    corrected = {row["id"] for row in read_jsonl(run.corrections)}
+    assert not corrected <= used  # the sample leaves some out
+    audit(Job(few, sampled))
+    with open(few.audit, encoding="utf-8-sig", newline="") as file:
+        assert {row["id"] for row in csv.DictReader(file) if row["correction"]} == corrected

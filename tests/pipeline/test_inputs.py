@@ -112,6 +112,11 @@ def test_what_would_train_or_keep_something_else_is_refused(flags: tuple[str, ..
         make_experiment(*flags)
 
 
+def test_what_keeps_the_best_and_draws_rows_to_mix_in_is_allowed() -> None:
+    kept = make_experiment("--set", "save_strategy=best", "--mix", "waimai=0.5", "--sample-seed", "3")
+    assert (kept.arguments["save_strategy"], kept.data.sample_seed) == ("best", 3)
+
+
 def test_answers_of_other_inputs_are_neither_scored_nor_shown_nor_compared(
     command: Command, tmp_path: Path
 ) -> None:
@@ -149,6 +154,10 @@ def test_answers_of_other_inputs_are_neither_scored_nor_shown_nor_compared(
     third = shutil.copytree(other, tmp_path / "third")
     for copied in (other, third):  # as where rows are not given away
         RunFolder(copied).split("train").unlink()
+    assert command("compare", other, third, "--output", tmp_path / "out").returncode == 0
+    shutil.rmtree(third / "data")
+    (third / "stages.json").unlink()
+    shutil.rmtree(other / "data")
     assert command("compare", other, third, "--output", tmp_path / "out").returncode == 0
     for words in (("score", run.path), ("report", run.path)):
         assert command(*words).returncode == 0

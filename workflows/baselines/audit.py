@@ -90,16 +90,11 @@ def audit(job: Job) -> dict[str, Any]:
 
 
 def _corrected(run: RunFolder, rows: Rows) -> Iterator[tuple[str, ...]]:
-    """The lines of audit.csv for what this run's --apply changed."""
-    changed = read_jsonl(run.corrections) if run.corrections.exists() else []
-    if not changed:
-        return
-    dropped = ((f"{row['source']}:{row['row']}", row["text"]) for row in read_jsonl(run.rejected))
-    found = {id: ("", text) for id, text in dropped}
-    found |= {row["id"]: (row["split"], row["review"]) for row in rows}
-    for row in changed:
-        if row["id"] in found:  # a row that the sample left out has no text here
-            yield row["id"], *found[row["id"]], row["before"], "", "", row["after"] or "drop"
+    """The lines of audit.csv for what this run's --apply changed, also of rows that its sample left out."""
+    splits = {row["id"]: row["split"] for row in rows}
+    for row in read_jsonl(run.corrections) if run.corrections.exists() else []:
+        split, after = splits.get(row["id"], ""), row["after"] or "drop"
+        yield row["id"], split, row["text"], row["before"], "", "", after
 
 
 def _said_by_the_probe(run: RunFolder, rows: Rows, names: list[str]) -> np.ndarray | None:

@@ -19,9 +19,9 @@ DROP = "drop"
 def apply_corrections(
     rows: ReviewTable, labels: tuple[Label, ...], path: Path, bar: tqdm
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """Correct the labels of `rows` by the table `path`; the lines of corrections.jsonl: what changed, by id,
-    with the label before and after, null where the row is dropped; and the places of these rows, which
-    `drop_corrected` takes out.
+    """Correct the labels of `rows` by the table `path`; the lines of corrections.jsonl: what changed, by id
+    and text, with the label before and after, null where the row is dropped; and the places of these rows,
+    which `drop_corrected` takes out.
 
     A correction is a label's name or words, or `drop`; rows without one stay as they are.  Raises UserError
     for a row that the data do not have, and for a label that is not known.
@@ -56,7 +56,8 @@ def apply_corrections(
         if after == before:
             continue
         named_after = None if after is None else labels[after].name
-        corrections.append({"id": id, "before": labels[before].name, "after": named_after})
+        changed = {"id": id, "text": texts[place], "before": labels[before].name, "after": named_after}
+        corrections.append(changed)
         if after is None:
             dropped.append(place)
         else:

@@ -91,10 +91,11 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
     for flag, seed in (("--data-seed", data.data_seed), ("--seed", experiment.tuning.seed)):
         if not 0 <= seed < SEEDS:
             raise UserError(f"{flag} {seed}: must be from 0 to {SEEDS - 1}.")
-    drawn = data.train_samples is not None or data.balance or data.flip_labels > 0
+    drawn = data.train_samples is not None or data.balance or data.flip_labels > 0 or data.mix
     if data.sample_seed is not None and not drawn:
         raise UserError(
-            "--sample-seed: nothing is drawn without --train-samples, --balance or --flip-labels; add one."
+            "--sample-seed: nothing is drawn without --train-samples, --balance, --mix or --flip-labels; "
+            "add one."
         )
     if not 0 <= data.flip_labels < 1:
         raise UserError(f"--flip-labels {data.flip_labels}: a share of the labels, from 0 to below 1.")
@@ -153,7 +154,7 @@ def check_evaluations(experiment: Experiment) -> None:
     if evaluates == "no":
         return
     wanted = "must be the same, so that the checkpoint of the best evaluation is there; set both."
-    if evaluates != saves:
+    if saves != "best" and evaluates != saves:
         raise UserError(f"eval_strategy {evaluates} and save_strategy {saves}: {wanted}")
     if saves == "steps" and None not in (evaluated, saved) and evaluated != saved:
         raise UserError(f"eval_steps {evaluated:g} and save_steps {saved:g}: {wanted}")

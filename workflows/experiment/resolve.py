@@ -175,7 +175,7 @@ def _missing_flags(path: Path, options: DataOptions) -> str:
     for frame in read_chunks(open_table(path)):
         columns = list(frame.columns)
         if not counts and not {options.label_column, options.text_column} <= {*columns}:
-            example = "--text-column TEXT --label-column LABEL --labels 差评,好评"
+            example = "--text-column TEXT --label-column LABEL"
             return (
                 f"{path}: say which columns hold text and label: {example}. The file has "
                 f"{name_columns(columns)}."
@@ -187,11 +187,12 @@ def _missing_flags(path: Path, options: DataOptions) -> str:
     values = sorted(value for value, _ in most if value)
     listed = ", ".join(f"{shorten(value)} in {count} rows" for value, count in most)
     has = f"Column {options.label_column!r} has {len(counts)} values: {listed}."
-    if not values or not all(map(can_be_named, values)):
+    named = [value for value in values if can_be_named(value)]
+    if not named or (named != values and 2 * sum(counts[value] for value in named) < counts.total()):
         return f"{path}: --label-column names no column of labels, it seems; name another. {has}"
     return (
         f"{path}: say what the labels mean, in words that a model can write, such as 差评 and 好评: "
-        f"{labels_flag(','.join(f'{value}=…' for value in values))}. {has}"
+        f"{labels_flag(','.join(f'{value}=…' for value in named))}. {has}"
     )
 
 

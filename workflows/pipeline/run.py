@@ -101,7 +101,7 @@ def open_finished(folder: Path) -> RunFolder:
     run, experiment = open_run(folder)
     if not experiment.tunes:
         raise UserError(f"{folder}: method {experiment.tuning.method} tunes no model; name a run that did.")
-    if not are_done(run, experiment, ("tuned",)) or not is_scored(run):
+    if not are_done(run, experiment, ("tuned", "score")) or not is_scored(run):
         raise UserError(f"{folder}: is not finished; finish it first: {COMMAND} run {folder}")
     return run
 
@@ -161,9 +161,13 @@ def join_stages(
 
 def check_answers(run: RunFolder, experiment: Experiment) -> None:
     """Raise UserError where answers of a run are of other inputs than there are now, or of a stage that was
-    stopped, as the stage `score` does.
+    stopped, as the stage `score` does.  What a copy of a run lacks, as where rows are not given away, counts
+    as it was.
     """
-    _inputs(next(stage for stage in STAGES if stage.name == "score"), run, experiment)
+    scored = next(stage for stage in STAGES if stage.name == "score")
+    if run.stages.exists():
+        there = [path for path in scored.needs(run) if path.exists()]
+        _check_current(there, run, experiment, cache(sha256))
 
 
 def is_scored(run: RunFolder) -> bool:
@@ -260,11 +264,21 @@ def run_stages(
 
 
 def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, str]:
-    """The fingerprint of each thing that goes into a stage, by name; a UserError where a file is missing, of
-    a stage that was stopped, since it may be half of what was meant, or of other inputs than there are now.
+    """The fingerprint of each thing that goes into a stage, by name; a UserError as `_check_current`."""
+    hashed = cache(sha256)
+    _check_current(stage.needs(run), run, experiment, hashed)
+    files = {str(path.relative_to(run.path)): hashed(path) for path in stage.needs(run)}
+    return files | {name: fingerprint(value) for name, value in stage.depends(run, experiment).items()}
+
+
+def _check_current(
+    paths: Collection[Path], run: RunFolder, experiment: Experiment, hashed: Callable[[Path], str]
+) -> None:
+    """Raise UserError where a file is missing, of a stage that was stopped, since it may be half of what was
+    meant, or of other inputs than there are now.
     """
-    done, made_by, hashed = finished_stages(run), makers(run, experiment), cache(sha256)
-    for path in stage.needs(run):
+    done, made_by = finished_stages(run), makers(run, experiment)
+    for path in paths:
         maker = made_by.get(path)
         command = "run" if maker is None else maker.made_by
         why = "is missing" if not path.exists() else None
@@ -276,8 +290,6 @@ def _inputs(stage: Stage, run: RunFolder, experiment: Experiment) -> dict[str, s
             raise UserError(
                 f"{run.path}: {path.relative_to(run.path)} {why}; run `{command} {run.path}` first."
             )
-    files = {str(path.relative_to(run.path)): hashed(path) for path in stage.needs(run)}
-    return files | {name: fingerprint(value) for name, value in stage.depends(run, experiment).items()}
 
 
 def _why_stale(
