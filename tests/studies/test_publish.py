@@ -1,4 +1,4 @@
-"""What is published: each page and table is that of its JSON, and no measured figure stands anywhere else."""
+"""What is published: each page of docs/results/, and each table of a README, is that of its JSON."""
 
 import re
 from collections import Counter

@@ -8,6 +8,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
+from workflows.core.texts import text
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.options import ONE_PROCESS, Language, NewRun, ProcessOptions, flags_of
 from workflows.experiment.resolve import resolve
@@ -47,6 +48,10 @@ def work_on_run(
 
             check_machine(experiment)  # before data is prepared that this machine could not train on
         run = start_run(experiment, new.run_folder, screen)
+        unasked = experiment.model.name == "tiny" and new.options.tuning.model is None
+        if unasked and "train" in names and not experiment.dataset.name.startswith("demo"):
+            said = text("tiny_at_the_start")
+            screen.say(f"{said.en}\n{said.zh}")
     else:
         flags = ", ".join(flag for flag in flags_of(new) if flag.startswith("--"))
         if flags and not RunFolder(folder).experiment.exists():
