@@ -93,8 +93,9 @@ def _experiments(models: str, asked: RunOptions) -> dict[str, Experiment]:
 
 def _check_unchanged(run: RunFolder, experiment: Experiment) -> None:
     """Raise UserError where the files of cases that were drawn before are others now."""
-    local = find_local_files(experiment.dataset, experiment.data)
-    if run.manifest.exists() and local is not None:
+    if not run.manifest.exists():
+        return
+    if (local := find_local_files(experiment.dataset, experiment.data)) is not None:
         known = {file["sha256"] for file in read_json(run.manifest)["files"].values()}
         if {sha256(path) for path in local[0].values()} != known:
             raise UserError(f"{run.path.parent}: its rows have changed since; name a new folder by --output.")
