@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+import torch
 
 from tests.conftest import PATIENCE, Command
 from tests.fake_hub import FakeHub
@@ -129,6 +130,8 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(command: Command, t
     assert process.returncode == 130, screen
     assert "the same command goes on from here" in screen
     assert "train" not in finished_stages(RunFolder(folder))
+    for checkpoint in folder.glob("sft/checkpoint-*"):
+        torch.save({"scale": 65536.0}, checkpoint / "scaler.pt")  # as of a GPU without bf16
     again = command("run", *options)
     assert again.returncode == 0, again.stderr
     assert "going on from checkpoint-" in again.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from jinja2.exceptions import SecurityError
+from peft.import_utils import is_torchao_available
 from transformers import AutoTokenizer
 
 from tests.conftest import make_experiment
@@ -20,7 +21,7 @@ from workflows.core.told import listening
 from workflows.experiment.cards import MODELS, ROOT, Label, ModelCard, names_of
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.model_cards import describe_folder, load_model_card
-from workflows.model.folder import check_label_words, fetch_from_hubs, fetch_model
+from workflows.model.folder import check_label_words, check_machine, fetch_from_hubs, fetch_model
 
 TINY = ROOT / "workflows" / "tiny" / "model"
 
@@ -148,6 +149,24 @@ def test_the_first_qwen_stops_with_the_command_that_makes_its_environment(
         check_environment(card, "fast")
     monkeypatch.setattr(metadata, "version", lambda name: "4.49.0")
     check_environment(card, "fast")
+
+
+def test_a_torchao_that_peft_refuses_is_said_before_anything_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "torchao-0.10.0.dist-info"
+    for folder in (old, tmp_path / "torchao"):
+        folder.mkdir()
+    (tmp_path / "torchao" / "__init__.py").touch()
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    is_torchao_available.cache_clear()
+    with pytest.raises(UserError, match=r"torchao. Found version 0\.10\.0.* pip uninstall -y torchao"):
+        check_machine(make_experiment())
+    check_machine(make_experiment("--method", "full"))
+    monkeypatch.undo()
+    is_torchao_available.cache_clear()
+    check_machine(make_experiment())
 
 
 def test_qwen3_5_asks_for_what_swift_loads_it_with_and_no_other_model_does(

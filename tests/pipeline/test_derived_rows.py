@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import make_experiment
 from workflows.core.errors import UserError
-from workflows.core.files import write_jsonl
+from workflows.core.files import write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.unlabelled import read_unlabelled
 from workflows.experiment.cards import Label, load_dataset_card
+from workflows.experiment.experiment import save_experiment
 from workflows.experiment.recipes import Reasoning
 from workflows.pipeline.derived_rows import refuse_seen_rows, with_rejected
 from workflows.pipeline.pseudo_labels import judge_pseudo_labels
@@ -127,7 +129,28 @@ def test_a_source_that_was_trained_on_the_test_rows_is_refused(tmp_path: Path) -
     write_jsonl(run.split("val"), [_row("v", "还行", 1)])
     write_jsonl(run.split("test"), [_row("a", "很好", 2), _row("b", "很差", 0)])
     write_jsonl(source.split("train"), [_row("c", "一般", 1)])
+    _asks(source)
     refuse_seen_rows(run, source)
     write_jsonl(source.derived, [_row("c", "一般", 1), _row("x", "很差", 0)])
     with pytest.raises(UserError, match="was trained on 1 of the 2 test rows"):
         refuse_seen_rows(run, source)
+
+
+def test_what_a_source_went_on_from_may_not_have_seen_the_test_rows_either(tmp_path: Path) -> None:
+    run, first, second = (RunFolder(tmp_path / name) for name in ("run", "first", "second"))
+    for name, rows in (("val", [_row("v", "还行", 1)]), ("test", [_row("a", "很好", 2)])):
+        write_jsonl(run.split(name), rows)
+    write_jsonl(first.split("train"), [_row("a", "很好", 2)])
+    _asks(first)
+    write_json(first.stages, {"tuned": {}})
+    write_jsonl(second.derived, [_row("c", "一般", 1)])
+    _asks(second, "--method", "dpo", "--from-run", str(first.path))
+    with pytest.raises(UserError, match="was trained on 1 of the 1 test rows"):
+        refuse_seen_rows(run, second)
+    first.split("train").unlink()
+    with pytest.raises(UserError, match="is gone, so nobody can say whether test rows were trained on"):
+        refuse_seen_rows(run, second)
+
+
+def _asks(run: RunFolder, *flags: str) -> None:
+    run.experiment.write_text(save_experiment(make_experiment(*flags)), encoding="utf-8")

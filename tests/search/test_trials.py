@@ -16,7 +16,7 @@ from workflows.scoring.uncertainty import compare_systems
 from workflows.search.begin import begin
 from workflows.search.result import gain_a_minute, what_may_be_said
 from workflows.search.space import Space, load_space
-from workflows.search.trials import FAILED, Trials
+from workflows.search.trials import FAILED, Came, Trials, evaluates_in_shares
 
 
 def _space(tmp_path: Path, content: str, *flags: str) -> Space:
@@ -77,6 +77,30 @@ def test_values_that_do_not_go_together_count_with_the_reason(tmp_path: Path) ->
     assert [each.user_attrs.get(FAILED) for each in trials.finished() if each.state == TrialState.FAIL] == [
         "recipe.max_characters: must be at least min_characters, 180."
     ]
+
+
+def test_a_machine_without_memory_costs_no_more_than_one_trial(tmp_path: Path) -> None:
+    trials = _trials(tmp_path, _space(tmp_path, "{lora_rank: [4, 8, 16, 32]}"), 4)
+    first, second, third = (trials.take_next() for _ in range(3))
+    assert first is not None and second is not None and third is not None
+    trials.note(first, Came(1.0, {"eval_label_loss": 0.5}), Screen())
+    no_memory = Came(1.0, error="memory ran out in training", momentary=True)
+    trials.note(second, no_memory, Screen())  # as a larger rank may bring about
+    with pytest.raises(UserError, match="memory ran out"):
+        trials.note(third, no_memory, Screen())
+    assert [each.number for each in trials.running()] == [third.trial.number]
+
+
+@pytest.mark.parametrize(
+    ("flags", "compare"),
+    [
+        ((), True),
+        (("--method", "course-chnsenticorp"), False),
+        (("--set", "eval_steps=50", "--set", "save_steps=50"), False),
+    ],
+)
+def test_trials_end_early_only_where_evaluations_are_at_shares(flags: tuple[str, ...], compare: bool) -> None:
+    assert evaluates_in_shares(make_experiment(*flags)) is compare
 
 
 @pytest.mark.parametrize(

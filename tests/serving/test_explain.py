@@ -8,8 +8,9 @@ import pytest
 
 from tests.conftest import Command
 from workflows.core.errors import UserError
-from workflows.core.files import read_jsonl
+from workflows.core.files import read_jsonl, write_jsonl
 from workflows.core.run_folder import RunFolder
+from workflows.reporting.files import read_files
 from workflows.serving import explain as module
 from workflows.serving.explain import clauses_of, explain, log_odds, render, words_of
 from workflows.serving.systems import System, open_system
@@ -120,3 +121,7 @@ def test_the_report_says_which_clause_carried_a_mistake(
     assert "起决定作用的分句" in page
     assert "起决定作用的分句" not in before
     assert all(f"{row['clause']} ({row['weight']:+.2f})" in html.unescape(page) for row in rows)
+    assert {*read_files(run).explained} == {row["id"] for row in rows}
+    answers = read_jsonl(run.predictions("tuned"))
+    write_jsonl(run.predictions("tuned"), [{**row, "label_mass": 0.5} for row in answers])  # another model's
+    assert read_files(run).explained == {}

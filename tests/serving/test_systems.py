@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -56,9 +57,10 @@ def test_runs_beside_each_other_answer_by_their_own_weights(
 
 
 def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> None:
-    """peft refuses AdaLoRA's beside LoRA's on one model."""
+    """peft refuses AdaLoRA's beside LoRA's on one model, and PiSSA's changes the weights of the base."""
     kinds = {
         "lora": LoraConfig(r=4, target_modules=["q_proj"]),
+        "pissa": LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"),
         "adalora": AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj"]),
     }
     for name, config in kinds.items():
@@ -72,6 +74,11 @@ def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> No
     for name, wear in worn.items():
         with wear() as dressed:
             assert dressed.peft_type == kinds[name].peft_type
+    shipped = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model").state_dict()
+    with models.load(arguments, None)[2]() as untuned:
+        weights = dict(untuned.get_base_model().named_parameters())
+    query = "model.layers.0.self_attn.q_proj"
+    assert torch.equal(weights[f"{query}.base_layer.weight"], shipped[f"{query}.weight"])
 
 
 def test_a_merged_adapter_answers_as_one_beside_others(demo_run: tuple[RunFolder, str]) -> None:

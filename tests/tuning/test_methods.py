@@ -8,7 +8,7 @@ import pytest
 import torch
 from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command, run_command
+from tests.conftest import Command, make_experiment, run_command
 from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256
@@ -20,6 +20,7 @@ from workflows.model.arguments import build_infer_arguments, build_sft_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 from workflows.model.swift_names import check_overrides
+from workflows.serving.systems import open_system
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +85,18 @@ def test_a_method_is_trained_and_scored_before_and_after(runs: dict[str, RunFold
     assert [row["probabilities"] for row in before] != [row["probabilities"] for row in after]
     used = read_json(run.training)["rows"]["train"]
     assert used["given"] == used["used"]
+
+
+def test_a_reasoned_answer_is_given_in_a_labels_words(runs: dict[str, RunFolder]) -> None:
+    said = {"output": "正面\n因为", "prediction": "positive"}
+    assert open_system(runs["cot"].path).words(said) == "正面"
+    assert open_system(runs["lora"].path).words(said) == said["output"]
+
+
+def test_an_adapter_is_trained_on_with_the_prompt_that_it_was_tuned_with(runs: dict[str, RunFolder]) -> None:
+    own = make_experiment("--method", "dpo", "--from-run", str(runs["lora"].path), "--set", "system=你好")
+    with pytest.raises(UserError, match="was tuned with another system; leave out system"):
+        build_sft_arguments(runs["dpo"], with_local_model(own), Machine("cpu", "", "float32", ""))
 
 
 @pytest.mark.parametrize("name", RUNS)

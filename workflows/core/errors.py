@@ -45,6 +45,10 @@ class UserError(Exception):
         return hide(super().__str__())
 
 
+class MomentaryError(UserError):
+    """What failed may be well in a moment: memory that others hold, a server that is down."""
+
+
 class TrainingStopped(UserError):
     """Whoever watched a training has ended it: its run goes on where it is asked again."""
 

@@ -21,7 +21,7 @@ from workflows.core.errors import UserError
 from workflows.core.permissions import is_offline
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
-from workflows.experiment.experiment import Experiment
+from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.experiment.options import listed
 from workflows.experiment.recipes import Preference, Recipe
 from workflows.model.machine import Machine, dtype_of_answers, fit_to_machine
@@ -38,6 +38,7 @@ SHARED = (
     *("enable_thinking", "add_non_thinking_prefix", "preserve_thinking", "seed", "data_seed"),
     *("task_type", "num_labels", "problem_type"),
 )  # fmt: skip
+OF_A_MACHINE = ("torch_dtype", "attn_impl", "device_map", "seed", "data_seed")  # of SHARED: not of the prompt
 VLLM_RANKS = (
     16,
     32,
@@ -93,8 +94,22 @@ def build_sft_arguments(
         adapter = checkpoint_of(RunFolder(Path(tuning.from_run)))
         if not (adapter / "adapter_config.json").exists():
             raise UserError(f"{tuning.from_run}: is fully tuned; method {tuning.method} needs an adapter.")
+        _refuse_other_prompting(experiment, load_experiment(RunFolder(Path(tuning.from_run)).experiment))
         arguments |= {"ref_adapters": [str(adapter)], "adapters": None if resume_from else [str(adapter)]}
     return parse_swift(_training_kind(experiment.recipe), arguments)
+
+
+def _refuse_other_prompting(experiment: Experiment, source: Experiment) -> None:
+    """Raise UserError where an adapter would be trained on with other settings of model and prompt than those
+    that it was tuned with.
+    """
+    own, before = ({**each.preset, **each.overrides} for each in (experiment, source))
+    for name in SHARED:
+        if name not in OF_A_MACHINE and own.get(name) != before.get(name):
+            asked = f"add --set {name}={before[name]}" if name in before else f"leave out {name}"
+            raise UserError(
+                f"--from-run {experiment.tuning.from_run}: was tuned with another {name}; {asked}."
+            )
 
 
 def build_infer_arguments(

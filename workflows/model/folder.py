@@ -50,6 +50,22 @@ def check_machine(experiment: Experiment) -> None:
         raise UserError(
             f"--set attn_impl={arguments['attn_impl']}: {why}; leave it out, torch's own attention is used."
         )
+    if experiment.tunes and not is_full(arguments):
+        _check_torchao()
+
+
+def _check_torchao() -> None:
+    """Raise UserError where peft would refuse each adapter for the torchao that is installed."""
+    if importlib.util.find_spec("torchao") is None:
+        return
+    from peft.import_utils import is_torchao_available
+
+    try:
+        is_torchao_available()
+    except ImportError as error:
+        raise UserError(
+            f"{error}; peft makes no adapter beside it: pip uninstall -y torchao, or pip install -U torchao"
+        ) from error
 
 
 def _lacking_for_four_bits() -> list[str]:

@@ -59,8 +59,8 @@ def settle_gpu() -> str | None:
     if count == 1:
         return None
     return (
-        f"{count} GPUs are visible; the first alone is used (CUDA_VISIBLE_DEVICES chooses another, "
-        f"--nproc {count} tunes and answers on all)"
+        f"{count} GPUs are visible; the first alone is used (CUDA_VISIBLE_DEVICES chooses another; run, "
+        f"train and infer take all with --nproc {count})"
     )
 
 

@@ -76,6 +76,13 @@ def starts_beside(config: Any) -> bool:
     return getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
 
 
+def changes_base(config: Any) -> bool:
+    """Whether a base that wears an adapter of this peft config answers otherwise without it, too: PiSSA and
+    its like, and biases that were trained.
+    """
+    return not starts_beside(config) or getattr(config, "bias", "none") != "none"
+
+
 def body_of(model: Any) -> Any:
     """The layers that make hidden states of tokens, of a model with or without an adapter or a head; of one
     that sees pictures too, those that read text.

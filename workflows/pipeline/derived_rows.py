@@ -123,9 +123,19 @@ def _hash(path: Path) -> str:
 
 
 def refuse_seen_rows(run: RunFolder, source: RunFolder) -> None:
-    """Raise UserError where `source` was trained on texts of this run's validation or test set."""
-    trained = source.derived if source.derived.exists() else source.split("train")
-    texts = {row["review"] for row in read_jsonl(trained)}
+    """Raise UserError where `source`, or a run that its model began with, was trained on texts of this run's
+    validation or test set.
+    """
+    texts: set[str] = set()
+    begun: RunFolder | None = source
+    while begun is not None:
+        trained = begun.derived if begun.derived.exists() else begun.split("train")
+        if not trained.exists():
+            raise UserError(f"{trained}: is gone, so nobody can say whether test rows were trained on.")
+        texts |= {row["review"] for row in read_jsonl(trained)}
+        before = load_experiment(begun.experiment)
+        earlier = before.tuning.from_run if isinstance(before.recipe, Preference) else None
+        begun = None if earlier is None else RunFolder(Path(earlier))
     for name in ("val", "test"):
         rows = read_jsonl(run.split(name))
         seen = sum(row["review"] in texts for row in rows)

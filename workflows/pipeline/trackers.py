@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from workflows.core.errors import UserError
+from workflows.core.errors import MomentaryError
 from workflows.core.files import read_json, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.texts import Text, text, texts
@@ -94,7 +94,7 @@ def _said_of(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each tracker has its own family of exceptions
-        raise UserError(
+        raise MomentaryError(
             f"report_to={name}: {type(error).__name__}: {' '.join(str(error).split())[:300]} Is it set as it "
             "was when the run began? The same command goes on from here."
         ) from error

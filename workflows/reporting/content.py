@@ -201,8 +201,7 @@ def _mistakes(files: Files) -> list[Section]:
     if files.explained:
         more.append(text("clause_that_carried_it"))
         for row, shown in zip(confident_mistakes(wrong), rows, strict=True):
-            found = files.explained.get(row["id"], {})
-            same = (found.get("text"), found.get("label")) == (row["text"], row["prediction"])
-            shown.append(f"{found['clause']} ({found['weight']:+.2f})" if same else "–")
+            found = files.explained.get(row["id"])
+            shown.append("–" if found is None else f"{found['clause']} ({found['weight']:+.2f})")
     table = Grid([*headings, *more], rows, texts=(0, 2, 3, 5))
     return [Section(title, [Paragraph(note), table], folded=True)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflows.core.costs import Costs, costs_of
-from workflows.core.files import read_json, read_jsonl
+from workflows.core.files import read_json, read_jsonl, sha256
 from workflows.core.run_folder import RunFolder, finished_stages
 
 
@@ -33,6 +33,7 @@ def read_files(run: RunFolder) -> Files:
     )
     predictions = {system: read_jsonl(run.predictions(system)) for system in scores["systems"]}
     explained = read_jsonl(run.explained) if run.explained.exists() else []
-    by_id = {row["id"]: row for row in explained}
+    answers = sha256(run.predictions([*scores["systems"]][-1]))  # an older model's may hang on other clauses
+    by_id = {row["id"]: row for row in explained if row.get("answers") == answers}
     made = tokens, training, environment, audit, finished_stages(run), costs_of(run), by_id
     return Files(scores, predictions, read_json(run.manifest), *made)

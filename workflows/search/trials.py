@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
-from workflows.core.errors import TrainingStopped, UserError
+from workflows.core.errors import MomentaryError, TrainingStopped, UserError
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder, hold, is_held
 from workflows.core.screen import Screen
@@ -35,7 +35,8 @@ EVALUATIONS_IN_ANY_CASE = 1
 # Values that were tried before are drawn anew, so often in a row: then there may be no others.
 DRAWS = 50
 SEEDS_APART = 100_000  # so that no second draw has the seed of a later trial
-STARTED, FAILED = "run", "error"  # what is noted of a trial: its run folder, why it could not be trained
+# What is noted of a trial: its run folder, why it could not be trained, whether that may pass.
+STARTED, FAILED, MOMENTARY = "run", "error", "momentary"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Came:
     seconds: float
     figures: dict[str, float] | None = None
     error: str | None = None
+    momentary: bool = False  # whether the error may pass: no fault of the trial's values
 
 
 class Trials:
@@ -166,11 +168,13 @@ class Trials:
     def note(self, work: Work, came: Came, screen: Screen) -> None:
         """Tell the storage, and the screen, what came of a trial.
 
-        Raises UserError where the default could not be trained.
+        Raises UserError where the default could not be trained, and where two trials one after the other
+        failed by the moment: that is the machine, not their values.
         """
         if came.error is not None:
-            if work.experiment == self.default:
+            if work.experiment == self.default or (came.momentary and self._failed_by_the_moment()):
                 raise UserError(came.error)
+            work.trial.set_user_attr(MOMENTARY, came.momentary)
             self._cannot(work.trial, came.error, came.seconds)
             screen.say(f"  cannot be trained: {came.error}")
             return
@@ -183,6 +187,11 @@ class Trials:
         work.trial.set_user_attr("validation", came.figures)
         self.study.tell(work.trial, loss)
         screen.say(f"  {loss:.4f} nats a validation row")
+
+    def _failed_by_the_moment(self) -> bool:
+        """Whether the trial that ended last did."""
+        ended = [(trial.datetime_complete, trial.user_attrs) for trial in self.finished()]
+        return bool(ended) and max(ended, key=lambda each: str(each[0]))[1].get(MOMENTARY, False)
 
     def _cannot(self, trial: Trial, why: str, seconds: float) -> None:
         """Note of a trial why its values cannot be trained."""
@@ -214,13 +223,14 @@ def train(
     `report`: is told each evaluation's number and loss, and says whether the training may end.
     """
     start, name = time.monotonic(), loss_of(experiment)
+    in_shares = evaluates_in_shares(experiment)
     told: set[int] = set()
     ends = False
 
     def stops(history: list[dict[str, Any]]) -> bool:
         nonlocal ends
         for at, entry in enumerate(each for each in history if name in each):
-            if at not in told:
+            if in_shares and at not in told:
                 ends = report(at, entry[name])
                 told.add(at)
         return ends
@@ -236,8 +246,18 @@ def train(
         shutil.rmtree(run.sft)  # the weights of a training that leads nowhere
         return Came(time.monotonic() - start)
     except UserError as error:
-        return Came(time.monotonic() - start, error=str(error))
+        momentary = isinstance(error, MomentaryError)
+        return Came(time.monotonic() - start, error=str(error), momentary=momentary)
     return Came(time.monotonic() - start, figures)
+
+
+def evaluates_in_shares(experiment: Experiment) -> bool:
+    """Whether evaluations come at shares of a training, so that those of unlike trainings compare."""
+    arguments = experiment.arguments
+    with suppress(ValueError):  # of which SWIFT's parser says more
+        steps = float(arguments.get("eval_steps") or arguments.get("save_steps") or 1)
+        return arguments.get("eval_strategy") in (None, "steps") and steps < 1
+    return False
 
 
 def loss_of(experiment: Experiment) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_jsonl, write_jsonl
+from workflows.core.files import read_jsonl, sha256, write_jsonl
 from workflows.core.screen import Screen, as_typed
 from workflows.data.reviews import strip_text
 from workflows.pipeline.run import do_stages, open_run
@@ -72,6 +72,7 @@ def explain_mistakes(folder: Path, screen: Screen) -> None:
     name = "tuned" if experiment.tunes else "probe"
     if not run.predictions(name).exists() or experiment.dataset.task != "single_label":
         raise UserError(f"explain {folder} --mistakes: needs a finished run, of one label a text.")
+    answers = sha256(run.predictions(name))
     wrong = confident_mistakes(read_jsonl(run.predictions(name)))
     screen.say(f"loading {name} of {as_typed(folder)} …")
     with screen.output_to(run.log("explain")):
@@ -82,7 +83,7 @@ def explain_mistakes(folder: Path, screen: Screen) -> None:
     for row, found in zip(wrong, explained, strict=True):
         clause = max(found.clauses, key=lambda part: part.weight)
         said = {"label": found.label, "clause": clause.text.strip(), "weight": clause.weight}
-        rows.append({"id": row["id"], "text": row["text"], **said})
+        rows.append({"id": row["id"], "text": row["text"], **said, "answers": answers})
     write_jsonl(run.explained, rows)
     do_stages(run, experiment, ("report",), screen)
 

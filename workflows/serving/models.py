@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.numpy import load_file
 from swift.infer_engine import RequestConfig
 from swift.pipelines.utils import prepare_model_template
@@ -27,7 +27,7 @@ from workflows.inference.regressions import outputs_of
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
-from workflows.model.loaded import LoadedModel
+from workflows.model.loaded import LoadedModel, changes_base
 from workflows.model.machine import find_machine
 from workflows.serving.systems import Batches
 
@@ -36,7 +36,9 @@ Worn = Callable[[], AbstractContextManager[Any]]  # a context that gives the mod
 
 @dataclass
 class Models:
-    """Models in memory.  Adapters of one base share its weights, so none is merged into them."""
+    """Models in memory.  Adapters of one base share its weights, so none is merged into them, and one that
+    changes them has a base of its own.
+    """
 
     bases: dict[str, LoadedModel] = field(default_factory=dict)
     adapted: dict[str, PeftModel] = field(default_factory=dict)
@@ -44,8 +46,10 @@ class Models:
     def load(self, arguments: Any, adapter: Path | None) -> tuple[Any, Any, Worn]:
         """Model, template, and what makes the model wear the adapter for a while (None: none of its own)."""
         # peft puts adapters of unlike kinds on one model only if they are all LoRA's.
-        kind = "LORA" if adapter is None else read_json(adapter / "adapter_config.json")["peft_type"]
-        base = fingerprint([kind, arguments.get_model_kwargs()])
+        config = None if adapter is None else PeftConfig.from_pretrained(str(adapter))
+        kind = "LORA" if config is None else config.peft_type.value
+        alone = config is not None and changes_base(config)
+        base = fingerprint([kind, str(adapter) if alone else None, arguments.get_model_kwargs()])
         name = fingerprint(str(adapter))  # torch takes no name of a module with a dot, as paths have
         with self.bases.setdefault(base, LoadedModel()).reused():
             model, template = prepare_model_template(arguments)
@@ -72,7 +76,12 @@ class Models:
 def load_model(
     experiment: Experiment, checkpoint: Path | None, models: Models | None
 ) -> tuple[Any, Any, Worn]:
-    """Model, template, and a context in which the model is ready to answer."""
+    """Model, template, and a context in which the model is ready to answer.
+
+    With what answers everywhere: the engine and the attention that a run asked for may not be here.
+    """
+    overrides = {name: value for name, value in experiment.overrides.items() if name != "attn_impl"}
+    experiment = replace(experiment, overrides=overrides, tuning=replace(experiment.tuning, engine="fast"))
     ready, machine, nowhere = with_local_model(experiment), find_machine(), Path(os.devnull)
     is_adapter = checkpoint is not None and (checkpoint / "adapter_config.json").exists()
     beside = models is not None and is_adapter  # the model wears it beside others

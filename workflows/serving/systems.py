@@ -63,11 +63,12 @@ class System:
             yield [(int(row.pop("id")), {k: v for k, v in row.items() if k != "gold"}) for row in batch]
 
     def words(self, said: Answer) -> str:
-        """An answer as the tuned model writes it, also of a system that writes nothing."""
-        if said["output"] is not None:
+        """An answer in a label's words: as the tuned model writes it, without the reasons that follow there;
+        also of a system that writes nothing.
+        """
+        words, prediction = {label.name: label.words for label in self.experiment.labels}, said["prediction"]
+        if said["output"] is not None and (prediction is None or self.experiment.ends_after_label):
             return said["output"]
-        words = {label.name: label.words for label in self.experiment.labels}
-        prediction = said["prediction"]
         names = prediction if isinstance(prediction, list) else [prediction]
         return "、".join(words.get(name, str(name)) for name in names)
 

@@ -196,9 +196,9 @@ class WatchCallback(TrainerCallback):
             named = {f"eval_{name}": value for name, value in self._measured().items() if name != "loss"}
             metrics.update(named)
             self.trainer.log(named)
-        if self.plan.stops is not None and self.plan.stops(state.log_history):
-            # The end comes by itself after the last step: nothing is saved by stopping there.
-            self.watched.stopped = control.should_training_stop = state.global_step < state.max_steps
+        ends = self.plan.stops is not None and self.plan.stops(state.log_history)
+        if ends and state.global_step < state.max_steps:  # after the last step the end comes by itself
+            self.watched.stopped = control.should_training_stop = True
 
 
 class EarlyStop(EarlyStopCallback):

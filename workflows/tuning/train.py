@@ -9,7 +9,7 @@ from typing import Any
 from swift import rlhf_main, sft_main
 from swift.template import MaxLengthError
 
-from workflows.core.errors import TrainingStopped, UserError, is_out_of_memory
+from workflows.core.errors import MomentaryError, TrainingStopped, UserError, is_out_of_memory
 from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.rows import conversation
 from workflows.core.run_folder import SPLITS, RunFolder
@@ -77,7 +77,7 @@ def train(
                 if ranks() == 1:  # else the other processes wait for this one
                     fewer = _fewer_rows_at_a_time(ready, arguments.training_args, piece_tokens)
                 if fewer is None:
-                    raise UserError(out_of_memory_line(run, ready, machine)) from error
+                    raise MomentaryError(out_of_memory_line(run, ready, machine)) from error
             watched.model = None
             base.release()
             let_go_of_memory()  # what the failed step held is let go only after that block
@@ -146,6 +146,8 @@ def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dic
     if arguments.resume_from_checkpoint is not None:
         state = Path(arguments.resume_from_checkpoint) / "trainer_state.json"
         _resume_with(state, arguments.training_args.train_batch_size)
+        if not arguments.training_args.fp16:  # begun in fp16, on another machine: here nothing is scaled
+            state.with_name("scaler.pt").unlink(missing_ok=True)
     arguments.training_args.callbacks = [*(arguments.training_args.callbacks or []), RUN_WATCH]
     if is_adalora(ready.arguments):
         # peft cannot put a checkpoint's ranks into a model that has the last ones.

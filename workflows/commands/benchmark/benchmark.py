@@ -49,7 +49,14 @@ from workflows.model.arguments import (
 )
 from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
-from workflows.model.machine import Machine, find_machine, memory_within_reach, now, products_per_second
+from workflows.model.machine import (
+    Machine,
+    find_machine,
+    is_full,
+    memory_within_reach,
+    now,
+    products_per_second,
+)
 from workflows.model.memory import fit_to_memory, read_sizes
 from workflows.model.patches import use_plain_attention_for_short_rows
 from workflows.tuning.callbacks import RUN_WATCH, Plan, register_watch
@@ -158,11 +165,7 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
     speed.
     """
     experiment, machine = experiment_in_words(run), find_machine()
-    if isinstance(experiment.recipe, LabelLoss | Preference | Distillation | Plain):
-        raise UserError(
-            f"{run.path}: method {experiment.method} trains otherwise than SWIFT's own training, so there is "
-            "nothing to compare; name a run of lora, say."
-        )
+    _refuse_other_training(run, experiment)
     body = read_sizes(Path(experiment.model.arguments["model"])).body
     products = "products of all tokens"
     seconds: dict[str, list[float]] = {"ours": [], "swift": [], products: []}
@@ -172,7 +175,8 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
             seconds["ours"].append(sum(ours["seconds"]))
             seconds["swift"].append(sum(plain["seconds"]))
             speed = products_per_second(machine.torch_dtype, machine.device)
-            seconds[products].append(4 * body * sum(plain["tokens"]) / speed)
+            each = 6 if is_full(experiment.arguments) else 4  # forward, back, all weights
+            seconds[products].append(each * body * sum(plain["tokens"]) / speed)
     return {
         **about(experiment, machine, steps, int(sum(plain["tokens"]))),
         "seconds": seconds,
@@ -265,7 +269,10 @@ def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str
     """Seconds of `run` with its data prepared, and of `swift infer`, `swift sft` and `swift infer` with the
     adapter, each with SWIFT's defaults beside the preset; processes' starts and loading are in both.
     """
-    machine, experiment = find_machine(), with_local_model(load_experiment(run.experiment))
+    machine, experiment = find_machine(), experiment_in_words(run)
+    _refuse_other_training(run, experiment)
+    if experiment.derives_rows:
+        raise UserError(f"{run.path}: method {experiment.method} makes rows to train on that SWIFT has not.")
     merged = merged_arguments(experiment, machine)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -306,6 +313,15 @@ def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str
         "seconds": {**seconds, "three SWIFT commands": plain},
         "ratios": {"ours / three SWIFT commands": ratio(seconds["ours"], plain)},
     }
+
+
+def _refuse_other_training(run: RunFolder, experiment: Experiment) -> None:
+    """Raise UserError where a run is trained otherwise than `swift sft` does."""
+    if isinstance(experiment.recipe, LabelLoss | Preference | Distillation | Plain):
+        raise UserError(
+            f"{run.path}: method {experiment.method} trains otherwise than SWIFT's own training, so there is "
+            "nothing to compare; name a run of lora, say."
+        )
 
 
 def experiment_in_words(run: RunFolder) -> Experiment:
