@@ -36,16 +36,10 @@ PATIENCE = 600  # seconds after which a test takes what it waits for to hang, on
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # Files that take longest: they go first, so that no process works on one alone at the end.
 LONGEST = (
-    *(
-        "test_readme",
-        "test_methods",
-        "test_spread",
-        "test_cluster",
-        "test_study",
-        "test_search",
-        "test_bad_input",
-    ),
-    *("test_notebook", "test_nothing_lost", "test_app", "test_end_to_end", "test_offline", "test_server"),
+    *("test_readme", "test_methods", "test_spread", "test_study", "test_nothing_lost", "test_end_to_end"),
+    *("test_search", "test_cluster", "test_offline", "test_notebook", "test_app", "test_swift_datasets"),
+    *("test_head", "test_bad_input", "test_server", "test_benchmark", "test_export", "test_qwen3_5"),
+    *("test_full", "test_pieces", "test_reproduce", "test_plan"),
 )
 
 
@@ -86,13 +80,13 @@ def _forks() -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT, text=True, encoding="utf-8")
 
 
-def _run_in_fork(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+def _run_in_fork(arguments: list[str], env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     forks = _forks()
     assert forks.stdin is not None
     assert forks.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("output", "errors")]
-        request = [arguments, [*map(str, files)], dict(os.environ)]
+        request = [arguments, [*map(str, files)], {**os.environ, **env}]
         print(json.dumps(request), file=forks.stdin, flush=True)
         answer = forks.stdout.readline()
         assert answer, "tests/forks.py has stopped; what it printed says why"
@@ -102,9 +96,9 @@ def _run_in_fork(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def run_command(*arguments: object, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run run_swift.py in a process of its own, as a user does: a new one, or a fork without `env`."""
-    if env is None and not GPU_HERE:
-        return _run_in_fork([*map(str, arguments)])
+    """Run run_swift.py in a process of its own, as a user does, or in a fork."""
+    if not GPU_HERE:
+        return _run_in_fork([*map(str, arguments)], env or {})
     return subprocess.run(
         [sys.executable, str(ROOT / "run_swift.py"), *map(str, arguments)],
         capture_output=True,

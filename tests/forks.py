@@ -3,7 +3,8 @@
     python -m tests.forks       (started by tests/conftest.py)
 
 Each line of its input is a request in JSON: the arguments, the files for output and errors, the environment.
-Each line of its answer is an exit code.  Variables that libraries read while they are loaded have no effect.
+Each line of its answer is an exit code.  Of the variables that libraries read while they are loaded those of
+the hubs and of temporary files have an effect all the same.
 Not for a machine with a GPU: CUDA does not outlive a fork.
 """
 
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 
 import run_swift
 from tests.kill_runs import ORDER, arm
@@ -58,6 +60,11 @@ def _command(arguments: list[str], files: list[str], environment: dict[str, str]
     os.environ.update(environment)
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+    tempfile.tempdir = None
+    if "huggingface_hub.constants" in sys.modules:
+        importlib.reload(sys.modules["huggingface_hub.constants"])
+    if "modelscope_hub" in sys.modules:
+        sys.modules["modelscope_hub"].set_default_config(None)
     if "datasets.fingerprint" in sys.modules:  # else all forks would draw the same names for files
         sys.modules["datasets.fingerprint"].fingerprint_rng.seed()
     if (order := environment.get(ORDER)) is not None:

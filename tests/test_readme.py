@@ -26,6 +26,8 @@ SHORT = {"--set": "max_steps=1", "--test-samples": "10", "--train-samples": "24"
 # The first of them make outputs/first and outputs/corrected, which commands of the others use.
 FIRST = ["README.md", "docs/en/stages.md", "docs/en/results.md"]
 TAKE_LONG = {"app", "serve", "search"}  # tests/serving and tests/search start and stop them
+# tests/commands/test_benchmark.py runs these kinds, and looks at what they write
+BENCHMARKS = {"inference", "training", "startup", "data"}
 # tests/pipeline/test_spread.py has several processes, tests/pipeline/test_cluster.py a cluster
 BY_MANY = {"--nproc", "--nnodes", "--ray"}
 NEEDS_GPU = "docs/en/gpu.md"  # tests/commands/test_doctor.py parses its commands
@@ -60,6 +62,7 @@ OURS = [
     if line.startswith("python run_swift.py ")
     and line.split()[2] not in TAKE_LONG
     and not BY_MANY.intersection(line.split())
+    and not (line.split()[2] == "benchmark" and line.split()[3] in BENCHMARKS)
 ]
 
 
@@ -114,6 +117,12 @@ def test_no_command_is_left_out_of_these_tests() -> None:
 def test_commands_for_several_processes_are_understood(line: str) -> None:
     _, bound, *_ = app.parse_args(line.split()[2:], exit_on_error=False, print_error=False)
     assert bound.arguments.get("ray") or bound.arguments["processes"].total > 1
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if " benchmark " in line])
+def test_commands_that_time_something_are_understood(line: str) -> None:
+    _, bound, *_ = app.parse_args(line.split()[2:], exit_on_error=False, print_error=False)
+    assert bound.arguments
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,10 @@ RUNS = {
 }
 
 
+# Of the others losses and weights are looked at alone.
+ANSWER = [name for name in RUNS if name not in ("smoothed", "nothing added")]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str]]) -> dict[str, RunFolder]:
     """The finished runs by name."""
@@ -67,14 +71,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
             ["--set", "max_steps=3"] if name == "plain-peft" else LAST
         )  # which has the last step in any case
         commands.append(["prepare", *last, *SIZES, *given, "--run-folder", path])
-        commands += [[command, path] for command in ("train", "infer", "score")]
+        commands += [
+            [command, path] for command in (("train", "infer", "score") if name in ANSWER else ("train",))
+        ]
     for arguments in commands:
         done = run_command(*arguments)
         assert done.returncode == 0, done.stderr[-3000:]
     return {name: RunFolder(folder / name) for name in RUNS}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ANSWER)
 def test_a_method_is_trained_and_scored_before_and_after(runs: dict[str, RunFolder], name: str) -> None:
     run = runs[name]
     assert read_json(run.training)["steps"] == 3
@@ -99,7 +105,7 @@ def test_an_adapter_is_trained_on_with_the_prompt_that_it_was_tuned_with(runs: d
         build_sft_arguments(runs["dpo"], with_local_model(own), Machine("cpu", "", "float32", ""))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ANSWER)
 def test_a_method_is_served_as_it_answered(runs: dict[str, RunFolder], name: str) -> None:
     assert_served_as_answered(runs[name])
 
