@@ -204,6 +204,7 @@ def fit_to_machine(arguments: Arguments, pinned: set[str], machine: Machine) -> 
     # SWIFT takes fp32 weights for fp16 mixed precision unless told otherwise.
     put("bf16", computed_in == "bfloat16")
     put("fp16", computed_in == "float16")
+    put("logging_nan_inf_filter", False)  # else a loss that is no number is logged as one
     if fitted.get("quant_method") == "bnb":
         put("bnb_4bit_compute_dtype", computed_in)  # SWIFT would compute in fp32 beside fp16
     # One device, never several; torchrun numbers the processes here, each of which has a GPU of its own.
