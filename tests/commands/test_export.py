@@ -215,6 +215,9 @@ def test_a_folder_that_answers_otherwise_is_not_kept(
     assert "is there already" in refused.stderr
     rows = read_jsonl(run.predictions("tuned"))
     write_jsonl(run.predictions("tuned"), [{**rows[0], "output": "正面负面"}, *rows[1:]])
+    unscored = command("export", run.path, "--output", tmp_path / "out")
+    assert (unscored.returncode, "is not finished; finish it first" in unscored.stderr) == (2, True)
+    assert command("score", run.path).returncode == 0
     done = command("export", run.path, "--output", tmp_path / "out")
     assert done.returncode == 2
     assert f"answers 1 of 300 test rows otherwise than the run did, {rows[0]['id']} first" in done.stderr

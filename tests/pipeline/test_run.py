@@ -1,6 +1,7 @@
 """Which stages of a run count as done, after a start that failed in the middle."""
 
 import csv
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,20 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
-from workflows.pipeline.run import do_stages
+from workflows.pipeline.run import do_stages, start_run
+
+
+def test_a_run_that_was_killed_before_it_described_itself_begins_anew(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / f".experiment.yaml.{_ended_process()}.part").write_text("options:", encoding="utf-8")
+    start_run(make_experiment(), run.path, Screen())
+    assert [path.name for path in run.path.iterdir()] == ["experiment.yaml"]
+
+
+def _ended_process() -> int:
+    with subprocess.Popen(["true"]) as process:
+        return process.pid
 
 
 def test_a_stage_that_failed_halfway_is_not_done_with_what_went_in_before(
