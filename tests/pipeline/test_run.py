@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
 from workflows.pipeline.run import do_stages, start_run
 
@@ -19,7 +19,9 @@ def test_a_run_that_was_killed_before_it_described_itself_begins_anew(tmp_path: 
     run.path.mkdir()
     (run.path / f".experiment.yaml.{_ended_process()}.part").write_text("options:", encoding="utf-8")
     start_run(make_experiment(), run.path, Screen())
-    assert [path.name for path in run.path.iterdir()] == ["experiment.yaml"]
+    with locked(run):
+        pass
+    assert [path.name for path in run.path.iterdir() if path.name != ".lock"] == ["experiment.yaml"]
 
 
 def _ended_process() -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import fingerprint, open_whole, read_json, remove_left_parts, sha256
+from workflows.core.files import fingerprint, open_whole, read_json, sha256
 from workflows.core.run_folder import (
     RunFolder,
     discard_if_unstarted,
@@ -50,8 +50,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)
-        remove_left_parts(folder)  # of a process that was killed before it had written experiment.yaml
-        if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or _holds_more(run)):
             raise UserError(f"--run-folder {folder}: is no run folder and not empty; name a new one.")
         if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
             if finished_stages(run) or is_locked(run):
@@ -68,6 +67,11 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
         file.write(text)
     screen.say(f"new run {as_typed(run.path)}")
     return run
+
+
+def _holds_more(run: RunFolder) -> bool:
+    """Whether a folder holds more than what a process left that was killed before it had described the run."""
+    return any(not path.match(f".{run.experiment.name}.*.part") for path in run.path.iterdir())
 
 
 def _unfinished(experiment: Experiment, text: str) -> RunFolder | None:
