@@ -70,7 +70,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
 
 
 def _holds_more(run: RunFolder) -> bool:
-    """Whether a folder holds more than what a process left that was killed before it had described the run."""
+    """Whether a folder holds more than what a process left that was killed before it had described a run."""
     return any(not path.match(f".{run.experiment.name}.*.part") for path in run.path.iterdir())
 
 
