@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from run_swift import app
 from tests.fake_hub import FakeHub, serve_hub
+from tests.forks import PATIENCE
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment
@@ -32,7 +33,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
-PATIENCE = 600  # seconds after which a test takes what it waits for to hang, on the slowest machine
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # Files that take longest: they go first, so that no process works on one alone at the end.
 LONGEST = (

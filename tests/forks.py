@@ -19,6 +19,7 @@ import tempfile
 import run_swift
 from tests.kill_runs import ORDER, arm
 
+PATIENCE = 600  # seconds after which a test takes what it waits for to hang, on the slowest machine
 LIGHT = (
     *("pandas", "sklearn.linear_model", "sklearn.feature_extraction.text", "cleanlab", "matplotlib.figure"),
     *("statsmodels.stats.multitest", "workflows.commands.run", "workflows.data.prepare"),
@@ -51,6 +52,8 @@ def serve() -> None:
             target=_command, args=(arguments, files, environment)
         )
         fork.start()
+        fork.join(PATIENCE)
+        fork.kill()
         fork.join()
         answers.write(f"{fork.exitcode}\n")
 

@@ -163,7 +163,8 @@ def test_a_torchao_that_peft_refuses_is_said_before_anything_is_prepared(
     is_torchao_available.cache_clear()
     with pytest.raises(UserError, match=r"torchao. Found version 0\.10\.0.* pip uninstall -y torchao"):
         check_machine(make_experiment())
-    check_machine(make_experiment("--method", "full"))
+    for method in ("full", "adalora"):
+        check_machine(make_experiment("--method", method))
     monkeypatch.undo()
     is_torchao_available.cache_clear()
     check_machine(make_experiment())

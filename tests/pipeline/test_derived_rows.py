@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import make_experiment
 from workflows.core.errors import UserError
-from workflows.core.files import write_json, write_jsonl
+from workflows.core.files import read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.unlabelled import read_unlabelled
@@ -148,6 +148,10 @@ def test_what_a_source_went_on_from_may_not_have_seen_the_test_rows_either(tmp_p
     with pytest.raises(UserError, match="was trained on 1 of the 1 test rows"):
         refuse_seen_rows(run, second)
     first.split("train").unlink()
+    for name in ("val", "test"):
+        write_jsonl(second.split(name), [_row("v", "还行", 1), *read_jsonl(run.split(name))])
+    refuse_seen_rows(run, second)  # the second has looked for the same rows while the first was there
+    write_jsonl(second.split("test"), [_row("v", "还行", 1)])
     with pytest.raises(UserError, match="is gone, so nobody can say whether test rows were trained on"):
         refuse_seen_rows(run, second)
 

@@ -101,6 +101,10 @@ def test_plan_does_not_cover_what_swift_does_not_train() -> None:
             "eval_steps 100 and save_steps 500: must",
         ),
         (("--method", "swift-defaults", "--set", "save_strategy=no"), "save_strategy no: the training would"),
+        (
+            ("--set", "save_strategy=best", "--set", "early_stop_interval=2"),
+            "so early_stop_interval never counts",
+        ),
         (("--set", "metric_for_best_model=f1"), "f1: evaluations do not measure it; take loss, accuracy,"),
         (("--set", "truncation_strategy=right"), "right would cut the answer off long rows"),
         (("--method", "head", "--set", "label_smoothing_factor=0.1"), "method head: has no label smoothing"),

@@ -89,6 +89,13 @@ def test_a_machine_without_memory_costs_no_more_than_one_trial(tmp_path: Path) -
     with pytest.raises(UserError, match="memory ran out"):
         trials.note(third, no_memory, Screen())
     assert [each.number for each in trials.running()] == [third.trial.number]
+    again = _trials(tmp_path, trials.space, 4)  # the same command, which goes on past values that never fit
+    with third.lock:
+        pass
+    taken = again.take_next()
+    assert taken is not None and taken.run == third.run
+    again.note(taken, no_memory, Screen())
+    assert len(again.finished()) == 3
 
 
 @pytest.mark.parametrize(

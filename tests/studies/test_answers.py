@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from workflows.core.errors import UserError
 from workflows.core.files import write_json, write_jsonl
@@ -15,6 +16,7 @@ from workflows.experiment.options import DEFAULTS
 from workflows.reporting.render import render_markdown
 from workflows.studies.answers import answer, conclude_points
 from workflows.studies.card import Size, load_study
+from workflows.studies.hub_card import write_hub_card
 from workflows.studies.page import build_page
 from workflows.studies.records import record_of
 from workflows.studies.runs import find_runs
@@ -119,6 +121,24 @@ def test_a_sentence_of_a_grid_says_of_what(tmp_path: Path) -> None:
         {"prompt": "zh-question"},
         {"prompt": "zh-system"},
     ]
+
+
+def test_a_hub_is_told_the_labels_of_what_reads_some_and_nothing_of_an_empty_panel(tmp_path: Path) -> None:
+    found = _answer(tmp_path, lambda arm, size, draw: 40)
+    empty = {**found["panels"][0], "grid": {"dataset": "jd"}, "arms": {}, "pairs": []}
+    found["panels"].append(empty)
+    page = build_page(found, tmp_path / "figures")
+    points = [point for of in found["panels"][0]["arms"].values() for point in of]
+    tested = {run: ("demo", "Demo") for point in points for run in point["runs"]}
+    write_hub_card(found, page, tested, tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    index = yaml.safe_load(card.split("---")[1])["model-index"]
+    named = {each["name"]: [of["metrics"][0]["name"] for of in each["results"]] for each in index}
+    assert named == {
+        "card: tfidf": ["accuracy with 900 labels"],
+        "card: zero_shot": ["accuracy"],
+        "card: lora": ["accuracy with 900 labels"],
+    }
 
 
 def test_without_pairs_a_study_says_how_much_is_luck(tmp_path: Path) -> None:

@@ -16,7 +16,11 @@ from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.experiment import load_experiment
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.model.arguments import build_infer_arguments, build_sft_arguments
+from workflows.model.arguments import (
+    build_infer_arguments,
+    build_sft_arguments,
+    refuse_other_prompting,
+)
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 from workflows.model.swift_names import check_overrides
@@ -100,9 +104,16 @@ def test_a_reasoned_answer_is_given_in_a_labels_words(runs: dict[str, RunFolder]
 
 
 def test_an_adapter_is_trained_on_with_the_prompt_that_it_was_tuned_with(runs: dict[str, RunFolder]) -> None:
-    own = make_experiment("--method", "dpo", "--from-run", str(runs["lora"].path), "--set", "system=你好")
-    with pytest.raises(UserError, match="was tuned with another system; leave out system"):
-        build_sft_arguments(runs["dpo"], with_local_model(own), Machine("cpu", "", "float32", ""))
+    flags = ("--method", "dpo", "--from-run", str(runs["lora"].path))
+    machine = Machine("cpu", "", "float32", "")
+    own = make_experiment(*flags, "--set", "system=你好", "--set", "enable_thinking=False")
+    with pytest.raises(UserError, match="was tuned with no system no enable_thinking; give the same"):
+        build_sft_arguments(runs["dpo"], with_local_model(own), machine)
+    in_four_bits = replace(load_experiment(runs["lora"].experiment), preset={"quant_bits": 4})
+    same = replace(make_experiment(*flags), overrides={"quant_bits": "4"})
+    refuse_other_prompting(same, in_four_bits)
+    with pytest.raises(UserError, match="was tuned with --set quant_bits=4; give the same"):
+        refuse_other_prompting(make_experiment(*flags), in_four_bits)
 
 
 @pytest.mark.parametrize("name", ANSWER)

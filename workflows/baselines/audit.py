@@ -91,10 +91,12 @@ def audit(job: Job) -> dict[str, Any]:
 
 def _corrected(run: RunFolder, rows: Rows) -> Iterator[tuple[str, ...]]:
     """The lines of audit.csv for what this run's --apply changed, also of rows that its sample left out."""
-    splits = {row["id"]: row["split"] for row in rows}
+    found = {row["id"]: (row["split"], row["review"]) for row in rows}
     for row in read_jsonl(run.corrections) if run.corrections.exists() else []:
-        split, after = splits.get(row["id"], ""), row["after"] or "drop"
-        yield row["id"], split, row["text"], row["before"], "", "", after
+        split, text = found.get(row["id"], ("", ""))
+        text = row.get("text", text)  # an older version kept none
+        if text:
+            yield row["id"], split, text, row["before"], "", "", row["after"] or "drop"
 
 
 def _said_by_the_probe(run: RunFolder, rows: Rows, names: list[str]) -> np.ndarray | None:

@@ -154,6 +154,10 @@ def check_evaluations(experiment: Experiment) -> None:
     if evaluates == "no":
         return
     wanted = "must be the same, so that the checkpoint of the best evaluation is there; set both."
+    if saves == "best" and _number(arguments.get("early_stop_interval")):
+        raise UserError(
+            "save_strategy best: saves each best alone, so early_stop_interval never counts; take steps."
+        )
     if saves != "best" and evaluates != saves:
         raise UserError(f"eval_strategy {evaluates} and save_strategy {saves}: {wanted}")
     if saves == "steps" and None not in (evaluated, saved) and evaluated != saved:

@@ -38,7 +38,8 @@ SHARED = (
     *("enable_thinking", "add_non_thinking_prefix", "preserve_thinking", "seed", "data_seed"),
     *("task_type", "num_labels", "problem_type"),
 )  # fmt: skip
-OF_A_MACHINE = ("torch_dtype", "attn_impl", "device_map", "seed", "data_seed")  # of SHARED: not of the prompt
+# Of SHARED: what is not of the prompt, nor of the weights.
+OF_A_MACHINE = ("torch_dtype", "attn_impl", "device_map", "seed", "data_seed", "use_hf")
 VLLM_RANKS = (
     16,
     32,
@@ -94,22 +95,25 @@ def build_sft_arguments(
         adapter = checkpoint_of(RunFolder(Path(tuning.from_run)))
         if not (adapter / "adapter_config.json").exists():
             raise UserError(f"{tuning.from_run}: is fully tuned; method {tuning.method} needs an adapter.")
-        _refuse_other_prompting(experiment, load_experiment(RunFolder(Path(tuning.from_run)).experiment))
+        refuse_other_prompting(experiment, load_experiment(RunFolder(Path(tuning.from_run)).experiment))
         arguments |= {"ref_adapters": [str(adapter)], "adapters": None if resume_from else [str(adapter)]}
     return parse_swift(_training_kind(experiment.recipe), arguments)
 
 
-def _refuse_other_prompting(experiment: Experiment, source: Experiment) -> None:
+def refuse_other_prompting(experiment: Experiment, source: Experiment) -> None:
     """Raise UserError where an adapter would be trained on with other settings of model and prompt than those
     that it was tuned with.
     """
-    own, before = ({**each.preset, **each.overrides} for each in (experiment, source))
-    for name in SHARED:
-        if name not in OF_A_MACHINE and own.get(name) != before.get(name):
-            asked = f"add --set {name}={before[name]}" if name in before else f"leave out {name}"
-            raise UserError(
-                f"--from-run {experiment.tuning.from_run}: was tuned with another {name}; {asked}."
-            )
+    # A preset has values of YAML, --set texts.
+    own, before = (
+        {name: str(value).lower() for name, value in {**each.preset, **each.overrides}.items()}
+        for each in (experiment, source)
+    )
+    other = [name for name in SHARED if name not in OF_A_MACHINE and own.get(name) != before.get(name)]
+    asked = [f"--set {name}={before[name]}" if name in before else f"no {name}" for name in other]
+    if other:
+        run = experiment.tuning.from_run
+        raise UserError(f"--from-run {run}: its adapter was tuned with {' '.join(asked)}; give the same.")
 
 
 def build_infer_arguments(

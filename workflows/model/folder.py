@@ -20,7 +20,7 @@ from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT, Arguments, Label
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import describe_folder, runs_own_code
-from workflows.model.machine import find_machine, fit_to_machine, is_full
+from workflows.model.machine import find_machine, fit_to_machine, is_adalora, is_full
 
 WEIGHTS = ("*.safetensors", "*.bin")
 # As SWIFT leaves them out: the same weights in other forms.
@@ -50,12 +50,12 @@ def check_machine(experiment: Experiment) -> None:
         raise UserError(
             f"--set attn_impl={arguments['attn_impl']}: {why}; leave it out, torch's own attention is used."
         )
-    if experiment.tunes and not is_full(arguments):
+    if experiment.tunes and not is_full(arguments) and not is_adalora(arguments):
         _check_torchao()
 
 
 def _check_torchao() -> None:
-    """Raise UserError where peft would refuse each adapter for the torchao that is installed."""
+    """Raise UserError where peft would refuse LoRA's adapters for the torchao that is installed."""
     if importlib.util.find_spec("torchao") is None:
         return
     from peft.import_utils import is_torchao_available
@@ -64,7 +64,7 @@ def _check_torchao() -> None:
         is_torchao_available()
     except ImportError as error:
         raise UserError(
-            f"{error}; peft makes no adapter beside it: pip uninstall -y torchao, or pip install -U torchao"
+            f"{error}; peft makes no LoRA beside it: pip uninstall -y torchao, or pip install -U torchao"
         ) from error
 
 

@@ -131,7 +131,9 @@ def refuse_seen_rows(run: RunFolder, source: RunFolder) -> None:
     while begun is not None:
         trained = begun.derived if begun.derived.exists() else begun.split("train")
         if not trained.exists():
-            raise UserError(f"{trained}: is gone, so nobody can say whether test rows were trained on.")
+            if begun is source or not _are_tested_by(source, run):  # who has checked them against that run
+                raise UserError(f"{trained}: is gone, so nobody can say whether test rows were trained on.")
+            break
         texts |= {row["review"] for row in read_jsonl(trained)}
         before = load_experiment(begun.experiment)
         earlier = before.tuning.from_run if isinstance(before.recipe, Preference) else None
@@ -144,6 +146,15 @@ def refuse_seen_rows(run: RunFolder, source: RunFolder) -> None:
                 f"--from-run {source.path}: was trained on {seen} of the {len(rows)} {name} rows of this "
                 "run; take the same data set, --split and --data-seed for both."
             )
+
+
+def _are_tested_by(source: RunFolder, run: RunFolder) -> bool:
+    """Whether all validation and test rows of `run` are such rows of `source`, too."""
+    own, others = (
+        {row["review"] for name in ("val", "test") for row in read_jsonl(each.split(name))}
+        for each in (run, source)
+    )
+    return own <= others
 
 
 def as_messages(row: dict[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,7 @@ EVALUATIONS_IN_ANY_CASE = 1
 # Values that were tried before are drawn anew, so often in a row: then there may be no others.
 DRAWS = 50
 SEEDS_APART = 100_000  # so that no second draw has the seed of a later trial
-# What is noted of a trial: its run folder, why it could not be trained, whether that may pass.
-STARTED, FAILED, MOMENTARY = "run", "error", "momentary"
+STARTED, FAILED = "run", "error"  # what is noted of a trial: its run folder, why it could not be trained
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Trials:
         """Open the storage in `folder`, or make it; `wanted`: how many trials there are to be in all."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder, self.space, self.wanted = folder, space, wanted
-        self.default = space.asked
+        self.default, self.failed_by_the_moment = space.asked, False
         with self._asking():
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{folder / 'search.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
@@ -169,12 +168,12 @@ class Trials:
         """Tell the storage, and the screen, what came of a trial.
 
         Raises UserError where the default could not be trained, and where two trials one after the other
-        failed by the moment: that is the machine, not their values.
+        failed by the moment: that is the machine, rather than their values.  The next command notes one, too.
         """
         if came.error is not None:
-            if work.experiment == self.default or (came.momentary and self._failed_by_the_moment()):
+            twice, self.failed_by_the_moment = self.failed_by_the_moment and came.momentary, came.momentary
+            if work.experiment == self.default or twice:
                 raise UserError(came.error)
-            work.trial.set_user_attr(MOMENTARY, came.momentary)
             self._cannot(work.trial, came.error, came.seconds)
             screen.say(f"  cannot be trained: {came.error}")
             return
@@ -187,11 +186,6 @@ class Trials:
         work.trial.set_user_attr("validation", came.figures)
         self.study.tell(work.trial, loss)
         screen.say(f"  {loss:.4f} nats a validation row")
-
-    def _failed_by_the_moment(self) -> bool:
-        """Whether the trial that ended last did."""
-        ended = [(trial.datetime_complete, trial.user_attrs) for trial in self.finished()]
-        return bool(ended) and max(ended, key=lambda each: str(each[0]))[1].get(MOMENTARY, False)
 
     def _cannot(self, trial: Trial, why: str, seconds: float) -> None:
         """Note of a trial why its values cannot be trained."""

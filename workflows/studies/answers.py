@@ -48,6 +48,7 @@ def answer(study: Study, taken: Taken, folder: Path) -> dict[str, Any]:
         "answer": [asdict(each) for each in said],
         "stands_in": any(run.experiment.model.name == "tiny" for _, run in taken),
         "options": {name: _shown(value) for name, value in study.options.items()},
+        "once": [arm for arm, each in study.arms.items() if each.once],
         "titles": {arm: asdict(said) if isinstance(said, Text) else said for arm, said in titles.items()},
         "panels": panels,
         "folders": {
@@ -131,6 +132,8 @@ def _shown(value: Any) -> Any:
 def points_to_show(panel: dict[str, Any]) -> dict[str, Point]:
     """Of each arm its point at the number of labels that the most arms have, the largest of those."""
     points = [(arm, point) for arm, points in panel["arms"].items() for point in points]
+    if not points:
+        return {}
     arms_with = Counter(point["labels"] for _, point in points)
     labels = max(arms_with, key=lambda labels: (arms_with[labels], labels))
     return {arm: point for arm, point in points if point["labels"] == labels}

@@ -13,7 +13,7 @@ from workflows.core.files import open_whole
 from workflows.core.texts import LANGUAGES
 from workflows.reporting.blocks import Block, Command, Report
 from workflows.reporting.render import render_markdown
-from workflows.studies.answers import listed, points_to_show
+from workflows.studies.answers import Point, listed, points_to_show
 from workflows.studies.records import without_folders
 
 FILES = ["README.md", "figures/*.png"]  # what is pushed: study.json and the runs name places of this machine
@@ -28,7 +28,11 @@ def write_hub_card(
     """
     index: list[dict[str, Any]] = []
     for arm in found["titles"]:
-        results = [_result(panel, arm, tested) for panel in found["panels"] if arm in points_to_show(panel)]
+        points = [(panel, points_to_show(panel).get(arm)) for panel in found["panels"]]
+        reads_labels = arm not in found["once"]
+        results = [
+            _result(panel, point, reads_labels, tested) for panel, point in points if point is not None
+        ]
         if results:
             index += eval_results_to_model_index(f"{found['study']}: {arm}", results)
     tags = ["sentiment", "text-classification", "ms-swift"]
@@ -52,10 +56,10 @@ def _without_places(block: Block) -> Block:
     return Command(shlex.join(without_folders(shlex.split(block.text))))
 
 
-def _result(panel: dict[str, Any], arm: str, tested: Mapping[str, tuple[str, str]]) -> EvalResult:
-    """The arm's accuracy with the most labels that all arms have: the mean over its draws."""
-    point = points_to_show(panel)[arm]
-    reads_labels = point["varies"] or point["size"] == "all"
+def _result(
+    panel: dict[str, Any], point: Point, reads_labels: bool, tested: Mapping[str, tuple[str, str]]
+) -> EvalResult:
+    """The accuracy of an arm at one number of labels: the mean over its draws."""
     name, title = tested[point["runs"][0]]
     return EvalResult(
         task_type="text-classification",
