@@ -83,8 +83,9 @@ def test_a_machine_without_memory_costs_no_more_than_one_trial(tmp_path: Path) -
     trials = _trials(tmp_path, _space(tmp_path, "{lora_rank: [4, 8, 16, 32]}"), 4)
     first, second, third = (trials.take_next() for _ in range(3))
     assert first is not None and second is not None and third is not None
-    trials.note(first, Came(1.0, {"eval_label_loss": 0.5}), Screen())
     no_memory = Came(1.0, error="memory ran out in training", momentary=True)
+    trials.failed_by_the_moment = True  # a trial before these; what was trained since is between
+    trials.note(first, Came(1.0, {"eval_label_loss": 0.5}), Screen())
     trials.note(second, no_memory, Screen())  # as a larger rank may bring about
     with pytest.raises(UserError, match="memory ran out"):
         trials.note(third, no_memory, Screen())

@@ -106,7 +106,7 @@ def open_finished(folder: Path) -> RunFolder:
     run, experiment = open_run(folder)
     if not experiment.tunes:
         raise UserError(f"{folder}: method {experiment.tuning.method} tunes no model; name a run that did.")
-    if not are_done(run, experiment, ("tuned", "score")) or not is_scored(run):
+    if not are_done(run, experiment, ("tuned", "score")):
         raise UserError(f"{folder}: is not finished; finish it first: {COMMAND} run {folder}")
     return run
 

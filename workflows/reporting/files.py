@@ -32,8 +32,11 @@ def read_files(run: RunFolder) -> Files:
         for path in (run.tokens, run.training, run.environment, run.audit_summary)
     )
     predictions = {system: read_jsonl(run.predictions(system)) for system in scores["systems"]}
-    explained = read_jsonl(run.explained) if run.explained.exists() else []
-    answers = sha256(run.predictions([*scores["systems"]][-1]))  # an older model's may hang on other clauses
-    by_id = {row["id"]: row for row in explained if row.get("answers") == answers}
+    by_id = {}
+    if run.explained.exists():
+        answers = sha256(
+            run.predictions([*scores["systems"]][-1])
+        )  # an older model's may hang on other clauses
+        by_id = {row["id"]: row for row in read_jsonl(run.explained) if row.get("answers") == answers}
     made = tokens, training, environment, audit, finished_stages(run), costs_of(run), by_id
     return Files(scores, predictions, read_json(run.manifest), *made)

@@ -170,8 +170,8 @@ class Trials:
         Raises UserError where the default could not be trained, and where two trials one after the other
         failed by the moment: that is the machine, rather than their values.  The next command notes one, too.
         """
+        twice, self.failed_by_the_moment = self.failed_by_the_moment and came.momentary, came.momentary
         if came.error is not None:
-            twice, self.failed_by_the_moment = self.failed_by_the_moment and came.momentary, came.momentary
             if work.experiment == self.default or twice:
                 raise UserError(came.error)
             self._cannot(work.trial, came.error, came.seconds)

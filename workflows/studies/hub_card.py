@@ -27,12 +27,10 @@ def write_hub_card(
     `found`: what study.json holds; `tested`: by a run's key, name and title of the data set of its test rows.
     """
     index: list[dict[str, Any]] = []
+    shown = [(panel, points_to_show(panel)) for panel in found["panels"]]
     for arm in found["titles"]:
-        points = [(panel, points_to_show(panel).get(arm)) for panel in found["panels"]]
-        reads_labels = arm not in found["once"]
-        results = [
-            _result(panel, point, reads_labels, tested) for panel, point in points if point is not None
-        ]
+        reads = arm not in found["once"]
+        results = [_result(panel, points[arm], reads, tested) for panel, points in shown if arm in points]
         if results:
             index += eval_results_to_model_index(f"{found['study']}: {arm}", results)
     tags = ["sentiment", "text-classification", "ms-swift"]
@@ -43,8 +41,8 @@ def write_hub_card(
         for section in page.sections
         if not section.folded
     ]
-    shown = replace(page, sections=sections)
-    pages = [render_markdown(shown, folder / "figures", language) for language in LANGUAGES]
+    without_places = replace(page, sections=sections)
+    pages = [render_markdown(without_places, folder / "figures", language) for language in LANGUAGES]
     with open_whole(folder / "README.md") as file:
         file.write("\n".join(["---", front, "---", "", *pages]))
 
