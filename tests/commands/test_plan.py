@@ -134,6 +134,7 @@ def test_runs_of_a_study_are_estimated_by_one_measurement(capfd: pytest.CaptureF
         for method, flags, stages in (
             ("lora", ("--train-samples", 32), TUNED),
             ("lora", ("--train-samples", 512), TUNED),
+            ("lora", ("--train-samples", 512, "--test-dataset", "demo"), TUNED),
             ("label-loss", ("--train-samples", 512), TUNED),
             ("head", ("--train-samples", 512), TUNED),
             ("probe", ("--train-samples", 512), ("prepare", "baselines", "probe", "score", "report")),
@@ -141,9 +142,10 @@ def test_runs_of_a_study_are_estimated_by_one_measurement(capfd: pytest.CaptureF
             ("dora", ("--train-samples", 5000), TUNED),
         )
     ]
-    few, many, label_loss, head, probe, cot, too_many = estimate_runs(asked, Screen())
+    few, many, tested_elsewhere, label_loss, head, probe, cot, too_many = estimate_runs(asked, Screen())
     assert capfd.readouterr().out.count("calibrating on") == 1
     assert few["seconds"] < many["seconds"] < label_loss["seconds"]  # which asks the base model, too
+    assert tested_elsewhere["seconds"] < many["seconds"]  # whose training it takes over
     assert probe["seconds"] < head["seconds"]
     assert all(each["bytes"] > 1e8 for each in (few, many, label_loss, head, probe))
     assert [each["test"] for each in (few, probe, cot)] == [100, 100, 100]
@@ -169,7 +171,7 @@ def test_a_frozen_model_reads_a_row_once_for_all_draws_of_a_study() -> None:
             part for pair in zip(("--train-samples", "--sample-seed"), draw, strict=False) for part in pair
         ]
         asked = make_experiment("--method", "probe", "--probe-rows", 100000, *flags)
-        found = runs._estimate(asked, ("prepare", "probe"), kind, a_token, read)
+        found = runs._estimate(asked, ("prepare", "probe"), kind, a_token, read, set())
         assert (found["bytes"], found["why"]) == (3e9, None)
         seconds.append(found["seconds"] - 1.0 - 2.0 - runs.SCORE_AND_REPORT)
     # With validation rows, a tenth more; the test rows with the first.

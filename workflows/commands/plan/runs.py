@@ -103,8 +103,9 @@ def estimate_each(
             except UserError as error:
                 kinds[key] = replace(kinds[key], why=str(error))
     read: dict[str, dict[int | None, float]] = defaultdict(dict)
+    trained = set[str]()
     return [
-        _estimate(experiment, does, kinds[key], speeds.get(key), read[key])
+        _estimate(experiment, does, kinds[key], speeds.get(key), read[key], trained)
         for key, (experiment, does) in zip(keys, asked, strict=True)
     ]
 
@@ -217,10 +218,16 @@ def _measure(described: Experiment, kind: Kind, folder: Path, machine: Machine, 
 
 
 def _estimate(
-    experiment: Experiment, stages: Stages, kind: Kind, speeds: Speeds | None, read: dict[int | None, float]
+    experiment: Experiment,
+    stages: Stages,
+    kind: Kind,
+    speeds: Speeds | None,
+    read: dict[int | None, float],
+    trained: set[str],
 ) -> dict[str, Any]:
-    """What is said of a run.  `read`: rows that the frozen model has read for runs before it, by their draw,
-    which is brought up to date.
+    """What is said of a run.  `read`: rows that the frozen model has read for runs before it, by their draw;
+    `trained`: the trainings of runs before it, as of any that differ in their test rows alone.  Both are
+    brought up to date.
     """
     rows, tokens, data = kind.rows, kind.tokens, experiment.data
     train = data.train_samples or rows.get("train")
@@ -247,9 +254,12 @@ def _estimate(
         seconds += speeds.answered * (labelled * tokens["train"] + tested)
     if kind.training is not None and kind.load is not None:
         training, looked_at = kind.training, min(val, experiment.tuning.eval_rows)
-        seconds += share * kind.seconds["tokens"] + speeds.start
-        seconds += share * training.computed * passes(kind.load) * speeds.trained
-        seconds += training.evaluations * looked_at * tokens["val"] * speeds.evaluated
-        seconds += speeds.answered * tested
+        seconds += share * kind.seconds["tokens"] + speeds.answered * tested
+        untested = replace(data, test_samples=None, test_dataset=None)
+        alone = fingerprint(save_experiment(replace(experiment, data=untested, tested=None)))
+        if alone not in trained:
+            trained.add(alone)
+            seconds += speeds.start + share * training.computed * passes(kind.load) * speeds.trained
+            seconds += training.evaluations * looked_at * tokens["val"] * speeds.evaluated
         needed = max(needed, memory(training.sizes, kind.load) + speeds.extra)
     return found | {"seconds": seconds, "bytes": needed, "why": None}
