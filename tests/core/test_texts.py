@@ -10,7 +10,7 @@ import yaml
 from workflows.core.run_folder import SPLITS
 from workflows.core.texts import CATALOGUE, Text, in_both_languages, text, texts
 from workflows.data.reviews import KEPT, REASONS, UNKNOWN_LABEL
-from workflows.experiment.cards import ROOT
+from workflows.experiment.cards import DATASETS, ROOT, load_dataset_card, names_of
 from workflows.serving.predict import NO_LABEL
 
 ENTRIES = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
@@ -60,6 +60,8 @@ def test_each_text_is_used_and_each_that_is_used_is_there() -> None:
 
 
 def test_what_the_program_names_has_a_text() -> None:
+    cards = {name: load_dataset_card(name).title for name in names_of(DATASETS)}
+    assert {name: said.en for name, said in texts("data_titles").items()}.items() <= cards.items()
     assert list(texts("splits")) == list(SPLITS)
     reasons = {*REASONS, NO_LABEL} - {KEPT, UNKNOWN_LABEL}  # that one stops the run
     assert set(texts("rejection_reasons")) == reasons

@@ -56,6 +56,8 @@ def test_the_report_of_the_default_job_has_everything_in_both_languages(
     for part in (
         verdict["en"],
         verdict["zh"],
+        "Demo reviews, six domains (generated)",
+        "演示评论，六个领域（程序生成）",
         "python run_swift.py run",
         f"python run_swift.py reproduce outputs/{run.path.name}",
         "Near copies",
@@ -98,6 +100,16 @@ def test_the_language_is_the_readers_choice(
     assert done.returncode == 0, done.stderr
     assert '<body class="language-en">' in run.report_page.read_text(encoding="utf-8")
     assert "## Result" in run.report_markdown.read_text(encoding="utf-8")
+
+
+def test_a_report_without_its_training_rows_says_what_is_missing(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    run.split("train").unlink()
+    done = command("report", run.path)
+    assert done.returncode == 2
+    assert f"data/train.jsonl is missing; run `prepare {run.path}` first" in done.stderr
 
 
 @pytest.fixture

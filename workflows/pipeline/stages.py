@@ -314,7 +314,7 @@ STAGES = (
     Stage(
         "report",
         "reporting.report:report",
-        needs=lambda run: [run.scores, run.manifest],
+        needs=lambda run: [run.scores, run.manifest, *_splits(run)],  # the figure of lengths shows them
         depends=lambda run, experiment: {
             "the experiment": content_of(experiment),
             "other files that it shows": _what_a_report_adds(run),

@@ -51,7 +51,8 @@ def build_report(files: Files, experiment: Experiment, command: str, reproduce: 
         describe_run(files, experiment),
     ]
     title = f"{experiment.dataset.name} · {experiment.model.name} · {experiment.method}"
-    return Report(title, experiment.data_title, sections)
+    shipped = {said.en: said for said in texts("data_titles").values()}
+    return Report(title, shipped.get(experiment.data_title, experiment.data_title), sections)
 
 
 def _training(files: Files, experiment: Experiment) -> list[Section]:
