@@ -12,7 +12,7 @@ from tests.tiny_encoder import build_encoder
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
-from workflows.data.examples import choose_examples
+from workflows.data.examples import example_chooser
 from workflows.data.messages import join_label_words, line_writer, write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
@@ -103,11 +103,12 @@ def test_examples_are_training_rows_other_than_the_review(name: str, tmp_path: P
 def test_the_nearest_example_stands_last() -> None:
     texts = ["物流太慢", "味道很好，送得也快", "早餐好吃", "房间又小又旧", "味道好"]
     train = [Review(f"train:{i}", text, i % 2) for i, text in enumerate(texts)]
-    asked = [Review("test:1", "味道好啊", 1), train[4]]
-    shown = choose_examples(asked, train, load_prompt("zh-nearest"), 42)
-    assert [each[-1].text for each in shown] == ["味道好", "味道很好，送得也快"]
+    # The last is a training row that comes back as a text to be answered: it must not be shown its label.
+    asked = [Review("test:1", "味道好啊", 1), train[4], Review("0", "味道好", 0)]
+    shown = example_chooser(train, load_prompt("zh-nearest"), 42)(asked)
+    assert [each[-1].text for each in shown] == ["味道好", "味道很好，送得也快", "味道很好，送得也快"]
     with pytest.raises(UserError, match="shows 4 examples, and there are 4 training rows"):
-        list(choose_examples(train, train[:4], load_prompt("zh-nearest"), 42))
+        example_chooser(train[:4], load_prompt("zh-nearest"), 42)
 
 
 @pytest.mark.parametrize(

@@ -365,10 +365,11 @@ def test_swifts_own_server_gets_the_adapters_by_name(tmp_path: Path) -> None:
         write_json(tmp_path / name / "adapter_config.json", {})
     ready = [with_local_model(make_experiment("--set", f"lora_rank={rank}")) for rank in (8, 64)]
     adapters = {name: tmp_path / name for name in ("first", "second")}
-    parsed = build_deploy_arguments(ready, CPU, adapters, "127.0.0.1", 0)
+    parsed = build_deploy_arguments(ready, CPU, adapters, "127.0.0.1", 0, "a-secret")
     assert parsed.vllm_max_lora_rank == 64
     assert parsed.adapter_mapping == {name: str(path) for name, path in adapters.items()}
     assert (parsed.infer_backend, parsed.host, parsed.max_new_tokens) == ("vllm", "127.0.0.1", 5)
+    assert parsed.api_key == "a-secret"
 
 
 def test_a_token_of_the_hub_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

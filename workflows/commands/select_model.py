@@ -18,7 +18,7 @@ from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
 from workflows.core.texts import one_after_another, text
-from workflows.data.examples import choose_examples
+from workflows.data.examples import example_chooser
 from workflows.data.messages import write_row
 from workflows.data.prepare import prepare
 from workflows.data.reviews import Review
@@ -117,10 +117,10 @@ def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Sc
     from workflows.model.arguments import build_infer_arguments
 
     prompt, labels = experiment.prompt, experiment.labels
-    examples = choose_examples(cases, cases, prompt, experiment.data.data_seed)  # never a case's own
+    choose = example_chooser(cases, prompt, experiment.data.data_seed)  # never a case's own
     rows = [
         write_row(case, prompt, labels, "messages", solved)
-        for case, solved in zip(cases, examples, strict=True)
+        for case, solved in zip(cases, choose(cases), strict=True)
     ]
     write_jsonl(run.split("test"), rows)
     machine = find_machine()

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -18,6 +18,7 @@ from workflows.data.reviews import Review
 from workflows.experiment.cards import Prompt
 from workflows.experiment.experiment import Experiment
 
+Chooser = Callable[[list[Review]], Iterator[tuple[Review, ...]]]
 AT_ONCE = 500  # reviews whose likeness to all training rows is held in memory
 
 
@@ -29,10 +30,10 @@ def show_examples(run: RunFolder, experiment: Experiment, screen: Screen) -> Non
         for name in SPLITS
     }
     with screen.progress("choosing examples", sum(map(len, splits.values()))) as bar:
+        choose = example_chooser(splits["train"], prompt, seed)
 
         def rows(reviews: list[Review]) -> Iterator[dict[str, Any]]:
-            examples = choose_examples(reviews, splits["train"], prompt, seed)
-            for review, shown in zip(reviews, examples, strict=True):
+            for review, shown in zip(reviews, choose(reviews), strict=True):
                 yield write_row(review, prompt, experiment.labels, experiment.data.format, shown)
                 bar.update()
 
@@ -40,10 +41,9 @@ def show_examples(run: RunFolder, experiment: Experiment, screen: Screen) -> Non
             write_jsonl(run.split(name), rows(reviews))
 
 
-def choose_examples(
-    reviews: list[Review], train: list[Review], prompt: Prompt, seed: int
-) -> Iterator[tuple[Review, ...]]:
-    """For each review the rows of `train` that its prompt shows, never itself; none without `shots`.
+def example_chooser(train: list[Review], prompt: Prompt, seed: int) -> Chooser:
+    """What chooses, for each of the reviews that it is given, the rows of `train` that its prompt shows; none
+    without `shots`, and never a row with the review's own text.
 
     By seed they are the same for all, and each label in turn; by similarity they are the nearest by TF-IDF
     over characters, the most alike last, next to the question (Liu et al. 2022, What Makes Good In-Context
@@ -51,27 +51,32 @@ def choose_examples(
     """
     shots = prompt.shots
     if shots == 0:
-        yield from [()] * len(reviews)
-        return
+        return lambda reviews: iter([()] * len(reviews))
     if len(train) <= shots:
         raise UserError(
             f"prompt {prompt.name} shows {shots} examples, and there are {len(train)} training rows: "
             "give more of them, or a prompt with fewer `shots`."
         )
+    # One more than is shown, in case the review is among them; texts of training rows differ.
     if prompt.shots_by == "seed":
-        drawn = _each_label_in_turn(train, seed)[: shots + 1]  # one more, in case the review is among them
-        for review in reviews:
-            yield tuple([each for each in drawn if each.id != review.id][:shots])
-        return
+        drawn = _each_label_in_turn(train, seed)[: shots + 1]
+        return lambda reviews: (_others(drawn, review)[:shots] for review in reviews)
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True)
     known = vectorizer.fit_transform([review.text for review in train])
     nearest = NearestNeighbors(n_neighbors=shots + 1, metric="cosine").fit(known)
-    for start in range(0, len(reviews), AT_ONCE):
-        asked = reviews[start : start + AT_ONCE]
-        texts = vectorizer.transform([review.text for review in asked])
-        for review, row in zip(asked, nearest.kneighbors(texts, return_distance=False), strict=True):
-            others = [train[position] for position in row if train[position].id != review.id]
-            yield tuple(reversed(others[:shots]))
+
+    def most_alike(reviews: list[Review]) -> Iterator[tuple[Review, ...]]:
+        for start in range(0, len(reviews), AT_ONCE):
+            asked = reviews[start : start + AT_ONCE]
+            texts = vectorizer.transform([review.text for review in asked])
+            for review, row in zip(asked, nearest.kneighbors(texts, return_distance=False), strict=True):
+                yield _others([train[position] for position in row], review)[:shots][::-1]
+
+    return most_alike
+
+
+def _others(chosen: list[Review], review: Review) -> tuple[Review, ...]:
+    return tuple(each for each in chosen if each.text != review.text)
 
 
 def _each_label_in_turn(train: list[Review], seed: int) -> list[Review]:

@@ -54,7 +54,7 @@ def write_row(
     answered: bool = True,
 ) -> dict[str, Any]:
     """One row of SWIFT's data file, the gold label's words as the answer; none where not `answered`, as a
-    head reads `label` itself. `examples` are from `choose_examples`.
+    head reads `label` itself. `examples` are from `example_chooser`.
     """
     return _write_row(review, as_text(review.text), prompt, labels, format, examples, answered)
 

@@ -147,11 +147,17 @@ def build_infer_arguments(
 
 
 def build_deploy_arguments(
-    experiments: list[Experiment], machine: Machine, adapters: dict[str, Path], host: str, port: int
+    experiments: list[Experiment],
+    machine: Machine,
+    adapters: dict[str, Path],
+    host: str,
+    port: int,
+    key: str | None,
 ) -> DeployArguments:
     """The DeployArguments of SWIFT's own server on vLLM, with adapters by name.  Not run yet: it needs a GPU.
 
-    `experiments`: of the adapters' runs, all on the same base.  Raises UserError where SWIFT refuses a value.
+    `experiments`: of the adapters' runs, all on the same base; `key`: what requests must bring.  Raises
+    UserError where SWIFT refuses a value.
     """
     merged = [merged_arguments(experiment, machine) for experiment in experiments]
     arguments = {name: value for name, value in merged[0].items() if name in SHARED} | {
@@ -160,6 +166,7 @@ def build_deploy_arguments(
         "adapters": [f"{name}={path}" for name, path in adapters.items()],
         "host": host,
         "port": port,
+        "api_key": key,
     }
     return parse_swift(DeployArguments, arguments)
 

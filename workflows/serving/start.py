@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,8 +10,9 @@ from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, as_typed
 from workflows.core.secrets import KEY_VARIABLE
-from workflows.experiment.experiment import load_experiment
-from workflows.pipeline.run import OUTPUTS
+from workflows.experiment.checks import check_environment, check_method
+from workflows.experiment.experiment import Experiment, load_experiment
+from workflows.pipeline.run import OUTPUTS, open_finished
 
 PAGE_GRACE_SECONDS = 3  # an open page keeps a connection as long as it is open
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -30,10 +32,10 @@ def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, scr
     for folder in folders:
         load_experiment(RunFolder(folder).experiment)  # no log is begun where there is no run
         screen.say(f"loading {as_typed(folder)} …")
-    if engine == "vllm":
-        _serve_by_vllm(named, host, port)
-        return
     with screen.output_to(folders[0] / "logs" / "serve.log"):
+        if engine == "vllm":
+            _serve_by_vllm(named, host, port, key, screen)
+            return
         from workflows.serving.models import Models
         from workflows.serving.server import make_app, serve
         from workflows.serving.systems import open_made
@@ -45,15 +47,14 @@ def serve_runs(folders: tuple[Path, ...], engine: str, host: str, port: int, scr
         serve(make_app(systems, key), host, port, screen)
 
 
-def _serve_by_vllm(folders: dict[str, Path], host: str, port: int) -> None:
+def _serve_by_vllm(folders: dict[str, Path], host: str, port: int, key: str | None, screen: Screen) -> None:
     """SWIFT's own server: OpenAI's dialect alone, and requests bring the whole prompt.
 
-    Not run yet: it needs a GPU.
+    Not run yet: it needs a GPU.  Raises UserError for what vLLM cannot answer with.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "serve --engine vllm: vLLM is not installed (pip install vllm); without it leave this out."
-        )
+    experiments = [_check_for_vllm(folder) for folder in folders.values()]
+    for each in experiments:
+        check_environment(each.model, "vllm")
     from swift import deploy_main
 
     from workflows.model.arguments import build_deploy_arguments
@@ -61,13 +62,25 @@ def _serve_by_vllm(folders: dict[str, Path], host: str, port: int) -> None:
     from workflows.model.machine import find_machine
 
     adapters = {name: checkpoint_of(RunFolder(folder)) for name, folder in folders.items()}
-    experiments = [
-        with_local_model(load_experiment(RunFolder(folder).experiment)) for folder in folders.values()
-    ]
+    experiments = [*map(with_local_model, experiments)]
     bases = {str(each.model.arguments["model"]) for each in experiments}
     if len(bases) > 1:
         raise UserError(f"serve --engine vllm: the runs have {len(bases)} base models; name runs of one.")
-    deploy_main(build_deploy_arguments(experiments, find_machine(), adapters, host, port))
+    arguments = build_deploy_arguments(experiments, find_machine(), adapters, host, port, key)
+    screen.say(f"SWIFT's own server on vLLM: http://{host}:{arguments.port}/v1")
+    deploy_main(arguments)
+
+
+def _check_for_vllm(folder: Path) -> Experiment:
+    """The experiment of a finished run whose adapter vLLM takes; a UserError where it is none."""
+    if RunFolder(folder).exported.exists():
+        raise UserError(f"{folder}: was written by `export`; with --engine vllm name the run itself.")
+    run = open_finished(folder)
+    experiment = load_experiment(run.experiment)
+    check_method(replace(experiment, tuning=replace(experiment.tuning, engine="vllm")))
+    if not (checkpoint_of(run) / "adapter_config.json").exists():
+        raise UserError(f"{folder}: its checkpoint is gone or is no adapter; leave out --engine vllm.")
+    return experiment
 
 
 def serve_page(folders: tuple[Path, ...], host: str, port: int, screen: Screen) -> None:

@@ -19,7 +19,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.rows import Row, Rows
 from workflows.core.run_folder import RunFolder, checkpoint_of, finished_stages
-from workflows.data.examples import choose_examples
+from workflows.data.examples import Chooser, example_chooser
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review, strip_text
 from workflows.experiment.cards import COMMAND
@@ -42,7 +42,7 @@ class System:
     experiment: Experiment
     name: str
     answer_rows: Callable[[Rows], Batches]  # of rows of a data file
-    examples: tuple[Review, ...] = ()  # the training rows that a prompt with examples chooses from
+    choose: Chooser  # of the training rows those that a prompt with examples shows
 
     def answers(self, texts: list[str]) -> Iterator[list[tuple[int, Answer]]]:
         """(position in `texts`, answer), batch by batch, in the order in which they are answered.
@@ -54,10 +54,9 @@ class System:
         experiment = self.experiment
         gold = UNKNOWN_GOLD[experiment.dataset.task]
         reviews = [Review(str(at), strip_text(text), gold) for at, text in enumerate(texts)]
-        shown = choose_examples(reviews, [*self.examples], experiment.prompt, experiment.data.data_seed)
         rows = [
             write_row(review, experiment.prompt, experiment.labels, "messages", examples, answered=False)
-            for review, examples in zip(reviews, shown, strict=True)
+            for review, examples in zip(reviews, self.choose(reviews), strict=True)
         ]
         for batch in self.answer_rows(rows):
             yield [(int(row.pop("id")), {k: v for k, v in row.items() if k != "gold"}) for row in batch]
@@ -109,6 +108,10 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
         there = made_by in done and (name != "tuned" or run.training.exists())
         _check(folder, there, f"{name} is not finished; finish it first: {COMMAND} run {folder}")
         _check(folder, name != "zero_shot" or not experiment.has_head, "an untrained head knows nothing")
+    train: list[Review] = []
+    if experiment.prompt.shots:
+        train = [Review(row["id"], row["review"], row["label"]) for row in read_jsonl(run.split("train"))]
+    choose = example_chooser(train, experiment.prompt, experiment.data.data_seed)
     if name == "tfidf":
         vectorizer, baselines = fit_baselines(run, experiment)
 
@@ -117,12 +120,7 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
                 rows, baselines[name](vectorizer.transform(row["review"] for row in rows)), experiment
             )
 
-        return System(run, experiment, name, by_tfidf)
-    train: tuple[Review, ...] = ()
-    if experiment.prompt.shots:
-        train = tuple(
-            Review(row["id"], row["review"], row["label"]) for row in read_jsonl(run.split("train"))
-        )
+        return System(run, experiment, name, by_tfidf, choose)
     checkpoint = checkpoint_of(run) if name == "tuned" and not exported else None
     if checkpoint is not None and not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: is gone; train again: {COMMAND} run {folder}")
@@ -135,7 +133,7 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
         with worn() as dressed:
             yield from answer(dressed, template, rows)
 
-    return System(run, experiment, name, answer_rows, train)
+    return System(run, experiment, name, answer_rows, choose)
 
 
 def _check(folder: Path, fits: bool, else_said: str) -> None:
