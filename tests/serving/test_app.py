@@ -210,6 +210,32 @@ def test_the_page_and_the_api_ask_for_the_key(client: TestClient) -> None:
     assert client.post("/gradio_api/upload", headers=too_long).status_code == 413
 
 
+def test_behind_a_proxy_the_page_calls_back_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on ModelScope's notebooks, which show a port under a path."""
+    pytest.importorskip("gradio")
+    from workflows.serving.batcher import Batcher
+    from workflows.serving.desk import Desk
+    from workflows.serving.models import Models
+    from workflows.serving.page import with_page
+    from workflows.serving.server import make_app
+    from workflows.serving.start import path_behind_proxy
+
+    assert path_behind_proxy(7860) == ""
+    monkeypatch.setenv("JUPYTER_NAME", "dsw-123-abc")
+    assert path_behind_proxy(7860) == "/dsw-123-abc/proxy/7860"
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/user/me/proxy/7860/")
+    proxied = path_behind_proxy(7860)
+    desk = Desk(Batcher({}), Models(), outputs=tmp_path)
+    with TestClient(with_page(make_app({}, None), desk, None, proxied)) as client:
+        for before in ("", proxied):  # most proxies cut it off
+            for path in ("/", "/en/"):
+                root = re.findall(r'"root":\s*"(.*?)"', client.get(before + path).text)
+                assert root == [f"http://testserver{proxied}{path}".rstrip("/")]
+            assert client.get(f"{before}/health").status_code == 200
+
+
 def test_reports_are_opened_by_name_alone(client: TestClient, demo_run: Demo) -> None:
     auth = ("me", KEY.encode())
     page = client.get(f"/report/{demo_run[0].path.name}", auth=auth)

@@ -251,9 +251,9 @@ def out_of_memory_line(run: RunFolder, ready: Experiment, machine: Machine) -> s
         if length < load.longest[0]
         and memory(sizes, replace(load, longest=tuple(min(each, length) for each in load.longest))) <= limit
     ]
-    advice = f"add --set max_length={fits[0]}" if fits else "take a smaller model, or --method qlora on a GPU"
+    lighter = f"--set max_length={fits[0]}" if fits else "a smaller model, or --method qlora on a GPU"
     return (
         f"memory ran out in training: {machine.name} has {free / 1e9:.1f} GB free beside this run, whose "
-        f"longest row has {load.longest[0]} tokens. End other programs that use it, or {advice}; the same "
-        "command then goes on from the last checkpoint."
+        f"longest row has {load.longest[0]} tokens. End other programs that use it, and the same command goes "
+        f"on from the last checkpoint; or begin a new run with {lighter}."
     )

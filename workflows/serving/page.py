@@ -52,8 +52,10 @@ PROGRESS = gr.Progress()
 EVENT: dict[str, Any] = {"api_visibility": "private"}
 
 
-def with_page(api: FastAPI, desk: Desk, key: str | None) -> ASGIApp:
-    """The server with its page; `key`: the password of the page, whatever the name (None: it has none)."""
+def with_page(api: FastAPI, desk: Desk, key: str | None, proxied: str = "") -> ASGIApp:
+    """The server with its page; `key`: the password of the page, whatever the name (None: it has none);
+    `proxied`: the path under which a proxy shows it.
+    """
     app = FastAPI(lifespan=api.router.lifespan_context, openapi_url=None)
 
     @app.get("/report/{name:path}")
@@ -69,6 +71,7 @@ def with_page(api: FastAPI, desk: Desk, key: str | None) -> ASGIApp:
             app,
             _build(desk, language),
             path=path,
+            root_path="",  # each request says it
             footer_links=[],
             show_error=False,
             max_file_size=MOST_UPLOAD,
@@ -76,17 +79,21 @@ def with_page(api: FastAPI, desk: Desk, key: str | None) -> ASGIApp:
             theme=gr.themes.Default(font=FONT, font_mono=("ui-monospace", "monospace")),
             css=STYLE,
         )
-    return _Guard(app, api, key)
+    return _Guard(app, api, key, proxied)
 
 
 class _Guard:
     """Sends the API's requests to the API, and lets those of the page in: with the key, from this page."""
 
-    def __init__(self, page: ASGIApp, api: ASGIApp, key: str | None) -> None:
-        self.page, self.api, self.key = page, api, key
+    def __init__(self, page: ASGIApp, api: ASGIApp, key: str | None, proxied: str) -> None:
+        self.page, self.api, self.key, self.proxied = page, api, key, proxied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
+        if "path" not in scope:  # the server starts or stops
+            await self.page(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(self.proxied)  # most proxies have cut it off
+        scope = {**scope, "path": path}
         if path in PATHS or path.startswith("/v1/"):
             await self.api(scope, receive, send)
             return
@@ -103,7 +110,8 @@ class _Guard:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        await self.page(scope, receive, send_safe)
+        there = {"path": self.proxied + path, "root_path": self.proxied}  # Gradio makes its addresses of them
+        await self.page({**scope, **there}, receive, send_safe)
 
     def _refuse(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

@@ -111,7 +111,19 @@ def serve_page(folders: tuple[Path, ...], host: str, port: int, screen: Screen) 
         models = Models()
         api = make_app({name: open_made(folder, models) for name, folder in named.items()}, key)
         desk = Desk(api.state.batcher, models, named)
-        serve(with_page(api, desk, key), host, port, screen, "/", PAGE_GRACE_SECONDS)
+        proxied = path_behind_proxy(port)
+        if proxied:
+            screen.say(f"through the proxy of this notebook: {proxied}/")
+        serve(with_page(api, desk, key, proxied), host, port, screen, "/", PAGE_GRACE_SECONDS)
+
+
+def path_behind_proxy(port: int) -> str:
+    """The path under which a notebook's proxy shows a port, from GRADIO_ROOT_PATH, or as ModelScope's
+    instances have it (after SWIFT's own pages, swift/pipelines/base.py); empty where there is none.
+    """
+    notebook = os.environ.get("JUPYTER_NAME", "")
+    there = f"/{notebook}/proxy/{port}" if "dsw-" in notebook else ""
+    return os.environ.get("GRADIO_ROOT_PATH", there).rstrip("/")
 
 
 def _by_name(folders: tuple[Path, ...]) -> dict[str, Path]:
