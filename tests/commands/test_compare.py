@@ -106,8 +106,15 @@ def test_what_cannot_be_compared_is_one_line(
     unlike = command("compare", first.path, second.path).stderr
     assert "different kinds (first after tuning, second frozen probe)" in unlike
     second.predictions("tuned").write_text(answers, encoding="utf-8")
-    text = second.experiment.read_text(encoding="utf-8").replace("name: positive", "name: good")
+    text = second.experiment.read_text(encoding="utf-8")
+    negative, positive = "- name: negative\n      words: 负面\n", "- name: positive\n      words: 正面\n"
+    turned = text.replace(f"{negative}    {positive}", f"{positive}    {negative}")
+    assert turned != text
+    second.experiment.write_text(turned, encoding="utf-8")
+    done = command("compare", first.path, second.path, "--output", tmp_path / "turned")
+    assert done.returncode == 0, done.stderr  # everything goes by name
+    text = text.replace("name: positive", "name: good")
     second.experiment.write_text(text.replace("positive:", "good:"), encoding="utf-8")
     done = command("compare", first.path, second.path)
     assert done.returncode == 2
-    assert "second has the labels negative, good" in done.stderr
+    assert "second has the labels good, negative" in done.stderr

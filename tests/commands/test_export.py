@@ -23,7 +23,7 @@ from workflows.commands.export.export import (
 from workflows.commands.export.model_card import write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_jsonl
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import ROOT, ModelCard
@@ -204,6 +204,23 @@ def test_the_folder_is_a_model_for_another_run(
     tuned = {row["id"]: row["output"] for row in read_jsonl(run.predictions("tuned"))}
     for row in read_jsonl(other.predictions("zero_shot")):
         assert row["output"] == tuned[row["id"]]
+
+
+def test_where_the_checkpoint_is_gone_the_way_to_a_new_one_works(
+    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+    shutil.rmtree(run.sft)
+    for words in (("export", run.path), ("predict", run.path, "--text", "好")):
+        said = command(*words)
+        assert said.returncode == 2
+        assert f"is gone; to train again remove {run.training}, then `run {run.path}`" in said.stderr
+    by_vllm = command("serve", run.path, "--engine", "vllm")
+    assert "its checkpoint is gone or is no adapter; leave out --engine vllm" in by_vllm.stderr
+    run.training.unlink()
+    done = command("train", run.path)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint_of(run).is_dir()
 
 
 def test_a_folder_that_answers_otherwise_is_not_kept(

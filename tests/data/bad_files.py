@@ -302,6 +302,16 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         excel(TABLE, [[*row, "备注"] for row in TABLE]),
         "sheet '表2' has columns of '表1', which alone",
     ),
+    "sheets with a column more each": (
+        "a.xlsx",
+        excel([["日期", *row] for row in TABLE], [[*row, "备注"] for row in TABLE]),
+        "sheet '表2' has columns of '表1', which alone",
+    ),
+    "a second sheet with blanks in its header": (
+        "a.xlsx",
+        excel(TABLE, [["label ", "review ", "备注"], *([*row, ""] for row in TABLE[1:])]),
+        "sheet '表2' has columns of '表1', which alone",
+    ),
     "a second sheet with reviews alone": (
         "a.xlsx",
         excel(TABLE, [row[1:] for row in TABLE]),

@@ -139,6 +139,7 @@ READ: dict[str, tuple[str, Make, list[str], dict[str, int]]] = {
     ),
     "a cell of 10 MB": ("a.csv", typed(f"{TEXT}1,{'好' * 3_500_000}\n"), ["好" * 3_500_000], {}),
     "rows too short": ("a.csv", typed(f"{TEXT}1\n"), [], {"empty text": 1}),
+    "an empty row before the header": ("a.csv", typed(f",\n\n,\n{TEXT}1,好\n"), ["好"], {}),
     "blank lines": ("a.csv", typed(f"{TEXT}\n\n1,好\n"), ["好"], {}),
     "words that stand for nothing elsewhere": (
         "a.csv",

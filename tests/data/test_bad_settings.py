@@ -177,6 +177,14 @@ def test_a_study_writes_into_no_folder_of_its_own_choice(own: Path, name: str) -
         ),
         (["--dataset", "waimai", "--data-file", "{good}", "--apply", "{pipe}"], "pipe.csv: is a pipe"),
         (
+            ["--dataset", "waimai", "--data-file", "{good}", "--test-file", "{named}"],
+            r"named.csv: .* which hold for all files of the data set, or rename them in this one",
+        ),
+        (
+            ["--method", "pseudo-label", "--unlabelled", "x.csv"],
+            "--unlabelled .*x.csv: there is no such file",
+        ),
+        (
             ["--dataset", "waimai", "--data-file", "{good}", "--apply", "{good}"],
             "has no column id, text, correction",
         ),
@@ -210,8 +218,9 @@ def test_a_study_writes_into_no_folder_of_its_own_choice(own: Path, name: str) -
 def test_a_bad_command_line_is_refused_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    places = {name: tmp_path / f"{name}.csv" for name in ("good", "loop", "pipe")}
+    places = {name: tmp_path / f"{name}.csv" for name in ("good", "named", "loop", "pipe")}
     places["good"].write_text(MADE, encoding="utf-8")
+    places["named"].write_text(MADE.replace("label,review", "标签,评论"), encoding="utf-8")
     loop(places["loop"])
     os.mkfifo(places["pipe"])
     folder = [] if "--run-folder" in arguments else ["--run-folder", str(tmp_path / "run")]

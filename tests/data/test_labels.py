@@ -1,6 +1,7 @@
 """Several labels in one cell, numbers, and how rows with them are split."""
 
 import csv
+import shlex
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +18,7 @@ from workflows.data.labels import LabelValue, gold_reader, stratify, value_reade
 from workflows.data.prepare import prepare
 from workflows.experiment.cards import ROOT, load_dataset_card
 from workflows.experiment.job import Job
-from workflows.experiment.labels import parse_labels
+from workflows.experiment.labels import labels_flag, parse_labels
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")
@@ -81,6 +82,20 @@ def test_words_that_the_file_does_not_hold_are_no_labels(tmp_path: Path) -> None
     own = ["--data-file", str(file), "--text-column", "text", "--label-column", "label"]
     with pytest.raises(UserError, match=r"label '0' is none of 好评, 差评 .*--labels 0=,1="):
         prepare(Job(RunFolder(tmp_path / "run"), make_experiment(*own, "--labels", "好评,差评")))
+
+
+def test_labels_are_printed_as_a_shell_takes_them() -> None:
+    """The flag that a message gives is pasted."""
+    for mapping in ("0=差评,1=好评", "Very good=…", "好评(推荐)=…", "-1=差评,it's=…"):
+        flag, *rest = shlex.split(labels_flag(mapping))
+        assert [flag.removeprefix("--labels="), *rest][-1] == mapping
+    assert labels_flag("0=差评,1=好评") == "--labels 0=差评,1=好评"
+
+
+def test_a_file_of_any_name_gives_its_data_set_a_name() -> None:
+    flags = ("--text-column", "text", "--label-column", "label", "--labels", "差评,好评")
+    for stem, name in (("_评论 (1)", "评论-1"), ("很" * 80, "很" * 60), ("...", "reviews")):
+        assert make_experiment("--data-file", f"{stem}.csv", *flags).dataset.name == name
 
 
 def test_decimals_are_values_not_names() -> None:

@@ -62,6 +62,21 @@ def test_macro_f1_interval_is_seeded_and_holds_the_score() -> None:
     assert narrower[1] - narrower[0] < (interval[1] - interval[0]) / 2
 
 
+def test_a_label_of_three_rows_does_not_widen_the_interval_where_no_row_of_it_is_drawn() -> None:
+    gold = np.repeat([0, 1, 2], [30, 27, 3])
+    predicted = gold.copy()
+    predicted[[0, 30]] = 1, 0  # two wrong rows, none of the small label
+    interval = _macro_f1_interval(gold, predicted, 3)
+    assert interval is not None
+    # A twentieth of the resamples has no row of label 2, and the others all of its rows right.
+    rng = np.random.default_rng(1)
+    drawn = []
+    for at in rng.integers(0, 60, (1000, 60)):
+        there = np.unique(gold[at])
+        drawn.append(f1_score(gold[at], predicted[at], labels=there, average="macro"))
+    assert interval == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
+
+
 def test_no_spread_gives_no_interval() -> None:
     gold = np.array([0, 1] * 20)
     assert _macro_f1_interval(gold, gold, 2) is None

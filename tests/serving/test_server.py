@@ -86,9 +86,9 @@ def test_64_clients_at_once_get_the_runs_own_labels(address: str, demo_run: Demo
     ]
 
     def label(each: tuple[str, str, str]) -> str:
-        answer = httpx.post(
-            f"{address}/v1/classify", json={"model": each[0], "texts": [each[1]]}, timeout=PATIENCE
-        )
+        asks = {"model": each[0], "texts": [each[1]]}
+        # Each would read the certificates of all authorities, which plain HTTP does not ask for.
+        answer = httpx.post(f"{address}/v1/classify", json=asks, timeout=PATIENCE, verify=False)
         (result,) = answer.raise_for_status().json()["results"]
         assert sum(result["probabilities"].values()) == pytest.approx(1)
         return result["label"]

@@ -97,7 +97,8 @@ def _check_labels(experiments: dict[str, Experiment]) -> None:
     """Raise UserError where scores do not compare: tasks or labels are not the same."""
     labels: dict[str, str] = {}
     for name, each in experiments.items():
-        labels[name] = f"{', '.join(label.name for label in each.labels) or 'none'} ({each.dataset.task})"
+        names = sorted(label.name for label in each.labels)  # everything below goes by name
+        labels[name] = f"{', '.join(names) or 'none'} ({each.dataset.task})"
         first, of_first = next(iter(labels.items()))
         if labels[name] != of_first:
             raise UserError(f"{name} has the labels {labels[name]}, {first} {of_first}: they do not compare.")

@@ -100,6 +100,13 @@ def checkpoint_of(run: RunFolder) -> Path:
     return folder
 
 
+def checkpoint_is_gone(run: RunFolder) -> UserError:
+    """What to do where only the record of a training is left, which counts as done."""
+    return UserError(
+        f"{checkpoint_of(run)}: is gone; to train again remove {run.training}, then `run {run.path}`."
+    )
+
+
 def finished_stages(run: RunFolder) -> dict[str, dict[str, Any]]:
     """For each finished stage its fingerprint, seconds and finishing time."""
     return read_json(run.stages) if run.stages.exists() else {}

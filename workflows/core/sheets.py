@@ -27,8 +27,8 @@ Cells = list[Any]
 def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd.DataFrame]:
     """The rows of the first visible sheet, some at a time; empty rows below the last full one are none.
 
-    Raises UserError for cells right of the named columns, and where another sheet has the same columns, in
-    any order, with or without others: its rows would be lost.
+    Raises UserError for cells right of the named columns, and where another sheet has two of the columns or
+    more, or all that one of them has: its rows would be lost.
     """
     from openpyxl import load_workbook
 
@@ -46,8 +46,9 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
         if not header:
             raise UserError(f"{path}: sheet {first.title!r} is empty.")
         for other in others:
-            here, there = ({*names} - {""} for names in (header, next(_full_rows(other), (0, []))[1]))
-            if there and (there <= here or here <= there):
+            headers = header, next(_full_rows(other), (0, []))[1]
+            here, there = ({name.strip() for name in names} - {""} for names in headers)
+            if there and (there <= here or here <= there or len(there & here) > 1):
                 raise UserError(
                     f"{path}: sheet {other.title!r} has columns of {first.title!r}, which alone is read; "
                     "put all rows on one sheet, or save each sheet as a file of its own."

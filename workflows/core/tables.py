@@ -124,7 +124,7 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
             index_col=False,
             usecols=columns,
             # A line with nothing on it is an empty cell of a single column; of more columns it is no row.
-            header=before if width == 1 else 0,
+            header=before,
             skip_blank_lines=width != 1,
             low_memory=False,
             chunksize=rows if CHUNKS_ARE_WHOLE else sys.maxsize,
@@ -149,7 +149,7 @@ def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.Data
 
 
 def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[int, int]:
-    """The number of columns, and of lines with nothing on them before the header.
+    """The number of columns, and of rows without content before the header that pandas does not leave out.
 
     Raises UserError for two of one name, and, unless only the header is looked at, csv.Error for what pandas
     would read otherwise than it was meant, without a word: a quoted cell that goes on after its quote is
@@ -168,8 +168,12 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
         reader, whole = csv.reader(lines(), delimiter=delimiter, strict=True), 0  # lines that are well
         cut, ends = 0, set[str]()  # the first line that a carriage return ended, and what ends lines
         try:
-            rows = enumerate(reader)
-            before, header = next(((at, row) for at, row in rows if any(map(str.strip, row))), (0, []))
+            header, empty = list[str](), list[list[str]]()
+            for row in reader:
+                if any(map(str.strip, row)):
+                    header = row
+                    break
+                empty.append(row)
             whole = reader.line_num
             refuse_twice(table.path, [name for name in header if name])
             ended = line[-1:]
@@ -185,7 +189,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
                     raise csv.Error("a carriage return within an unquoted text ends the row")
         except csv.Error as error:
             raise csv.Error(f"line {whole + 1}: {error}") from error
-    return len(header), before
+    width = len(header)
+    return width, len(empty) if width == 1 else sum(map(bool, empty))
 
 
 def _rows_at_once(columns: int) -> int:

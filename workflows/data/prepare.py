@@ -261,7 +261,10 @@ def _prepare_other(job: Job, flag: str, run: RunFolder, experiment: Experiment) 
     try:
         prepare(replace(job, run=run, experiment=experiment))
     except UserError as error:
-        raise UserError(f"{flag}: {str(error).replace('--train-samples', 'rows wanted:')}") from error
+        said = str(error).replace("--train-samples", "rows wanted:")
+        # Of a data set that joins, --data-file is not read.
+        said = said.replace("the file with --data-file FILE, or its folder", "its folder")
+        raise UserError(f"{flag}: {said}") from error
 
 
 def _prepare_tested(job: Job, dataset: DatasetCard, rows: ReviewTable, splits: Splits) -> Rows:

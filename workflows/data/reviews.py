@@ -157,17 +157,18 @@ class UnknownLabels(UserError):
         self.rows = rows
 
 
-def choose_layout(card: DatasetCard, path: Path, columns: list[str]) -> Layout:
+def choose_layout(card: DatasetCard, path: Path, columns: list[str], alone: bool) -> Layout:
     """The card's first layout whose columns the file has; a UserError lists the columns found and what to
-    give.
+    give.  `alone`: whether the data set has no other file.
     """
     for layout in card.layouts:
         if layout.text in columns and layout.label in columns:
             return layout
     wanted = " or ".join(f"{layout.text}, {layout.label}" for layout in card.layouts)
     raise UserError(
-        f"{path}: columns {wanted} are wanted, the file has {name_columns(columns)}. "
-        "Name them with --text-column and --label-column."
+        f"{path}: columns {wanted} are wanted, the file has {name_columns(columns)}. Name them with "
+        "--text-column and --label-column"
+        + ("." if alone else ", which hold for all files of the data set, or rename them in this one.")
     )
 
 
@@ -197,7 +198,9 @@ def _read_rows(
         table, layout = tables[split], layouts.get(split)
         first = start = places[split].start if split in places else sum(map(len, places.values()))
         for frame in read_chunks(table, None if layout is None else [layout.text, layout.label]):
-            layout = layouts[split] = layout or choose_layout(card, table.path, list(frame.columns))
+            layout = layouts[split] = layout or choose_layout(
+                card, table.path, list(frame.columns), len(tables) == 1
+            )
             # A key may be missing in all rows of a chunk of JSONL.
             wanted = frame.reindex(columns=[layout.text, layout.label], fill_value="")
             yield Chunk(split, start, wanted[layout.text].tolist(), wanted[layout.label].tolist())

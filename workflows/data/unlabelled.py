@@ -29,7 +29,7 @@ def read_unlabelled(
     if column is None:
         raise UserError(
             f"--unlabelled {path}: column {' or '.join(columns)} is wanted, the file has "
-            f"{name_columns(frame.columns)}. Name it with --text-column and --label-column."
+            f"{name_columns(frame.columns)}. Rename the column with the reviews to {columns[0]} in that file."
         )
     places = {row["review"]: split for split in SPLITS for row in splits[split]}
     kept: list[Review] = []

@@ -1,12 +1,14 @@
 """Label values as they are compared, and what --labels means."""
 
 import re
+import shlex
 
 from workflows.core.errors import UserError
 
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # marks that str.strip leaves, though nobody sees them
 FULL_WIDTH = str.maketrans("０１２３４５６７８９．－＋", "0123456789.-+")
 LABEL_CHARACTERS = 40  # a longer value is no label
+SHELLS = re.compile(r"[\s'\"\\$`&|;<>()*?!#~{}\[\]]")  # what a shell does not take as it is
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -52,5 +54,8 @@ def can_be_named(value: str) -> bool:
 
 
 def labels_flag(mapping: str) -> str:
-    """--labels with `mapping`, written so that a value like -1 is not taken for a flag."""
-    return f"--labels={mapping}" if mapping.startswith("-") else f"--labels {mapping}"
+    """--labels with `mapping`, written so that a value like -1 is not taken for a flag, nor a blank or a
+    bracket for the shell's.
+    """
+    typed = shlex.quote(mapping) if SHELLS.search(mapping) else mapping
+    return f"--labels={typed}" if mapping.startswith("-") else f"--labels {typed}"

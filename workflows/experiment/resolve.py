@@ -105,6 +105,8 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
         raise UserError(f"method {options.method} needs reviews without labels: --unlabelled FILE.")
     if kind != "pseudo-label" and options.unlabelled is not None:
         raise UserError(f"method {options.method} takes no --unlabelled.")
+    if options.unlabelled is not None and not Path(options.unlabelled).is_file():
+        raise UserError(f"--unlabelled {options.unlabelled}: there is no such file.")
     if kind not in FROM_RUN:
         if options.from_run is not None:
             raise UserError(f"--from-run: method {options.method} starts from no other run; leave it out.")
@@ -143,7 +145,7 @@ def choose_dataset(options: DataOptions) -> DatasetCard:
         path = Path(options.data_file)
         if text is None or label is None or options.labels is None:
             raise UserError(_missing_flags(path, options))
-        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "reviews"
+        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-._")[:60] or "reviews"
         card = DatasetCard(name, path.name, (), (Layout(text, label),))
     else:
         card = load_dataset_card(options.dataset or "demo")

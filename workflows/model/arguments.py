@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from transformers import HfArgumentParser
 
 from workflows.core.errors import UserError
 from workflows.core.permissions import is_offline
-from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
 from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.experiment.options import listed
@@ -93,11 +94,16 @@ def build_sft_arguments(
     tuning = experiment.tuning
     if isinstance(experiment.recipe, Preference) and tuning.from_run is not None:
         adapter = checkpoint_of(RunFolder(Path(tuning.from_run)))
+        if not adapter.is_dir():
+            raise checkpoint_is_gone(RunFolder(Path(tuning.from_run)))
         if not (adapter / "adapter_config.json").exists():
             raise UserError(f"{tuning.from_run}: is fully tuned; method {tuning.method} needs an adapter.")
         refuse_other_prompting(experiment, load_experiment(RunFolder(Path(tuning.from_run)).experiment))
         arguments |= {"ref_adapters": [str(adapter)], "adapters": None if resume_from else [str(adapter)]}
-    return parse_swift(_training_kind(experiment.recipe), arguments)
+    parsed = parse_swift(_training_kind(experiment.recipe), arguments)
+    if parsed.dataset_num_proc == 1:
+        parsed.dataset_num_proc = None  # here: a process beside this one takes longer to start than to work
+    return parsed
 
 
 def refuse_other_prompting(experiment: Experiment, source: Experiment) -> None:
@@ -239,11 +245,16 @@ def _without_login() -> Iterator[None]:
 
 def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
     """`arguments` as SWIFT's command line has them; a text for a list is cut at blanks and commas."""
-    lists = {action.dest for action in HfArgumentParser([kind])._actions if action.nargs in ("+", "*")}
     line: list[str] = []
     for name, value in arguments.items():
-        if name in lists and value is not None:
+        if name in _lists(kind) and value is not None:
             line += [f"--{name}", *map(str, listed(value))]
         elif value is not None:  # with "=", so that a value may begin with a dash
             line.append(f"--{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
     return line
+
+
+@cache
+def _lists(kind: type[SftArguments] | type[InferArguments]) -> set[str]:
+    """The arguments that take several values."""
+    return {action.dest for action in HfArgumentParser([kind])._actions if action.nargs in ("+", "*")}

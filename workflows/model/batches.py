@@ -124,8 +124,8 @@ def in_batches(
         if len(batch) == 1:
             raise UserError(
                 f"memory ran out at answering one row of {longest} tokens, with "
-                f"{free_memory(device) / 1e9:.1f} GB free: end other programs that use it, and the same command "
-                "goes on; or begin a new run with a shorter prompt (fewer examples) or a smaller model."
+                f"{free_memory(device) / 1e9:.1f} GB free: end other programs that use it, and the same "
+                "command goes on; or begin anew with a shorter prompt (fewer examples) or a smaller model."
             )
         left = {row: lengths[row] for rows in (batch, *waiting) for row in rows}
         fewer = len(batch) // 2

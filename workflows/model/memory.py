@@ -254,6 +254,6 @@ def out_of_memory_line(run: RunFolder, ready: Experiment, machine: Machine) -> s
     lighter = f"--set max_length={fits[0]}" if fits else "a smaller model, or --method qlora on a GPU"
     return (
         f"memory ran out in training: {machine.name} has {free / 1e9:.1f} GB free beside this run, whose "
-        f"longest row has {load.longest[0]} tokens. End other programs that use it, and the same command goes "
-        f"on from the last checkpoint; or begin a new run with {lighter}."
+        f"longest row has {load.longest[0]} tokens. End other programs that use it, and the same command "
+        f"goes on from the last checkpoint; or begin a new run with {lighter}."
     )

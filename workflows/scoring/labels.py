@@ -71,14 +71,18 @@ def per_class(gold: np.ndarray, predicted: np.ndarray, names: list[str]) -> dict
 
 
 def f1_interval(gold: np.ndarray, predicted: np.ndarray, micro: bool = False) -> list[float] | None:
-    """95 % bootstrap interval over rows of the F1 averaged as in `averages`, macro or micro, seeded."""
-    hits, either, present = gold & predicted, gold.astype(int) + predicted, gold.any(axis=0)
+    """95 % bootstrap interval over rows of the F1 averaged as in `averages`, macro or micro, seeded.
+
+    So a macro average is over the labels that the drawn rows have: of one with few rows some draws have none.
+    """
+    hits, either, there = gold & predicted, gold.astype(int) + predicted, gold
     if micro:  # as of one label
-        hits, either, present = hits.sum(1, keepdims=True), either.sum(1, keepdims=True), np.array([True])
-    counts = np.hstack([hits, either]).astype(float)
+        hits, either, there = (each.sum(1, keepdims=True) for each in (hits, either, there))
+    counts = np.hstack([hits, either, there]).astype(float)
 
     def f1(at: np.ndarray) -> float:
-        hits, either = np.split(np.bincount(at, minlength=len(counts)) @ counts, 2)
-        return float(np.divide(2 * hits, either, out=np.zeros(len(hits)), where=either > 0)[present].mean())
+        hits, either, there = np.split(np.bincount(at, minlength=len(counts)) @ counts, 3)
+        of_each = np.divide(2 * hits, either, out=np.zeros(len(hits)), where=either > 0)[there > 0]
+        return float(of_each.mean()) if len(of_each) else 0.0
 
     return bootstrap_interval(f1, len(counts))

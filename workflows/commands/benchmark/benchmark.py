@@ -278,7 +278,8 @@ def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str
         folder = Path(temporary)
         ignored = shutil.ignore_patterns(*LATER)
         copies = [shutil.copytree(run.path, folder / f"ours-{at}", ignore=ignored) for at in range(repeats)]
-        tuning = {name: value for name, value in merged.items() if name in SFT_NAMES} | {
+        chosen_by = ("metric_for_best_model", "greater_is_better")  # SWIFT's evaluations have the loss alone
+        tuning = {name: value for name, value in merged.items() if name in SFT_NAMES - {*chosen_by}} | {
             "gradient_checkpointing": experiment.preset.get("gradient_checkpointing", True),
             "dataset": [str(run.split("train"))],
             "val_dataset": [str(run.split("val"))],
@@ -298,7 +299,8 @@ def benchmark_pipeline(run: RunFolder, repeats: int, screen: Screen) -> dict[str
         def infer_tuned() -> None:
             checkpoints = folder.glob("sft/*/checkpoint-*")
             newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
-            run_command([*infer, "--adapters", str(newest)])
+            whole = is_full(experiment.arguments)  # the checkpoint is a model, not an adapter
+            run_command([*infer, "--model" if whole else "--adapters", str(newest)])
 
         works = {
             "ours": lambda: run_command([*OURS, "run", str(copies.pop())]),

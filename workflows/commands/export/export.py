@@ -22,9 +22,9 @@ from workflows.commands.export.model_card import is_place, write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Row, Rows, question
-from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
 from workflows.core.screen import Screen, as_typed
-from workflows.experiment.cards import COMMAND, MAX_NEW_TOKENS
+from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.experiment.options import DataOptions
 from workflows.inference.infer import answer_batches, has_own_cache, join_answers, merge_adapter
@@ -58,7 +58,7 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
     folder = (output or run.path / "export").expanduser().resolve()
     checkpoint = checkpoint_of(run)
     if not checkpoint.is_dir():
-        raise UserError(f"{checkpoint}: is gone; train again: {COMMAND} run {run.path}")
+        raise checkpoint_is_gone(run)
     made_of = {"checkpoint": checkpoint.name, "answers_sha256": sha256(run.predictions("tuned"))}
     if folder.exists():
         written = RunFolder(folder).exported
