@@ -243,7 +243,7 @@ def _without_login() -> Iterator[None]:
         MSHub.try_login = login
 
 
-def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: Arguments) -> list[str]:
+def command_line_of(kind: type, arguments: Arguments) -> list[str]:
     """`arguments` as SWIFT's command line has them; a text for a list is cut at blanks and commas."""
     line: list[str] = []
     for name, value in arguments.items():
@@ -255,6 +255,6 @@ def command_line_of(kind: type[SftArguments] | type[InferArguments], arguments: 
 
 
 @cache
-def _lists(kind: type[SftArguments] | type[InferArguments]) -> set[str]:
+def _lists(kind: type) -> set[str]:
     """The arguments that take several values."""
     return {action.dest for action in HfArgumentParser([kind])._actions if action.nargs in ("+", "*")}
