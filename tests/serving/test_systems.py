@@ -12,7 +12,7 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import make_experiment
+from tests.conftest import Command, make_experiment
 from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
@@ -83,6 +83,13 @@ def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> No
 
 def test_a_merged_adapter_answers_as_one_beside_others(demo_run: tuple[RunFolder, str]) -> None:
     assert_served_as_answered(demo_run[0])
+
+
+def test_tfidf_answers_where_the_prompt_shows_training_rows(command: Command, tmp_path: Path) -> None:
+    few = ("--prompt", "zh-few-shot", "--train-samples", 200, "--run-folder", tmp_path / "run")
+    assert command("prepare", *few).returncode == 0
+    (answer,) = open_system(tmp_path / "run", "tfidf").answer(["味道很好，下次还来"])
+    assert answer["prediction"] == "positive"
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
