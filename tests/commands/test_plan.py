@@ -124,17 +124,18 @@ def test_a_t4_gets_float16(tmp_path: Path, pinned: str, advised: list[str]) -> N
     assert (changes, fits) == (advised, True)
 
 
+TESTED = ("--test-samples", 100)
 TUNED = ("prepare", "tokens", "derive", "train", "tuned", "score", "report")
 
 
 @pytest.mark.slow
 def test_runs_of_a_study_are_estimated_by_one_measurement(capfd: pytest.CaptureFixture[str]) -> None:
     asked = [
-        (make_experiment("--test-samples", 100, "--method", method, *flags), stages)
+        (make_experiment("--method", method, *flags, *(() if "--test-samples" in flags else TESTED)), stages)
         for method, flags, stages in (
             ("lora", ("--train-samples", 32), TUNED),
             ("lora", ("--train-samples", 512), TUNED),
-            ("lora", ("--train-samples", 512, "--test-dataset", "demo"), TUNED),
+            ("lora", ("--train-samples", 512, "--test-samples", 90), TUNED),
             ("label-loss", ("--train-samples", 512), TUNED),
             ("head", ("--train-samples", 512), TUNED),
             ("probe", ("--train-samples", 512), ("prepare", "baselines", "probe", "score", "report")),

@@ -139,7 +139,9 @@ READ: dict[str, tuple[str, Make, list[str], dict[str, int]]] = {
     ),
     "a cell of 10 MB": ("a.csv", typed(f"{TEXT}1,{'好' * 3_500_000}\n"), ["好" * 3_500_000], {}),
     "rows too short": ("a.csv", typed(f"{TEXT}1\n"), [], {"empty text": 1}),
-    "an empty row before the header": ("a.csv", typed(f",\n\n,\n{TEXT}1,好\n"), ["好"], {}),
+    "empty rows before the header": ("a.csv", typed(f",\n\n  \n,\n{TEXT}1,好\n"), ["好"], {}),
+    "blanks before the header": ("a.csv", typed(f" \t\n{TEXT}1,好\n"), ["好"], {}),
+    "a second sheet of figures": ("a.xlsx", excel([*TABLE, [1, "好"]], [["合计", 12]]), ["好"], {}),
     "blank lines": ("a.csv", typed(f"{TEXT}\n\n1,好\n"), ["好"], {}),
     "words that stand for nothing elsewhere": (
         "a.csv",

@@ -181,10 +181,6 @@ def test_a_study_writes_into_no_folder_of_its_own_choice(own: Path, name: str) -
             r"named.csv: .* which hold for all files of the data set, or rename them in this one",
         ),
         (
-            ["--method", "pseudo-label", "--unlabelled", "x.csv"],
-            "--unlabelled .*x.csv: there is no such file",
-        ),
-        (
             ["--dataset", "waimai", "--data-file", "{good}", "--apply", "{good}"],
             "has no column id, text, correction",
         ),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from swift import InferArguments, SftArguments
+from swift.pipelines.infer.deploy import SwiftDeploy
 
 from tests.conftest import make_experiment
 from workflows.core.errors import UserError
@@ -369,7 +370,8 @@ def test_swifts_own_server_gets_the_adapters_by_name(tmp_path: Path) -> None:
     assert parsed.vllm_max_lora_rank == 64
     assert parsed.adapter_mapping == {name: str(path) for name, path in adapters.items()}
     assert (parsed.infer_backend, parsed.host, parsed.max_new_tokens) == ("vllm", "127.0.0.1", 5)
-    assert parsed.api_key == "a-secret"
+    assert (parsed.api_key, "a-secret" in repr(parsed)) == ("a-secret", False)  # SWIFT logs its arguments
+    assert {*SwiftDeploy._AUTH_EXEMPT_PATHS} == {"/health", "/health/", "/ping", "/v1/models"}  # open to all
 
 
 def test_a_token_of_the_hub_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

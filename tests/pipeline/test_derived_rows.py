@@ -1,5 +1,6 @@
 """What becomes a training row, and what does not, with the reason; no model is needed for that."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from workflows.experiment.recipes import Reasoning
 from workflows.pipeline.derived_rows import refuse_seen_rows, with_rejected
 from workflows.pipeline.pseudo_labels import judge_pseudo_labels
 from workflows.pipeline.reasonings import choose_rows, questions, with_reasonings
+from workflows.pipeline.run import start_run
 
 LABELS = (Label("negative", "负面"), Label("neutral", "中性"), Label("positive", "正面"))
 RECIPE = Reasoning("cot", prompt="{review} 是{label}，为什么？", min_characters=8, max_characters=40)
@@ -95,6 +97,15 @@ def test_pseudo_labels_need_two_models_that_agree_and_one_that_is_sure() -> None
     assert kept == [{"id": "a", "review": "评论a", "label": 0, "confidence": 0.95}]
     reasons = {"b": "low confidence", "c": "models disagree", "d": "models disagree", "e": "models disagree"}
     assert {row["id"]: row["reason"] for row in rejected} == reasons
+
+
+def test_a_file_of_unlabelled_reviews_that_is_not_there_is_missed_at_once(tmp_path: Path) -> None:
+    """The stage that reads it comes after minutes with a model."""
+    ordinary = make_experiment()
+    tuning = replace(ordinary.tuning, unlabelled=str(tmp_path / "nowhere.csv"))
+    with pytest.raises(UserError, match=r"nowhere\.csv: there is no such file"):
+        start_run(replace(ordinary, tuning=tuning), tmp_path / "run", Screen())
+    assert not (tmp_path / "run").exists()
 
 
 def test_unlabelled_reviews_that_stand_in_a_split_stay_out(

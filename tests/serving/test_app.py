@@ -233,6 +233,8 @@ def test_behind_a_proxy_the_page_calls_back_through_it(
             for path in ("/", "/en/"):
                 root = re.findall(r'"root":\s*"(.*?)"', client.get(before + path).text)
                 assert root == [f"http://testserver{proxied}{path}".rstrip("/")]
+                forwarded = client.get(before + path, headers={"X-Forwarded-Host": "there"}).text
+                assert f'"root":"http://there{proxied}{path}'.rstrip("/") + '"' in forwarded
             assert client.get(f"{before}/health").status_code == 200
 
 

@@ -97,7 +97,9 @@ def _check_labels(experiments: dict[str, Experiment]) -> None:
     """Raise UserError where scores do not compare: tasks or labels are not the same."""
     labels: dict[str, str] = {}
     for name, each in experiments.items():
-        names = sorted(label.name for label in each.labels)  # everything below goes by name
+        names = [label.name for label in each.labels]
+        if each.dataset.task == "single_label":
+            names.sort()  # everything below goes by name, but for lists of labels, which have their order
         labels[name] = f"{', '.join(names) or 'none'} ({each.dataset.task})"
         first, of_first = next(iter(labels.items()))
         if labels[name] != of_first:

@@ -69,7 +69,8 @@ def what_to_mend(error: BaseException | None, written: Iterable[str | Path]) -> 
         if number in FULL:
             return f"no space is left: {_fullest(written)}; free some; {GOES_ON}"
         if number == errno.ENOMEM or is_out_of_memory(error):
-            return f"memory ran out: end other programs that use it; {GOES_ON}. Or take a smaller model anew"
+            mend = f"end other programs that use it; {GOES_ON}; or begin anew with a smaller model"
+            return f"memory ran out: {mend}"
         if number == errno.ENOENT and path and not Path(path).parent.exists():
             return f"{Path(path).parent}: this folder is gone; bring it back, or name another one"
         if number in REFUSED and (path or number == errno.EFBIG):

@@ -10,6 +10,13 @@ SHORTEST = 8  # what is shorter might be a word of its own
 IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")  # user:password@ of an address
 
 
+class Unseen(str):
+    """A secret that shows nothing where its holder is logged, as SWIFT logs its arguments."""
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 def hide(text: str) -> str:
     """The text without the secrets of the environment's variables, and without those inside addresses."""
     secrets = {

@@ -47,7 +47,7 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
             raise UserError(f"{path}: sheet {first.title!r} is empty.")
         for other in others:
             headers = header, next(_full_rows(other), (0, []))[1]
-            here, there = ({name.strip() for name in names} - {""} for names in headers)
+            here, there = ({str(name).strip() for name in names} - {""} for names in headers)
             if there and (there <= here or here <= there or len(there & here) > 1):
                 raise UserError(
                     f"{path}: sheet {other.title!r} has columns of {first.title!r}, which alone is read; "

@@ -108,7 +108,9 @@ def shorten(name: str) -> str:
 
 def _read_delimited(table: Table, columns: list[str] | None) -> Iterator[pd.DataFrame]:
     with open(table.path, encoding=table.encoding, newline="\n") as file:
-        header = file.readline(HEADER_CHARACTERS)
+        header = "\n"
+        while header and not header.strip():
+            header = file.readline(HEADER_CHARACTERS)
     usual = "\t" if table.format == "tsv" else ","
     # An export may say .csv and separate by semicolons or tabs.
     delimiter = next((each for each in (usual, "\t", ";", ",") if each in header), usual)
@@ -190,7 +192,12 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
         except csv.Error as error:
             raise csv.Error(f"line {whole + 1}: {error}") from error
     width = len(header)
-    return width, len(empty) if width == 1 else sum(map(bool, empty))
+    return width, len(empty) if width == 1 else sum(not _is_blank(row) for row in empty)
+
+
+def _is_blank(row: list[str]) -> bool:
+    """Whether a row is a line of nothing but blanks, which pandas leaves out where there are more columns."""
+    return not row or (len(row) == 1 and row[0] != "" and not row[0].strip(" \t"))
 
 
 def _rows_at_once(columns: int) -> int:

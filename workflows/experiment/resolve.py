@@ -105,8 +105,6 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
         raise UserError(f"method {options.method} needs reviews without labels: --unlabelled FILE.")
     if kind != "pseudo-label" and options.unlabelled is not None:
         raise UserError(f"method {options.method} takes no --unlabelled.")
-    if options.unlabelled is not None and not Path(options.unlabelled).is_file():
-        raise UserError(f"--unlabelled {options.unlabelled}: there is no such file.")
     if kind not in FROM_RUN:
         if options.from_run is not None:
             raise UserError(f"--from-run: method {options.method} starts from no other run; leave it out.")

@@ -21,6 +21,7 @@ from transformers import HfArgumentParser
 from workflows.core.errors import UserError
 from workflows.core.permissions import is_offline
 from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
+from workflows.core.secrets import Unseen
 from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.experiment.options import listed
@@ -172,9 +173,10 @@ def build_deploy_arguments(
         "adapters": [f"{name}={path}" for name, path in adapters.items()],
         "host": host,
         "port": port,
-        "api_key": key,
     }
-    return parse_swift(DeployArguments, arguments)
+    parsed = parse_swift(DeployArguments, arguments)
+    parsed.api_key = None if key is None else Unseen(key)
+    return parsed
 
 
 def _greedy(experiment: Experiment, machine: Machine) -> Arguments:

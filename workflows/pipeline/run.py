@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.files import fingerprint, open_whole, read_json, sha256
+from workflows.core.files import check_file, fingerprint, open_whole, read_json, sha256
 from workflows.core.run_folder import (
     RunFolder,
     discard_if_unstarted,
@@ -63,6 +63,8 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     if run.experiment.exists():
         screen.say(f"going on with {as_typed(run.path)}")
         return run
+    if experiment.tuning.unlabelled is not None:
+        check_file(Path(experiment.tuning.unlabelled))  # it is read late
     with open_whole(run.experiment) as file:
         file.write(text)
     screen.say(f"new run {as_typed(run.path)}")

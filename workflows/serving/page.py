@@ -71,7 +71,7 @@ def with_page(api: FastAPI, desk: Desk, key: str | None, proxied: str = "") -> A
             app,
             _build(desk, language),
             path=path,
-            root_path="",  # each request says it
+            root_path=proxied + path.rstrip("/"),
             footer_links=[],
             show_error=False,
             max_file_size=MOST_UPLOAD,

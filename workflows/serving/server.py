@@ -191,6 +191,11 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
     return app
 
 
+def address_of(host: str, port: int) -> str:
+    """Where a server answers, as a browser takes it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def serve(
     app: ASGIApp, host: str, port: int, screen: Screen, path: str = "/v1", grace: int = GRACE_SECONDS
 ) -> None:
@@ -207,8 +212,8 @@ def serve(
             raise UserError(
                 f"--host {host} --port {port}: {error.strerror or error}; take another."
             ) from error
-        shown = f"[{host}]" if ":" in host else host
-        screen.say(f"serving at http://{shown}:{listening.getsockname()[1]}{path}; stop with Ctrl-C")
+        address = address_of(host, listening.getsockname()[1])
+        screen.say(f"serving at {address}{path}; stop with Ctrl-C")
         # uvicorn finishes at SIGTERM and Ctrl-C, then raises them again: what is around this ends, too.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it stays ignored

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from workflows.core.errors import UserError
-from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
 from workflows.core.screen import Screen, as_typed
 from workflows.core.secrets import KEY_VARIABLE
 from workflows.experiment.checks import check_environment, check_method
@@ -60,6 +60,7 @@ def _serve_by_vllm(folders: dict[str, Path], host: str, port: int, key: str | No
     from workflows.model.arguments import build_deploy_arguments
     from workflows.model.folder import with_local_model
     from workflows.model.machine import find_machine
+    from workflows.serving.server import address_of
 
     adapters = {name: checkpoint_of(RunFolder(folder)) for name, folder in folders.items()}
     experiments = [*map(with_local_model, experiments)]
@@ -67,7 +68,7 @@ def _serve_by_vllm(folders: dict[str, Path], host: str, port: int, key: str | No
     if len(bases) > 1:
         raise UserError(f"serve --engine vllm: the runs have {len(bases)} base models; name runs of one.")
     arguments = build_deploy_arguments(experiments, find_machine(), adapters, host, port, key)
-    screen.say(f"SWIFT's own server on vLLM: http://{host}:{arguments.port}/v1")
+    screen.say(f"SWIFT's own server on vLLM: {address_of(host, arguments.port)}/v1")
     deploy_main(arguments)
 
 
@@ -78,8 +79,11 @@ def _check_for_vllm(folder: Path) -> Experiment:
     run = open_finished(folder)
     experiment = load_experiment(run.experiment)
     check_method(replace(experiment, tuning=replace(experiment.tuning, engine="vllm")))
-    if not (checkpoint_of(run) / "adapter_config.json").exists():
-        raise UserError(f"{folder}: its checkpoint is gone or is no adapter; leave out --engine vllm.")
+    checkpoint = checkpoint_of(run)
+    if not checkpoint.is_dir():
+        raise checkpoint_is_gone(run)
+    if not (checkpoint / "adapter_config.json").exists():
+        raise UserError(f"{folder}: its checkpoint is no adapter; leave out --engine vllm.")
     return experiment
 
 
