@@ -156,7 +156,13 @@ def test_an_engine_of_swift_answers_in_one_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["plain-peft", "adalora"])
 def test_a_method_of_one_process_is_refused_to_several(method: str) -> None:
     with pytest.raises(UserError, match=f"--nproc 2 --nnodes 1: method {method} trains in one process"):
-        check_processes(make_experiment("--method", method), ProcessOptions(nproc=2))
+        check_processes(make_experiment("--method", method), ProcessOptions(nproc=2), trains=False)
+
+
+def test_only_a_training_asks_that_a_step_can_be_shared_alike() -> None:
+    check_processes(make_experiment(), ProcessOptions(nproc=3), trains=False)
+    with pytest.raises(UserError, match=r"3 processes cannot share the \d+ rows of a step alike"):
+        check_processes(make_experiment(), ProcessOptions(nproc=3), trains=True)
 
 
 def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,3 +203,13 @@ def test_the_commands_of_its_page_are_read() -> None:
     assert len(searches) > 1
     for arguments in searches:
         app.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+def test_a_search_without_evaluations_is_refused_before_anything_is_trained(
+    command: Command, tmp_path: Path
+) -> None:
+    without = ("--set", "eval_strategy=no", "--set", "load_best_model_at_end=false")
+    done = command("search", *without, "--output", tmp_path / "search")
+    assert done.returncode == 2
+    assert "search: eval_strategy no leaves nothing to search by; leave it out." in done.stderr
+    assert not list(tmp_path.glob("search/runs/*"))

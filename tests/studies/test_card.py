@@ -72,6 +72,18 @@ def test_a_draw_is_a_sample_and_an_initialisation_on_the_same_test_rows(tmp_path
     assert set(first.stages) == {"prepare", "baselines", "zero_shot", "score", "report"}
 
 
+@pytest.mark.parametrize("option", ["flip_labels: 0.1", "balance: true", "mix: [demo=0.5]"])
+def test_what_draws_of_all_rows_is_drawn_anew_each_time(tmp_path: Path, option: str) -> None:
+    text = f"question: {{en: a, zh: b}}\noptions: {{dataset: waimai, {option}}}\nsizes: [all]\ndraws: 3\n"
+    cells = list(cells_of(_load(_write(tmp_path, text + "arms: {tfidf: {}}\n")), _rows))
+    assert [(each.data.train_samples, each.data.sample_seed) for _, each in cells] == [
+        (None, 1),
+        (None, 2),
+        (None, 3),
+    ]
+    assert all(cell.varies for cell, _ in cells)
+
+
 def test_what_is_tested_on_its_own_data_and_what_has_no_wrong_labels_are_ordinary_runs() -> None:
     """So that those which are finished are used again, and a training is the same for all test sets."""
     transfer = list(cells_of(_load("transfer", draws=1), _rows))

@@ -65,15 +65,15 @@ def work_on_run(
             )
         run, experiment = open_run(folder)
         experiment = replace(experiment, lang=lang or experiment.lang)
-    if processes.node_rank > 0:
-        join_stages(run, experiment, names, screen, processes)
-        return
     if "tuned" in names and "train" not in names:  # whatever answers by now
         if experiment.tunes and not run.training.exists():
             names = tuple(name for name in names if name != "tuned")
             screen.say("not trained yet: only the answers before tuning")
         parts = [stage.name for stage in STAGES if stage.is_part_of(experiment)]
         names = tuple(name for name in names if name in parts) or names
+    if processes.node_rank > 0:
+        join_stages(run, experiment, names, screen, processes)
+        return
     do_stages(run, experiment, names, screen, processes=processes)
     if "score" in names:
         screen.say("\n" + render_scores(read_json(run.scores), costs_of(run)))

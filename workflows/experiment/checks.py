@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from workflows.core.errors import UserError
 from workflows.core.permissions import check_arguments, is_here, is_offline
-from workflows.experiment.cards import COMMAND, ModelCard
+from workflows.experiment.cards import COMMAND, Arguments, ModelCard
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.ranges import check_ranges
 from workflows.experiment.recipes import Plain, Preference
@@ -144,9 +144,7 @@ def check_evaluations(experiment: Experiment) -> None:
     if not experiment.tunes or isinstance(experiment.recipe, Plain):
         return
     arguments = experiment.arguments
-    # What is not given SWIFT takes from what is.
-    saves = str(arguments.get("save_strategy") or "steps")
-    evaluates = str(arguments.get("eval_strategy") or saves)
+    saves, evaluates = when_saved_and_evaluated(arguments)
     saved = _number(arguments.get("save_steps") or SWIFT_SAVE_STEPS)
     evaluated = _number(arguments.get("eval_steps") or saved)
     if saves == "no":
@@ -169,6 +167,12 @@ def check_evaluations(experiment: Experiment) -> None:
         raise UserError(
             f"metric_for_best_model {metric}: evaluations do not measure it; take {', '.join(measured)}."
         )
+
+
+def when_saved_and_evaluated(arguments: Arguments) -> tuple[str, str]:
+    """save_strategy and eval_strategy; what is not given SWIFT takes from what is."""
+    saves = str(arguments.get("save_strategy") or "steps")
+    return saves, str(arguments.get("eval_strategy") or saves)
 
 
 def _number(value: Any) -> float | None:

@@ -148,7 +148,7 @@ def join_stages(
 
     Raises UserError where the run is not prepared, and as the stages do.
     """
-    check_processes(experiment, processes)
+    check_processes(experiment, processes, _is_to_train(run, experiment, names))
     job = Job(run, experiment, screen, LoadedModel())
     for stage in STAGES:
         if not (stage.by_many and stage.name in names and stage.is_part_of(experiment)):
@@ -192,6 +192,10 @@ def are_done(run: RunFolder, experiment: Experiment, names: tuple[str, ...]) -> 
         return False
 
 
+def _is_to_train(run: RunFolder, experiment: Experiment, names: tuple[str, ...]) -> bool:
+    return experiment.tunes and "train" in names and not are_done(run, experiment, ("train",))
+
+
 def _is_done(stage: Stage, run: RunFolder, experiment: Experiment, inputs: dict[str, str]) -> bool:
     there = all(path.exists() for path in stage.writes(run, experiment))
     return there and finished_stages(run).get(stage.name, {}).get("inputs") == inputs
@@ -223,7 +227,7 @@ def run_stages(
         check_trackers(experiment)
     shared = Job(run, experiment, screen, LoadedModel(), features=features, stops=stops)
     if processes.total > 1:
-        check_processes(experiment, processes)
+        check_processes(experiment, processes, _is_to_train(run, experiment, names))
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         inputs = _inputs(stage, run, experiment)

@@ -87,8 +87,8 @@ def do_by_many(job: Job, stage: str, processes: ProcessOptions) -> dict[str, Any
     return said
 
 
-def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
-    """Raise UserError where several processes cannot work on a run."""
+def check_processes(experiment: Experiment, processes: ProcessOptions, trains: bool) -> None:
+    """Raise UserError where several processes cannot work on a run; `trains`: whether it is to be trained."""
     several = f"--nproc {processes.nproc} --nnodes {processes.nnodes}"
     if experiment.tuning.engine != "fast":
         raise UserError(f"{several}: several processes answer by --engine fast only.")
@@ -98,7 +98,7 @@ def check_processes(experiment: Experiment, processes: ProcessOptions) -> None:
     gpus_of_processes(processes.nproc)
     if processes.nnodes > 1 and processes.node_rank == 0:
         _check_port(processes.master_port)
-    if experiment.tunes:
+    if trains:
         from workflows.tuning.train import share_batch  # with SWIFT, which light commands do without
 
         share_batch(experiment, find_machine(), processes.total)

@@ -11,6 +11,7 @@ from workflows.core.errors import UserError
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import text
 from workflows.experiment.cards import COMMAND
+from workflows.experiment.checks import when_saved_and_evaluated
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import RunOptions, flags_of
 from workflows.experiment.recipes import Plain
@@ -82,6 +83,8 @@ def _check(asked: Experiment) -> None:
     if not asked.tunes or isinstance(asked.recipe, Plain):
         does = "watches no validation rows" if asked.tunes else "tunes no model"
         raise UserError(f"search: method {asked.method} {does}, so there is nothing to search by.")
+    if when_saved_and_evaluated(asked.arguments)[1] == "no":
+        raise UserError("search: eval_strategy no leaves nothing to search by; leave it out.")
     if asked.dataset.task == "regression":
         raise UserError(f"search: is about accuracy; {asked.dataset.name} has numbers.")
     check_overrides(asked.overrides, asked.recipe)

@@ -274,6 +274,6 @@ def validation_of(run: RunFolder, name: str) -> dict[str, float]:
         if entry["step"] == step and name in entry:
             return {key: value for key, value in entry.items() if key.startswith("eval_")}
     raise UserError(
-        f"{run.path}: no evaluation at the checkpoint that was kept, so there is nothing to search by; "
-        "save_steps and eval_steps must be the same."
+        f"{run.path}: no evaluation at the checkpoint that was kept, so there is nothing to search by; leave "
+        "out what was set of checkpoints and evaluations."
     )

@@ -248,9 +248,13 @@ def cells_of(study: Study, rows_of: Callable[[Experiment], Rows]) -> Iterator[tu
                 data = replace(data, test_samples=None)
             # A tuned model depends on its seed; what is fitted to a frozen one does not.
             reseeded = "seed" in arm.vary and study.system(name) == "tuned" and not once
-            redrawn = "sample_seed" in arm.vary and rows != "all" and not once
+            # Of all rows, too, these draw some: labels to flip, rows to mix in, rows to leave out.
+            drawn = rows != "all" or data.flip_labels > 0 or bool(data.mix) or data.balance
+            redrawn = "sample_seed" in arm.vary and drawn and not once
             if rows != "all":
-                data = replace(data, train_samples=rows, sample_seed=draw if redrawn else 1)
+                data = replace(data, train_samples=rows)
+            if drawn:
+                data = replace(data, sample_seed=draw if redrawn else 1)
             if reseeded:
                 tuning = replace(tuning, seed=draw)
             cell = Cell(panel, name, size, draw, reseeded or redrawn)

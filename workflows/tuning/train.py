@@ -88,7 +88,9 @@ def train(
     if watched.stopped:
         raise TrainingStopped(f"{run.path}: its training was ended at step {result['global_step']}.")
     _tell_of_rows_left(watched.rows["train"], arguments.training_args)
-    best = result["best_model_checkpoint"] or result["last_model_checkpoint"]
+    # A training that was stopped behind its last checkpoint saves none more.
+    best = result["best_model_checkpoint"] or result["last_model_checkpoint"] or resume_from
+    assert best is not None  # save_strategy no is refused
     tokens = read_json(run.tokens)["splits"]
     if experiment.derives_rows:
         tokens["train"] = read_json(run.derived_summary)["tokens"]
