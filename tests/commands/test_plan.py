@@ -135,7 +135,7 @@ def test_runs_of_a_study_are_estimated_by_one_measurement(capfd: pytest.CaptureF
         for method, flags, stages in (
             ("lora", ("--train-samples", 32), TUNED),
             ("lora", ("--train-samples", 512), TUNED),
-            ("lora", ("--train-samples", 512, "--test-samples", 90), TUNED),
+            ("lora", ("--train-samples", 512, "--test-samples", 110), TUNED),
             ("label-loss", ("--train-samples", 512), TUNED),
             ("head", ("--train-samples", 512), TUNED),
             ("probe", ("--train-samples", 512), ("prepare", "baselines", "probe", "score", "report")),

@@ -275,5 +275,5 @@ def validation_of(run: RunFolder, name: str) -> dict[str, float]:
             return {key: value for key, value in entry.items() if key.startswith("eval_")}
     raise UserError(
         f"{run.path}: no evaluation at the checkpoint that was kept, so there is nothing to search by; leave "
-        "out what was set of checkpoints and evaluations."
+        "out the settings of checkpoints and evaluations (save_…, eval_…)."
     )
