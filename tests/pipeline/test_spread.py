@@ -115,8 +115,10 @@ def test_what_a_preset_leaves_to_swift_is_shared_as_swift_has_it() -> None:
     (("--nnodes", 2, "--node-rank", 2), "--node-rank 2: with --nnodes 2 the last is 1"),
     (("--nproc", 0), "Must be >= 1"),
 ])  # fmt: skip
-def test_what_cannot_be_shared_is_said(alone: RunFolder, flags: tuple[object, ...], line: str) -> None:
-    done = run_command("train", alone.path, *flags)
+def test_what_cannot_be_shared_is_said(tmp_path: Path, flags: tuple[object, ...], line: str) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert run_command("prepare", "--run-folder", run.path, *SMALL).returncode == 0
+    done = run_command("train", run.path, *flags)
     assert done.returncode == 2
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
