@@ -119,14 +119,18 @@ def draw_curves(say: Say, history: list[dict[str, Any]], kept_step: int) -> Figu
     left, right = figure.subplots(1, 2)
     splits, metrics = texts("splits"), texts("metrics")
     left.plot(*series_of(history, "loss"), color=BLUE, label=say(splits["train"]))
-    left.plot(*series_of(history, "eval_loss"), "o-", color=ORANGE, label=say(splits["val"]))
+    evaluated = series_of(history, "eval_loss")
+    if evaluated[0]:
+        left.plot(*evaluated, "o-", color=ORANGE, label=say(splits["val"]))
     for name, colour, mark in zip(EVALUATED, COLOURS, ("s-", "o--", "s-", "o--"), strict=False):
         steps, values = series_of(history, f"eval_{name}")
         if steps:
             right.plot(steps, values, mark, color=colour, label=say(metrics[name]))
     left.set_title(say(text("loss")))
     right.set_title(say(text("on_validation")))
-    for axes in (left, right):
+    if not right.lines:  # nothing was evaluated
+        right.remove()
+    for axes in figure.axes:
         axes.axvline(kept_step, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xlabel(say(text("step_and_checkpoint_kept")))
         axes.grid(alpha=0.25)
