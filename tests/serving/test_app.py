@@ -227,6 +227,8 @@ def test_behind_a_proxy_the_page_calls_back_through_it(
     assert path_behind_proxy(7860) == "/dsw-123-abc/proxy/7860"
     monkeypatch.setenv("GRADIO_ROOT_PATH", "/user/me/proxy/7860/")
     proxied = path_behind_proxy(7860)
+    monkeypatch.setenv("GRADIO_ROOT_PATH", f"https://hub.example{proxied}")
+    assert path_behind_proxy(7860) == proxied == "/user/me/proxy/7860"
     desk = Desk(Batcher({}), Models(), outputs=tmp_path)
     with TestClient(with_page(make_app({}, None), desk, None, proxied)) as client:
         for before in ("", proxied):  # most proxies cut it off

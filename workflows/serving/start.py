@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
@@ -127,7 +128,7 @@ def path_behind_proxy(port: int) -> str:
     """
     notebook = os.environ.get("JUPYTER_NAME", "")
     there = f"/{notebook}/proxy/{port}" if "dsw-" in notebook else ""
-    return os.environ.get("GRADIO_ROOT_PATH", there).rstrip("/")
+    return urlsplit(os.environ.get("GRADIO_ROOT_PATH", there)).path.rstrip("/")  # it may be a whole address
 
 
 def _by_name(folders: tuple[Path, ...]) -> dict[str, Path]:
