@@ -91,8 +91,7 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
     for flag, seed in (("--data-seed", data.data_seed), ("--seed", experiment.tuning.seed)):
         if not 0 <= seed < SEEDS:
             raise UserError(f"{flag} {seed}: must be from 0 to {SEEDS - 1}.")
-    drawn = data.train_samples is not None or data.balance or data.flip_labels > 0 or data.mix
-    if data.sample_seed is not None and not drawn:
+    if data.sample_seed is not None and not data.draws:
         raise UserError(
             "--sample-seed: nothing is drawn without --train-samples, --balance, --mix or --flip-labels; "
             "add one."

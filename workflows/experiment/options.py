@@ -105,6 +105,13 @@ class DataOptions(SourceOptions):
     format: Literal["messages", "query-response"] = "messages"
     """of the files for SWIFT"""
 
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn by the sample seed: rows to use, to leave out or to mix in, or labels to
+        flip.
+        """
+        return self.train_samples is not None or self.balance or bool(self.mix) or self.flip_labels > 0
+
 
 @Parameter(name="*", group=TUNING)
 @dataclass(frozen=True)

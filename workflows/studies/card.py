@@ -248,12 +248,10 @@ def cells_of(study: Study, rows_of: Callable[[Experiment], Rows]) -> Iterator[tu
                 data = replace(data, test_samples=None)
             # A tuned model depends on its seed; what is fitted to a frozen one does not.
             reseeded = "seed" in arm.vary and study.system(name) == "tuned" and not once
-            # Of all rows, too, these draw some: labels to flip, rows to mix in, rows to leave out.
-            drawn = rows != "all" or data.flip_labels > 0 or bool(data.mix) or data.balance
-            redrawn = "sample_seed" in arm.vary and drawn and not once
             if rows != "all":
                 data = replace(data, train_samples=rows)
-            if drawn:
+            redrawn = "sample_seed" in arm.vary and data.draws and not once
+            if data.draws:
                 data = replace(data, sample_seed=draw if redrawn else 1)
             if reseeded:
                 tuning = replace(tuning, seed=draw)
