@@ -75,6 +75,7 @@ def test_hugging_face_hub_is_asked_for_the_files_of_the_card(
 def test_no_source_gives_one_error_with_each_reason_and_the_flag(
     command: Command, hub: FakeHub, tmp_path: Path
 ) -> None:
+    (tmp_path / "empty").mkdir()
     done = command(
         *("prepare", "--dataset", "jd", "--data-dir", tmp_path / "empty", "--run-folder", tmp_path / "run"),
         env={**hub.env, **NOWHERE},
@@ -82,13 +83,24 @@ def test_no_source_gives_one_error_with_each_reason_and_the_flag(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     for part in (
-        f"{tmp_path / 'empty'}: no such folder",
+        f"{tmp_path / 'empty'}: no ",
         "modelscope DAMO_NLP/jd",
         "does not answer",
         "--data-file FILE",
     ):
         assert part in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_not_there_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, card = tmp_path / "gone", load_dataset_card("demo")
+    with pytest.raises(UserError, match=f"--data-dir {gone}: there is no such folder"):
+        find_files(card, DataOptions(data_dir=str(gone)))
+    monkeypatch.setenv("REVIEW_DATA_DIR", str(gone))
+    with pytest.raises(UserError, match=f"REVIEW_DATA_DIR={gone}: there is no such folder"):
+        find_files(card, DataOptions())
 
 
 def test_a_data_set_that_one_hub_does_not_give_comes_from_the_next(hub_here: FakeHub) -> None:

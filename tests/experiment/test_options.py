@@ -31,7 +31,7 @@ OWN = ["--text-column", "文 本", "--label-column", "星"]
         ["--dataset", "waimai", "--text-column", "text", "--balance", "--keep-near-copies"],
         ["--dataset", "chnsenticorp", "--data-file", "x.csv", "--split", "course", "--data-seed", "1"],
         ["--model", MODEL, "--prompt", "zh-continue", "--method", "course-chnsenticorp", "--lang", "en"],
-        ["--model", "Qwen/Qwen2.5-7B", "--set", "learning_rate=1e-3", "--set", "system=你好 世界"],
+        ["--model", "Qwen/Qwen2.5-7B-Instruct", "--set", "learning_rate=1e-3", "--set", "system=你好 世界"],
         ["--dataset", "waimai", "--test-dataset", "chnsenticorp", "--flip-labels", "0.05"],
         ["--prompt", "mine.yaml", "--dataset", "jd", "--mix", "waimai=0.5", "--mix", "dianping=1"],
         ["--model", "here", "--data-file", "~/reviews.csv", *OWN, "--labels", "0=差评,1=好评"],

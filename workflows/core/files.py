@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,8 +46,10 @@ def open_whole(path: Path) -> Iterator[TextIO]:
 
 
 def remove_left_parts(folder: Path) -> None:
-    """Remove what killed processes left of `open_whole`, in a folder and in those right inside it."""
-    for path in (*folder.glob(".*.part"), *folder.glob("*/.*.part")):
+    """Remove what killed processes left of `open_whole`, in a run folder, in those right inside it, and in
+    the data of the data sets that join it.
+    """
+    for path in chain.from_iterable(map(folder.glob, (".*.part", "*/.*.part", "data/*/*/data/.*.part"))):
         process = path.name.split(".")[-2]
         if process.isdecimal() and not _is_alive(int(process)):
             path.unlink(missing_ok=True)

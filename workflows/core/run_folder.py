@@ -125,12 +125,14 @@ def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
 
 
 def discard_if_unstarted(run: RunFolder) -> None:
-    """Remove a run folder that holds no stage's files yet, so that a refused start leaves nothing behind."""
-    if run.path.exists() and {path.name for path in run.path.iterdir()} <= {
-        run.experiment.name,
-        LOCK,
-        "logs",
-    }:
+    """Remove a run folder that holds no whole stage's files yet, so that a refused start leaves nothing
+    behind.
+    """
+    # Data without a manifest, which is written last, are those of a refused `prepare`.
+    begun = {run.experiment.name, LOCK, "logs", run.manifest.parent.name}
+    if not run.path.exists() or run.manifest.exists():
+        return
+    if {path.name for path in run.path.iterdir()} <= begun:
         shutil.rmtree(run.path)
 
 

@@ -16,6 +16,8 @@ from zipfile import ZipFile
 import pandas as pd
 
 from workflows.core.errors import UserError
+from workflows.core.texts import text
+from workflows.core.told import tell
 
 EXPANDS = 200  # times a file's size: sheets of real reviews take 3 to 20 times, bombs 1000 times and more
 SMALL = 1 << 26  # 64 MiB: no file is refused for less
@@ -28,7 +30,7 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
     """The rows of the first visible sheet, some at a time; empty rows below the last full one are none.
 
     Raises UserError for cells right of the named columns, and where another sheet has two of the columns or
-    more, or all that one of them has: its rows would be lost.
+    more, or all that one of them has: its rows would be lost.  Other sheets that hold cells are told.
     """
     from openpyxl import load_workbook
 
@@ -45,6 +47,7 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
         start, header = next(rows, (0, []))
         if not header:
             raise UserError(f"{path}: sheet {first.title!r} is empty.")
+        unread = []
         for other in others:
             headers = header, next(_full_rows(other), (0, []))[1]
             here, there = ({str(name).strip() for name in names} - {""} for names in headers)
@@ -53,6 +56,9 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
                     f"{path}: sheet {other.title!r} has columns of {first.title!r}, which alone is read; "
                     "put all rows on one sheet, or save each sheet as a file of its own."
                 )
+            unread += [other.title] if there else []
+        if unread:
+            tell(text("sheets_not_read", file=path.name, read=first.title, others=", ".join(unread)))
         names = [f"{name}" or f"Unnamed: {at}" for at, name in enumerate(header)]
         aligned = _aligned(path, rows, start, len(names))
         count = max(1, min(rows_at_once, cells_at_once // max(1, len(names))))

@@ -24,7 +24,7 @@ FORMULA = re.compile(r"[=+\-@\t\r]")  # what a cell begins with that may be run
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?%?")  # which may begin so, too
 XLSX_ROWS, XLSX_CELL = 1_048_576, 32_767  # what Excel takes: rows of a sheet, characters of a cell
 ENDS = "\r\n"
-NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 Cell = str | float | None
 Write = Callable[[pd.DataFrame], None]

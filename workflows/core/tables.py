@@ -270,7 +270,7 @@ def _as_strings(frame: pd.DataFrame, other: type[str]) -> pd.DataFrame:
         ]
         for name in frame.columns
     }
-    return pd.DataFrame(cells, dtype=object)
+    return pd.DataFrame(cells, frame.index, dtype=object)  # rows without any cell count, too
 
 
 def _as_string(cell: Any, other: type[str]) -> str:

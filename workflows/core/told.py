@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # it takes YAML, which would double the time of --help
 
 _LOGGER = logging.getLogger("workflows.told")
 _LOGGER.propagate = False
+_LOGGER.addHandler(logging.NullHandler())  # where nobody listens
 
 
 def tell(said: Text) -> None:

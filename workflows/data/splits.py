@@ -62,6 +62,8 @@ def sample_splits(splits: Splits, labels: np.ndarray, options: DataOptions) -> S
     ):
         if wanted is not None and wanted > len(rows):
             raise UserError(f"{flag} {wanted}: there are only {len(rows)} such rows.")
+        if wanted is not None and wanted < (kinds := len(np.unique(labels[rows]))):
+            raise UserError(f"{flag} {wanted}: takes a row of each of the {kinds} labels at least.")
     nested = options.sample_seed is not None
     seed = options.data_seed if options.sample_seed is None else options.sample_seed
     sampled = _sample(train, labels, options.train_samples, seed, options.balance, nested)

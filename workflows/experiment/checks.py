@@ -112,11 +112,13 @@ def check_experiment(experiment: Experiment, source: Experiment | None) -> None:
         if given and dataset.task != "single_label":
             raise UserError(f"{flag}: means nothing for data set {dataset.name}, which is {dataset.task}.")
     check_evaluations(experiment)
-    if dataset.task == "single_label" and experiment.tuning.probe_rows < len(experiment.labels):
-        raise UserError(
-            f"--probe-rows {experiment.tuning.probe_rows}: takes a row of each of the "
-            f"{len(experiment.labels)} labels at least."
-        )
+    fewest = len(experiment.labels) if dataset.task == "single_label" else 1
+    for flag, rows, is_read in (
+        ("--probe-rows", experiment.tuning.probe_rows, True),
+        ("--eval-rows", experiment.tuning.eval_rows, experiment.tunes),
+    ):
+        if is_read and rows < fewest:
+            raise UserError(f"{flag} {rows}: takes a row of each of the {fewest} labels at least.")
     for label, other in itertools.permutations(experiment.labels, 2):
         if other.words.startswith(label.words) and not experiment.ends_after_label:
             raise UserError(
@@ -186,6 +188,10 @@ def _is_set(value: Any) -> bool:
     return str(value).lower() not in ("none", "false", "", "[]")
 
 
+def _is_false(value: Any) -> bool:
+    return str(value).lower() in ("false", "no", "f", "n", "0")
+
+
 def check_trackers(experiment: Experiment) -> None:
     """Raise UserError where report_to names a tracker that is not known or not installed, or one that could
     not send anything from here.
@@ -245,6 +251,21 @@ def check_method(experiment: Experiment) -> None:
         raise UserError(
             f"{method}: a head learns from all training rows; prompt {experiment.prompt.name}, which shows "
             "some, is for methods that write their answers."
+        )
+    reads_system = not (encoder or _is_false(experiment.arguments.get("use_chat_template")))
+    for what, given in (
+        (f"prompt {experiment.prompt.name}", experiment.prompt.system),
+        ("--set system", experiment.overrides.get("system")),
+    ):
+        if given and not reads_system:
+            raise UserError(
+                f"{what}: {model.name} reads no system prompt; put its text into the user's turn of a prompt "
+                f"({COMMAND} list prompts)."
+            )
+    if "embed" in str(experiment.arguments.get("target_modules")):
+        raise UserError(
+            "target_modules: an adapter on the embedding would change the output layer too where both share "
+            "their weights, as in the smaller Qwens; take --method lora-embedding."
         )
     of_vllm = [name for name in experiment.overrides if name.startswith("vllm_")]
     if tuning.engine != "vllm" and of_vllm:

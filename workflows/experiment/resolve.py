@@ -85,7 +85,7 @@ def resolve(options: RunOptions) -> Experiment:
         prompt = load_prompt(tuning.prompt or (chat_or_base if in_words else "review-only"))
         tuning = replace(tuning, prompt=prompt.file or tuning.prompt)
     check_environment(model, tuning.engine)
-    mixed, tested = parse_mixes(data.mix, dataset), choose_tested(data, dataset)
+    mixed, tested = parse_mixes(data, dataset), choose_tested(data, dataset)
     if tested is None:
         data = replace(data, test_dataset=None)  # it named its own: an ordinary run
     experiment = Experiment(
@@ -220,10 +220,10 @@ def _load_alike(name: str, target: DatasetCard, flag: str) -> DatasetCard:
     return card
 
 
-def parse_mixes(pairs: tuple[str, ...], target: DatasetCard) -> tuple[Mix, ...]:
-    """--mix NAME=RATIO pairs; a UserError for a data set whose labels are not the target's."""
+def parse_mixes(options: DataOptions, target: DatasetCard) -> tuple[Mix, ...]:
+    """The data sets of --mix NAME=RATIO; a UserError for one whose labels are not the target's."""
     mixes: dict[str, Mix] = {}
-    for pair in pairs:
+    for pair in options.mix:
         name, _, text = (part.strip() for part in pair.partition("="))
         try:
             ratio = float(text)
@@ -232,7 +232,7 @@ def parse_mixes(pairs: tuple[str, ...], target: DatasetCard) -> tuple[Mix, ...]:
         if not 0 < ratio < math.inf:
             raise UserError(f"--mix {pair}: write NAME=RATIO, such as --mix waimai=0.5, the ratio above 0.")
         card = _load_alike(name, target, f"--mix {pair}")
-        if name == target.name or name in mixes:
+        if (name == target.name and options.data_file is None) or name in mixes:
             raise UserError(f"--mix {pair}: {name} is in the training rows already; name each data set once.")
         mixes[name] = Mix(card, ratio)
     return tuple(mixes.values())

@@ -60,7 +60,7 @@ def answer_untuned(job: Job) -> dict[str, Any]:
     answered, kept = (
         run.path / "predictions" / f".{each}-{job.inputs}.jsonl" for each in ("zero_shot", "labelled")
     )
-    resumed, start = answered.exists(), time.monotonic()
+    resumed, start = _is_begun(answered), time.monotonic()
     written = answer_rows(job, machine, "zero_shot", read_jsonl(run.split("test")), None, answered)
     clock = [time.monotonic()]
     asked = {"answering": round(clock[0] - start, 2), "resumed": resumed}
@@ -103,13 +103,18 @@ def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> dict
     """
     test = read_jsonl(job.run.split("test"))
     answered = job.run.path / "predictions" / f".{system}-{job.inputs}.jsonl"
-    start, resumed = time.monotonic(), answered.exists()
+    start, resumed = time.monotonic(), _is_begun(answered)
     predictions = answer_rows(job, machine, system, test, adapter, answered)
     if rank() > 0:
         return {}
     write_jsonl(job.run.predictions(system), predictions)
     answered.unlink()
     return {"answering": round(time.monotonic() - start, 2), "resumed": resumed}
+
+
+def _is_begun(answered: Path) -> bool:
+    """Whether an interrupted call left answers: in the file, of SWIFT's engine or a process beside it."""
+    return any(answered.parent.glob(f"{answered.stem}.*"))
 
 
 def answer_rows(
@@ -272,7 +277,10 @@ def measure_validation(
     # Of a model that sees pictures too, SWIFT's hook on its inputs in training is off within this.
     with template.generate_context(), merged_for_a_while(model):
         template = copy.copy(template)
-        template.truncation_strategy = truncation_of_answers(experiment)  # as in the test
+        # As in the test, and as long.
+        template.truncation_strategy = truncation_of_answers(experiment)
+        room = 0 if experiment.has_head else MAX_NEW_TOKENS
+        template.max_length = template.model_info.max_model_len - room
         for batch in (
             score_rows(model, template, own, experiment.tuning.window)
             if experiment.has_head

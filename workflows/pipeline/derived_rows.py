@@ -45,7 +45,7 @@ def derive_rows(job: Job) -> dict[str, Any]:
     start, run, experiment, machine = time.monotonic(), job.run, job.experiment, machine_of(job)
     recipe, labels, seed = experiment.recipe, experiment.labels, experiment.data.data_seed
     train, val = (list(map(as_messages, read_jsonl(run.split(name)))) for name in ("train", "val"))
-    resumed = any(run.derived.parent.glob(f".*-{job.inputs}.jsonl"))
+    resumed = any(run.derived.parent.glob(f".*-{job.inputs}.*"))
     rejected: Rows = []
     counts: dict[str, int] = {}
     if experiment.tuning.from_run is not None:

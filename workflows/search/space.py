@@ -84,7 +84,8 @@ class Space:
         """The run with these values; a UserError where they do not go together."""
         changed, options = self.changed(values), self.asked.options
         prompt = changed.pop("prompt", options.tuning.prompt)
-        assert prompt is None or isinstance(prompt, str)
+        if not isinstance(prompt, str | None):
+            raise UserError(f"prompt: {prompt!r} is no name of a prompt.")
         pairs = [pair_of(name, each) for name, each in changed.items() if each is not None]
         tuning = replace(options.tuning, prompt=prompt, set=(*options.tuning.set, *pairs))
         experiment = resolve(replace(options, tuning=tuning))

@@ -24,7 +24,7 @@ from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import in_language, texts
-from workflows.data.reviews import strip_text
+from workflows.data.reviews import why_no_review
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.resolve import options_of, resolve
 from workflows.model.folder import check_machine
@@ -163,10 +163,10 @@ class ReviewClassifier(ClassifierMixin, BaseEstimator):
 
     def _answered(self, X: Any) -> list[Answer]:
         texts = _texts(X)
-        empty = [at for at, text in enumerate(texts) if not strip_text(text)]
-        if empty or not texts:
-            what = f"text {empty[0]} is empty" if empty else "there are no texts"
-            raise ValueError(f"{what}; `answers` gives an empty text no label")
+        reasons = {at: reason for at, text in enumerate(texts) if (reason := why_no_review(text))}
+        if reasons or not texts:
+            what = next((f"text {at}: {reason}" for at, reason in reasons.items()), "there are no texts")
+            raise ValueError(f"{what}; `answers` gives such a text no label")
         return self._opened().answer(texts)
 
     def _opened(self) -> System:

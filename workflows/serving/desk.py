@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256, whole
+from workflows.core.permissions import trusted_names
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, finished_stages, holder_of
 from workflows.core.screen import Screen
@@ -43,11 +44,11 @@ from workflows.serving.predict import Wanted, predict_table
 from workflows.serving.server import MOST_CHARACTERS
 from workflows.serving.systems import Answer, Batches, System, made_system, open_system
 
-OURS = [sys.executable, str(ROOT / "run_swift.py")]
 MOST_LINES = 64  # reviews that are pasted at once
 AT_ONCE = 64  # rows of a table that wait in the queue together: requests between them are answered soon
 MOST_CLAUSES = 40  # of a review that is asked without each of them
 LOG_END = 4000  # bytes
+NAME_BYTES = 80  # of each of two names that make up a file's, which may have 255
 
 
 class Late:
@@ -78,7 +79,9 @@ class Progress:
             return "works"
         if self.stages and all(self.stages.values()):
             return "finished"
-        return "failed" if self.last_lines and self.last_lines[-1].startswith("error: ") else "stopped"
+        # A process that was not stopped says why it failed, or was ended before it could.
+        is_stopped = not self.last_lines or self.last_lines[-1].startswith("stopped; ")
+        return "stopped" if is_stopped else "failed"
 
 
 class PageScreen(Screen):
@@ -194,7 +197,7 @@ class Desk:
 
         Raises UserError as `predict_table` does.
         """
-        output = folder / f"{upload.stem}-{run}{upload.suffix}"
+        output = folder / f"{_shortened(upload.stem)}-{_shortened(str(run))}{upload.suffix}"
         system = self.system(run, self.systems_of(run)[-1])
         return output, predict_table(system, [open_table(upload)], Wanted(column or ""), output, screen)
 
@@ -215,7 +218,7 @@ class Desk:
         resolve(options)
         with TemporaryDirectory(prefix="plan-") as folder:
             figures = Path(folder) / "plan.json"
-            command = [*OURS, "plan", *flags_of(options), "--output", str(figures)]
+            command = [*_ours(), "plan", *flags_of(options), "--output", str(figures)]
             done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
             if done.returncode != 0:
                 said = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
@@ -255,7 +258,7 @@ class Desk:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as said:
             subprocess.Popen(
-                [*OURS, "run", str(folder.resolve())],
+                [*_ours(), "run", str(folder.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -276,6 +279,16 @@ class Desk:
         stages = {stage.name: stage.name in done for stage in STAGES if stage.is_part_of(experiment)}
         works = any(_at_work([folder]))
         return Progress(stages, works, _last_lines(self._log(folder.name)), _history(run))
+
+
+def _ours() -> list[str]:
+    """How this project's command begins in a process of its own: with what --trust-code allowed here."""
+    trusted = (f"--trust-code={name}" for name in trusted_names())
+    return [sys.executable, str(ROOT / "run_swift.py"), *trusted]
+
+
+def _shortened(name: str) -> str:
+    return name.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def _at_work(folders: Iterable[Path]) -> Iterator[tuple[psutil.Process, Path]]:

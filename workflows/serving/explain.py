@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_jsonl
 from workflows.core.screen import Screen, as_typed
-from workflows.data.reviews import strip_text
+from workflows.data.reviews import strip_text, why_no_review
 from workflows.pipeline.run import do_stages, open_run
 from workflows.reporting.content import confident_mistakes
 
@@ -103,15 +103,15 @@ def explain_texts(folder: Path, name: str, texts: tuple[str, ...], screen: Scree
 def explain(system: System, texts: list[str], with_words: bool = True) -> list[Explanation]:
     """What the label of each text hangs on: its clauses and, `with_words`, its words.
 
-    Raises UserError where rows may have several labels, or a number, and where a text is empty.
+    Raises UserError where rows may have several labels, or a number, and where a text is empty or no text.
     """
     if system.experiment.dataset.task != "single_label":
         raise UserError(f"explain: is about one label a text; {system.run.path} has another task.")
     pieces = [[_bounded(clauses_of(text)), _bounded(words_of(text) if with_words else [])] for text in texts]
     asked: list[str] = []
     for text, kinds in zip(texts, pieces, strict=True):
-        if not strip_text(text):
-            raise UserError("explain: a text is empty; give a review.")
+        if reason := why_no_review(text):
+            raise UserError(f"explain: {reason}: {text[:20]!a}; give a review.")
         asked += [text, *(_without(text, part) for parts, _ in kinds for part in parts)]
     # A text of one part leaves nothing: it is not asked.
     asked = [text for text in asked if strip_text(text)]

@@ -1,6 +1,7 @@
 """The models of systems: loaded, with or without others beside them, and what answers by them."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -80,7 +81,10 @@ def load_model(
 
     With what answers everywhere: the engine and the attention that a run asked for may not be here.
     """
-    overrides = {name: value for name, value in experiment.overrides.items() if name != "attn_impl"}
+    of_this_machine = re.compile("attn_impl|vllm_.*")
+    overrides = {
+        name: value for name, value in experiment.overrides.items() if not of_this_machine.fullmatch(name)
+    }
     experiment = replace(experiment, overrides=overrides, tuning=replace(experiment.tuning, engine="fast"))
     ready, machine, nowhere = with_local_model(experiment), find_machine(), Path(os.devnull)
     is_adapter = checkpoint is not None and (checkpoint / "adapter_config.json").exists()

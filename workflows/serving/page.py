@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from html import escape
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 # Before the import: nothing is told to anybody, and the browser keeps no history.
@@ -19,7 +20,7 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Res
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workflows.core.errors import UserError
+from workflows.core.errors import UserError, what_to_mend
 from workflows.core.tables import FORMATS, open_table, read_chunks
 from workflows.core.texts import in_language, texts
 from workflows.experiment.cards import DATASETS, METHODS, MODELS, load_preset, names_of
@@ -139,8 +140,11 @@ def _told(upload: str | None = None) -> Iterator[None]:
     """What the user can mend is shown, as text; an upload by its own name."""
     try:
         yield
-    except (UserError, Full) as error:
-        said = str(error).replace(f"{Path(upload).parent}/", "") if upload else str(error)
+    except Exception as error:
+        found = str(error) if isinstance(error, UserError | Full) else what_to_mend(error, [gettempdir()])
+        if found is None:
+            raise
+        said = found.replace(f"{Path(upload).parent}/", "") if upload else found
         raise gr.Error(escape(said), duration=None, print_exception=False) from error
 
 

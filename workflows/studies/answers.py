@@ -88,11 +88,14 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
                 record = records[run.key]
                 tested, first = tested or record, first or run
                 if record["tested"] != tested["tested"]:
-                    why = "a data file has changed in between; start anew with --output."
+                    why = (
+                        "either its arms have options of their own that choose them, which belong into the "
+                        "study's grid, or a data file has changed in between: then start anew with --output."
+                    )
                     if run.known is not None or first.known is not None:
                         why = "--known-runs is of other data; leave it out."
                     raise UserError(
-                        f"study {study.name}: {run.name} has other test rows than {first.name}, so {why}"
+                        f"study {study.name}: {run.name} has other test rows than {first.name}: {why}"
                     )
             hits = {draw: right_rows(records[run.key], study.system(arm)) for draw, run in done.items()}
             found = {draw: each for draw, each in hits.items() if each is not None}

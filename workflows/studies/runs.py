@@ -82,6 +82,7 @@ def find_runs(
     `rows_of`: as of `cells_of`.  Raises UserError where options do not go together.
     """
     runs: dict[str, Run] = {}
+    names: dict[str, str] = {}  # by key
     taken: Taken = []
     for cell, experiment in cells_of(study, rows_of):
         text = save_experiment(experiment)
@@ -92,7 +93,12 @@ def find_runs(
             if experiment.data.train_samples is not None:
                 size = experiment.data.train_samples
             there = RunFolder(folder / "runs" / name)
-            runs[name] = Run(name, key_of(experiment), there, experiment, size)
+            runs[name] = Run(name, key := key_of(experiment), there, experiment, size)
+            if names.setdefault(key, name) != name:
+                raise UserError(
+                    f"study {study.name}: files or folders of one name lie in different places, so study.json"
+                    f" could not tell {name} from {names[key]}; give them different names."
+                )
         runs[name].makes.update(SYSTEMS[study.system(cell.arm)])
         runs[name].arms[cell.arm] = None
         taken.append((cell, runs[name]))

@@ -23,6 +23,8 @@ from workflows.core.permissions import offline_variable
 from workflows.core.texts import Text, in_language, text, texts
 from workflows.experiment.cards import DATASETS, ROOT
 
+FILE = "doctor.json"  # what --gpu leaves, to send
+
 Status = Literal["well", "note", "wrong"]  # wrong: it would stop a run
 
 PYTHONS = ((3, 10), (3, 13))  # the oldest and the newest that the project was tried with

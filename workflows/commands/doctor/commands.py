@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workflows.commands.doctor.checks import FILE
 from workflows.commands.reproduce import largest_difference
 from workflows.core.files import read_json, write_json
 from workflows.core.run_folder import RunFolder
@@ -120,7 +121,7 @@ def examine(
         problems, seconds = outcomes[-1]["problems"], outcomes[-1]["seconds"]
         screen.say(f"  {'NOT well: ' + '; '.join(problems) if problems else 'well'} ({seconds:.0f} s)")
         report["well"] = number == len(steps) and not any(each["problems"] for each in outcomes)
-        write_json(folder / "doctor.json", report)
+        write_json(folder / FILE, report)
     return report
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from workflows.commands.doctor.checks import Check, as_json, check_machine, render_check
+from workflows.commands.doctor.checks import FILE, Check, as_json, check_machine, render_check
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import in_language, text, texts
@@ -14,8 +14,13 @@ def see_doctor(gpu: bool, as_one_object: bool, language: str, output: Path | Non
     """Print each check as soon as it is made, or all as one JSON object at the end; the exit code.
 
     With `gpu` the ten commands follow where no check is wrong; their file goes into `output` (default: a new
-    folder in outputs/). Raises UserError where `gpu` is asked for and there is none.
+    folder in outputs/). Raises UserError where `gpu` is asked for and there is none, and where `output` is
+    of an earlier doctor, whose finished runs would be looked at again.
     """
+    if output is not None and not gpu:
+        raise UserError("doctor --output: is for the files of --gpu; leave it out, or add --gpu.")
+    if output is not None and (output.expanduser() / FILE).exists():
+        raise UserError(f"doctor --output {output}: holds what an earlier one found; name a new folder.")
     lines = screen
     with screen.silenced() as silent:
         if as_one_object:
@@ -64,5 +69,5 @@ def _run_commands(output: Path | None, screen: Screen, found: dict[str, Any]) ->
     examined = examine(folder, screen, found["checks"])
     unwell = ", ".join(outcome["shows"] for outcome in examined["commands"] if outcome["problems"])
     screen.say(f"not well: {unwell}" if unwell else "all is well")
-    screen.say(f"doctor: {as_typed(folder / 'doctor.json')}")
+    screen.say(f"doctor: {as_typed(folder / FILE)}")
     return examined

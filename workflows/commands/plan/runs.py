@@ -31,6 +31,7 @@ from workflows.core.screen import Screen
 from workflows.data.sources import find_files
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.experiment.options import RunOptions, TuningOptions
+from workflows.experiment.recipes import Plain
 from workflows.experiment.resolve import resolve
 from workflows.model.machine import Machine, find_machine, memory_within_reach
 from workflows.model.memory import PROCESS, Workload, load_of, memory, read_sizes
@@ -156,7 +157,7 @@ def _count(
             )
             if not stages & WITH_MODEL:
                 return kind
-            if experiment.for_encoders or experiment.derives_rows:
+            if experiment.for_encoders or experiment.derives_rows or isinstance(experiment.recipe, Plain):
                 raise UserError(f"plan does not cover method {experiment.method}")
             described = _ask_once(model, lambda: with_description(experiment), refused)
             run_stages(run, described, ("tokens",), silent)
