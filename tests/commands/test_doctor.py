@@ -28,6 +28,8 @@ from workflows.commands.doctor.commands import (
     examine,
     summary_of,
 )
+from workflows.commands.doctor.doctor import see_doctor
+from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -174,6 +176,14 @@ def test_without_a_gpu_the_option_says_so_in_one_line(command: Command) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: doctor --gpu: there is no GPU here; without --gpu")
     assert done.stderr.count("\n") == 1
+
+
+def test_what_an_earlier_doctor_found_is_not_looked_at_again(tmp_path: Path) -> None:
+    (tmp_path / "doctor.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="holds what an earlier one found; name a new folder"):
+        see_doctor(True, False, "en", tmp_path, Screen())
+    with pytest.raises(UserError, match="doctor --output: is for the files of --gpu"):
+        see_doctor(False, False, "en", tmp_path / "new", Screen())
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,12 @@ def test_runs_of_a_study_are_estimated_by_one_measurement(capfd: pytest.CaptureF
             ("head", ("--train-samples", 512), TUNED),
             ("probe", ("--train-samples", 512), ("prepare", "baselines", "probe", "score", "report")),
             ("cot", ("--train-samples", 512), TUNED),
+            ("plain-peft", ("--train-samples", 512), TUNED),
             ("dora", ("--train-samples", 5000), TUNED),
         )
     ]
-    few, many, tested_elsewhere, label_loss, head, probe, cot, too_many = estimate_runs(asked, Screen())
+    few, many, tested_elsewhere, label_loss, head, probe, *others = estimate_runs(asked, Screen())
+    cot, plain, too_many = others
     assert capfd.readouterr().out.count("calibrating on") == 1
     assert few["seconds"] < many["seconds"] < label_loss["seconds"]  # which asks the base model, too
     assert tested_elsewhere["seconds"] < many["seconds"]  # whose training it takes over
@@ -151,6 +153,7 @@ def test_runs_of_a_study_are_estimated_by_one_measurement(capfd: pytest.CaptureF
     assert all(each["bytes"] > 1e8 for each in (few, many, label_loss, head, probe))
     assert [each["test"] for each in (few, probe, cot)] == [100, 100, 100]
     assert cot | {"seconds": None, "why": "plan does not cover method cot"} == cot
+    assert plain | {"seconds": None, "why": "plan does not cover method plain-peft"} == plain
     assert "--train-samples 5000: there are only" in too_many["why"]
 
 

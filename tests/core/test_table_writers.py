@@ -48,6 +48,13 @@ def test_half_a_surrogate_pair_stops_no_table(tmp_path: Path) -> None:
         assert read_table(path)["t"][0].startswith("好")
 
 
+def test_a_sheet_with_what_xml_forbids_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "table.xlsx"
+    with open_table_writer(path, ["t"], "xlsx") as write:
+        write(pd.DataFrame({"t": ["\uffff房间\x01很\ufffe干净"]}, dtype=object))
+    assert read_table(path)["t"].tolist() == ["房间很干净"]
+
+
 def test_what_a_sheet_does_not_take_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.xlsx"
     with (

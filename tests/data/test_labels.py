@@ -2,7 +2,6 @@
 
 import csv
 import shlex
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_experiment
+from tests.conftest import Command, make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
@@ -93,3 +93,16 @@ def test_what_cannot_be_mixed_is_one_line(
     with pytest.raises(UserError) as error:
         _prepare(tmp_path, "--data-dir", str(other), *options)
     assert complaint in str(error.value)
+
+
+def test_a_mix_that_is_refused_leaves_nothing(command: Command, other: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = command("prepare", "--data-dir", other, "--mix", "waimai=50", "--run-folder", run)
+    assert (done.returncode, run.exists()) == (2, False), done.stderr
+
+
+def test_a_file_of_ones_own_may_be_mixed_with_the_data_set_that_it_is_like(tmp_path: Path) -> None:
+    own = tmp_path / "waimai.csv"
+    own.write_text("label,review\n1,很好\n0,很差\n", encoding="utf-8")
+    experiment = make_experiment("--dataset", "waimai", "--data-file", own, "--mix", "waimai=0.5")
+    assert [each.dataset.name for each in experiment.mixed] == ["waimai"]

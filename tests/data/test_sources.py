@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import Command
 from tests.fake_hub import FakeHub
+from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.hubs import HUBS
 from workflows.core.run_folder import RunFolder

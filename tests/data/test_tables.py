@@ -9,6 +9,7 @@ import pytest
 from workflows.core import encodings, tables
 from workflows.core.errors import UserError
 from workflows.core.tables import open_table, read_chunks, read_table
+from workflows.core.told import listening
 
 TEXTS = ['房间"很大"，\n早餐不错', "NA", "味道好😋，值！", "没有"]
 LABELS = ["1", "0", "1", "0"]
@@ -128,6 +129,24 @@ def test_a_carriage_return_of_a_spreadsheet_is_one(tmp_path: Path) -> None:
     path = tmp_path / "a.xlsx"
     pd.DataFrame({"label": ["1"], "review": ["很好_x000D_\n下次再来"]}).to_excel(path, index=False)
     assert read_table(path)["review"].tolist() == ["很好\r\n下次再来"]
+
+
+def test_sheets_that_are_not_read_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    with pd.ExcelWriter(path) as book:
+        pd.DataFrame({"评论": ["很好"], "标签": ["1"]}).to_excel(book, sheet_name="全部", index=False)
+        pd.DataFrame({"评论": ["很差"], "情感": ["0"]}).to_excel(book, sheet_name="2024", index=False)
+        pd.DataFrame().to_excel(book, sheet_name="空", index=False)
+    with listening(lambda said: None) as told:
+        assert read_table(path)["评论"].tolist() == ["很好"]
+    assert [each.zh for each in told] == ["a.xlsx：只读工作表 全部；以下工作表有内容但没有读：2024"]
+
+
+def test_empty_objects_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"review": "很好"}\n' * 3 + "{}\n" * 2, encoding="utf-8")
+    monkeypatch.setattr("workflows.core.tables.CHUNK_ROWS", 3)
+    assert read_table(path)["review"].fillna("").tolist() == ["很好"] * 3 + [""] * 2
 
 
 def test_jsonl_with_missing_keys_and_half_a_surrogate_pair_is_read(tmp_path: Path) -> None:

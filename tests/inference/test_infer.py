@@ -1,11 +1,13 @@
 """Answers reach their rows by id, and a run with too few or too many answers fails."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from workflows.core.errors import UserError
 from workflows.experiment.cards import Label
+from workflows.inference.infer import _is_begun
 from workflows.inference.predictions import join_answers
 
 LABELS = (Label("negative", "负面"), Label("positive", "正面"))
@@ -34,6 +36,14 @@ def test_answers_in_another_order_reach_their_rows() -> None:
         }
     assert rows[0]["label_mass"] == 0.0
     assert rows[1]["label_mass"] == pytest.approx(0.6065307 + 0.2231302)
+
+
+@pytest.mark.parametrize("left", [".tuned-1a.jsonl", ".tuned-1a.swift.jsonl", ".tuned-1a.1.part.jsonl"])
+def test_answers_of_an_engine_or_a_process_count_as_begun(tmp_path: Path, left: str) -> None:
+    (tmp_path / ".tuned-2b.jsonl").touch()
+    assert not _is_begun(tmp_path / ".tuned-1a.jsonl")
+    (tmp_path / left).touch()
+    assert _is_begun(tmp_path / ".tuned-1a.jsonl")
 
 
 def test_a_diverged_model_is_one_line() -> None:

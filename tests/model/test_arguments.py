@@ -312,6 +312,32 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         check_overrides({"output_dir": "x"})
     with pytest.raises(UserError, match=r'--set use_cpu: .* put CUDA_VISIBLE_DEVICES="" before the command'):
         check_overrides({"use_cpu": "true"})  # of the job, it would take only the training off a GPU
+    with pytest.raises(
+        UserError, match=r"repetition_penalty: .* answers are decoded as the model's files say"
+    ):
+        check_overrides({"repetition_penalty": "1.0"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--model", "qwen2.5-0.5b", "--prompt", "zh-system"),
+            "zh-system: qwen2.5-0.5b reads no system",
+        ),
+        (("--model", "qwen2.5-0.5b", "--set", "system=你好"), "system: qwen2.5-0.5b reads no system prompt"),
+        (
+            ("--method", "encoder", "--model", "bert-base-chinese", "--prompt", "zh-system"),
+            "prompt zh-system: bert-base-chinese reads no system prompt",
+        ),
+        (("--set", "target_modules=all-linear all-embedding"), "take --method lora-embedding"),
+        (("--eval-rows", "1"), "--eval-rows 1: takes a row of each of the 2 labels at least"),
+        (("--probe-rows", "1"), "--probe-rows 1: takes a row of each of the 2 labels at least"),
+    ],
+)
+def test_what_would_be_passed_over_or_fail_late_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_experiment(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +359,7 @@ def test_a_value_that_swift_refuses_is_one_line(run: RunFolder, override: str, c
     [
         ("lora_rank", "eight", "a whole number"),
         ("learning_rate", "fast", "a finite number"),
-        ("top_p", "nan", "a finite number"),
+        ("weight_decay", "nan", "a finite number"),
         ("gradient_checkpointing", "maybe", "true or false"),
         ("truncation_strategy", "cut", "one of .*delete"),
     ],

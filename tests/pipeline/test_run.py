@@ -1,6 +1,7 @@
 """Which stages of a run count as done, after a start that failed in the middle."""
 
 import csv
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,8 +20,13 @@ def test_a_run_that_was_killed_before_it_described_itself_begins_anew(tmp_path: 
     run.path.mkdir()
     (run.path / f".experiment.yaml.{_ended_process()}.part").write_text("options:", encoding="utf-8")
     start_run(make_experiment(), run.path, Screen())
+    joined = run.path / "data" / "mixed" / "waimai" / "data" / f".train.jsonl.{_ended_process()}.part"
+    joined.parent.mkdir(parents=True)
+    joined.touch()
     with locked(run):
         pass
+    assert not joined.exists()
+    shutil.rmtree(run.path / "data")
     assert [path.name for path in run.path.iterdir() if path.name != ".lock"] == ["experiment.yaml"]
 
 

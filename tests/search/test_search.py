@@ -25,6 +25,7 @@ from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.options import DEFAULTS
 from workflows.search.search import work_on_search
+from workflows.search.space import load_space
 
 SPACE = """
 learning_rate: {low: 5.0e-4, high: 1.0e-2, log: true}
@@ -190,6 +191,13 @@ def test_what_cannot_be_searched_is_one_line(command: Command, flags: list[str],
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_prompt_of_a_space_is_a_name(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("prompt: [1, 2]\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"space\.yaml: prompt: 1 is no name of a prompt"):
+        load_space(str(space), make_experiment())
 
 
 def test_without_optuna_the_command_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,8 @@ def test_scikit_learns_own_checks_pass_as_far_as_they_apply_to_texts(demo_run: D
         ("房间很干净", "give texts in one dimension"),
         (pd.DataFrame({"review": ["房间很干净"]}), "give texts in one dimension"),
         (["房间很干净", float("nan")], "text 1 is of type float, not str"),
-        (["房间很干净", " \u200b"], "text 1 is empty; `answers` gives an empty text no label"),
+        (["房间很干净", " \u200b"], "text 1: empty text; `answers` gives such a text no label"),
+        (["\ud83d好"], "text 0: not valid Unicode"),
         ([], "there are no texts"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import errno
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from tests.conftest import PATIENCE, Command, read_options, start_command
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
+from workflows.core.permissions import permitted
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
 from workflows.serving.start import serve_page
@@ -90,12 +92,13 @@ def test_a_table_is_answered_as_predict_answers_it(desk: Any, demo_run: Demo, tm
 
     run, _ = demo_run
     rows = read_jsonl(run.predictions("tuned"))
-    _write(tmp_path / "mine.csv", [(str(at), row["text"], row["gold"]) for at, row in enumerate(rows)])
-    found = columns_of(tmp_path / "mine.csv")
+    upload = tmp_path / f"{'评' * 80}.csv"  # as long as a name may be, about
+    _write(upload, [(str(at), row["text"], row["gold"]) for at, row in enumerate(rows)])
+    found = columns_of(upload)
     assert (found.longest, found.few) == ("评论", {"标签": ["negative", "positive"]})
     told: list[tuple[str, int, int | None]] = []
     screen = PageScreen(lambda *said: told.append(said))
-    output, counts = desk.answer_table(run.path.name, tmp_path / "mine.csv", "评论", tmp_path / "out", screen)
+    output, counts = desk.answer_table(run.path.name, upload, "评论", tmp_path / "out", screen)
     with open(output, encoding="utf-8-sig", newline="") as file:
         assert [row["prediction"] for row in csv.DictReader(file)] == [row["prediction"] for row in rows]
     assert counts["rows"] == len(rows)
@@ -155,6 +158,40 @@ def test_a_run_that_refuses_to_start_says_why(desk: Any, tmp_path: Path) -> None
     assert progress.state == "failed"
     assert "columns 正文, 标签 are wanted" in progress.last_lines[-1]
     assert own.runs() == {}
+
+
+@pytest.mark.parametrize(
+    ("last_lines", "state"),
+    [
+        ([], "stopped"),
+        (["stopped; the same command goes on from here"], "stopped"),
+        (["error: no space is left"], "failed"),
+        (["RuntimeError: a fault of ours"], "failed"),
+        (["  training: step 7/80"], "failed"),  # ended from outside, for want of memory, say
+    ],
+)
+def test_a_run_that_was_not_stopped_has_failed(last_lines: list[str], state: str) -> None:
+    from workflows.serving.desk import Progress
+
+    assert Progress({"prepare": True, "train": False}, False, last_lines, []).state == state
+
+
+def test_what_the_page_starts_may_run_what_the_page_may() -> None:
+    from workflows.serving.desk import _ours
+
+    assert _ours()[2:] == []
+    with permitted(False, ["auto_map"]):
+        assert _ours()[2:] == ["--trust-code=auto_map"]
+
+
+def test_a_full_disk_is_said_on_the_page() -> None:
+    gr = pytest.importorskip("gradio")
+    from workflows.serving.page import _told
+
+    with pytest.raises(gr.Error, match="no space is left"), _told():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ZeroDivisionError), _told():
+        raise ZeroDivisionError
 
 
 def test_an_upload_that_a_run_reads_is_not_written_over(desk: Any, tmp_path: Path) -> None:

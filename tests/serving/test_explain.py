@@ -1,6 +1,7 @@
 """What an explanation says is what the system answers without each part."""
 
 import html
+import os
 import shutil
 from pathlib import Path
 
@@ -94,7 +95,8 @@ def test_the_command_says_it_and_refuses_what_it_cannot(
     assert f"{found.label}, probability {found.probability:.3f}" in done.stdout
     assert "jieba" not in done.stderr
     for arguments, message in (
-        (["--text", " \u200b"], "explain: a text is empty; give a review."),
+        (["--text", " \u200b"], "explain: empty text: ' \\u200b'; give a review."),
+        (["--text", os.fsdecode("房间".encode("gbk"))], "explain: not valid Unicode: "),
         ([], "explain: give --text TEXT, or --mistakes."),
         (["--mistakes", "--system", "tfidf"], "explain --mistakes: is about the report's own system; "),
     ):

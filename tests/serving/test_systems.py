@@ -21,7 +21,7 @@ from workflows.experiment.cards import ROOT
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import find_machine
-from workflows.serving.models import Models
+from workflows.serving.models import Models, load_model
 from workflows.serving.systems import open_system
 
 
@@ -83,6 +83,13 @@ def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> No
 
 def test_a_merged_adapter_answers_as_one_beside_others(demo_run: tuple[RunFolder, str]) -> None:
     assert_served_as_answered(demo_run[0])
+
+
+def test_what_a_run_asked_of_vllm_is_not_asked_where_it_answers() -> None:
+    asked = ("--engine", "vllm", "--set", "vllm_gpu_memory_utilization=0.4")
+    _, template, worn = load_model(make_experiment(*asked), None, None)
+    with worn() as model:
+        assert model.config.model_type == template.model_info.model_type
 
 
 def test_tfidf_answers_where_the_prompt_shows_training_rows(command: Command, tmp_path: Path) -> None:

@@ -186,6 +186,19 @@ def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_st
     assert {each.data.data_file for _, each in cells_of(_load(name, smoke=True), _rows)} == {None}
 
 
+def test_arms_are_tested_on_the_same_rows(tmp_path: Path) -> None:
+    own = SMALL.replace("tfidf: {}", "tfidf: {options: {split: course}}").replace(", all]", "]")
+    with pytest.raises(UserError, match="tfidf: with split of its own it is tested on other rows than the"):
+        _load(_write(tmp_path, own))
+
+
+def test_files_of_one_name_in_two_folders_are_not_taken_for_one(tmp_path: Path) -> None:
+    arms = "tfidf: {options: {apply: a/audit.csv}}\n  bo: {system: tfidf, options: {apply: b/audit.csv}}"
+    study = _load(_write(tmp_path, SMALL.replace("tfidf: {}", arms).replace(", all]", "]")))
+    with pytest.raises(UserError, match="files or folders of one name lie in different places"):
+        find_runs(study, tmp_path / "out", {}, _rows)
+
+
 def test_numbers_are_not_right_or_wrong(tmp_path: Path) -> None:
     arms, head = SMALL[SMALL.index("arms:") :], "arms: {head: {options: {method: head}}}"
     name = _write(tmp_path, SMALL.replace("test_samples: 50", "dataset: dianping-stars").replace(arms, head))

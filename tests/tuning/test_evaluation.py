@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from swift.callbacks import TrainerCallback, callbacks_map
+from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
@@ -21,8 +22,11 @@ from workflows.core.screen import Screen
 from workflows.data.splits import sample_rows
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import save_experiment
-from workflows.inference.infer import merged_for_a_while
+from workflows.inference.infer import measure_validation, merged_for_a_while
 from workflows.inference.predictions import head_loss
+from workflows.model.arguments import build_infer_arguments
+from workflows.model.folder import with_local_model
+from workflows.model.machine import find_machine
 from workflows.pipeline.run import run_stages
 from workflows.tuning.callbacks import Pace, Plan, register_watch
 
@@ -55,6 +59,23 @@ def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint
     assert len(ours) == 4
     best = min(range(4), key=lambda at: swifts[at])
     assert read_json(run.training)["checkpoint"] == f"checkpoint-{2 * (best + 1)}"
+
+
+def test_validation_rows_are_read_whole_whatever_the_training_cuts_them_to(tmp_path: Path) -> None:
+    def messages_of(review: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": review}, {"role": "assistant", "content": "正面"}]
+
+    experiment = with_local_model(make_experiment())
+    arguments = build_infer_arguments(experiment, find_machine(), tmp_path, tmp_path, None)
+    model, template = prepare_model_template(arguments)
+    rows = [
+        {"id": f"val:{at}", "label": at % 2, "review": each, "messages": messages_of(each)}
+        for at, each in enumerate(["房间很干净，下次还来" * 4, "太吵了，隔音很差" * 3])
+    ]
+    whole = measure_validation(model, template, rows, experiment, tqdm(disable=True))
+    template.max_length = 16
+    assert measure_validation(model, template, rows, experiment, tqdm(disable=True)) == whole
+    assert template.max_length == 16
 
 
 def test_at_most_so_many_rows_are_looked_at_the_same_each_time_with_the_labels_shares() -> None:
