@@ -28,7 +28,7 @@ from workflows.model.arguments import (
     build_sft_arguments,
 )
 from workflows.model.folder import check_machine, with_local_model
-from workflows.model.machine import Machine, fit_to_machine
+from workflows.model.machine import Machine, fit_to_machine, has_fast_bf16
 from workflows.model.memory import fit_to_memory, load_of, memory, read_sizes
 from workflows.model.swift_names import check_overrides
 
@@ -195,6 +195,20 @@ def test_a_model_answers_as_it_was_loaded_and_asked_in_training(
     trained = build_sft_arguments(run, ready, CPU)
     asked = build_infer_arguments(ready, CPU, run.split("val"), tmp_path / "out.jsonl", None)
     assert getattr(trained, name) == getattr(asked, name) == value
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [
+        ("AuthenticAMD", "avx2 avx512f avx512_bf16", True),
+        ("GenuineIntel", "avx2 avx512f avx512_bf16", False),
+        ("GenuineIntel", "avx2 avx512f avx512_bf16 amx_bf16 amx_tile", True),
+        ("AuthenticAMD", "avx2 avx512f", False),
+        ("", "", False),  # no /proc, or another kind of processor
+    ],
+)
+def test_a_cpu_gets_bf16_where_that_is_faster(vendor: str, flags: str, fast: bool) -> None:
+    assert has_fast_bf16(vendor, flags) == fast
 
 
 def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:

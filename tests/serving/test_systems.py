@@ -5,6 +5,7 @@ Other methods and tasks: tests/tuning/test_methods.py, tests/inference/test_head
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,10 @@ def test_a_merged_adapter_answers_as_one_beside_others(demo_run: tuple[RunFolder
 
 
 def test_what_a_run_asked_of_vllm_is_not_asked_where_it_answers() -> None:
-    asked = ("--engine", "vllm", "--set", "vllm_gpu_memory_utilization=0.4")
-    _, template, worn = load_model(make_experiment(*asked), None, None)
+    plain = make_experiment()  # vLLM itself is refused here, for want of a GPU
+    overrides = {"vllm_gpu_memory_utilization": "0.4"}
+    asked = replace(plain, overrides=overrides, tuning=replace(plain.tuning, engine="vllm"))
+    _, template, worn = load_model(asked, None, None)
     with worn() as model:
         assert model.config.model_type == template.model_info.model_type
 
