@@ -26,6 +26,7 @@ from workflows.commands.doctor.commands import (
     check_training,
     compare_answers,
     examine,
+    refuse_examined,
     summary_of,
 )
 from workflows.commands.doctor.doctor import see_doctor
@@ -179,9 +180,11 @@ def test_without_a_gpu_the_option_says_so_in_one_line(command: Command) -> None:
 
 
 def test_what_an_earlier_doctor_found_is_not_looked_at_again(tmp_path: Path) -> None:
-    (tmp_path / "doctor.json").write_text("{}", encoding="utf-8")
+    write_json(tmp_path / "doctor.json", {"commands": [{}] * 9})
+    refuse_examined(tmp_path)  # one that was stopped goes on
+    write_json(tmp_path / "doctor.json", {"commands": [{}] * 10})
     with pytest.raises(UserError, match="holds what an earlier one found; name a new folder"):
-        see_doctor(True, False, "en", tmp_path, Screen())
+        refuse_examined(tmp_path)
     with pytest.raises(UserError, match="doctor --output: is for the files of --gpu"):
         see_doctor(False, False, "en", tmp_path / "new", Screen())
 

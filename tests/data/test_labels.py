@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -223,7 +224,11 @@ def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path)
     done = command("prepare", "--dataset", "demo-aspects", "--method", "head", *options)
     assert done.returncode == 2
     assert "rows.csv, row 2: label 'taste;colour' is none of taste, service" in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert f"listed in {tmp_path / 'run' / 'data' / 'rejected.jsonl'}" in done.stderr
+    assert [row["label"] for row in read_jsonl(tmp_path / "run" / "data" / "rejected.jsonl")] == [
+        "taste;colour"
+    ]
+    shutil.rmtree(tmp_path / "run")
     file.write_text("comment,rating\n好吃,5\n好看,五\n", encoding="utf-8")
     done = command("prepare", "--dataset", "dianping-stars", "--method", "head", *options)
     assert done.returncode == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, make_experiment
 from tests.fake_hub import FakeHub
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
@@ -93,15 +93,9 @@ def test_no_source_gives_one_error_with_each_reason_and_the_flag(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_is_not_there_is_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone, card = tmp_path / "gone", load_dataset_card("demo")
-    with pytest.raises(UserError, match=f"--data-dir {gone}: there is no such folder"):
-        find_files(card, DataOptions(data_dir=str(gone)))
-    monkeypatch.setenv("REVIEW_DATA_DIR", str(gone))
-    with pytest.raises(UserError, match=f"REVIEW_DATA_DIR={gone}: there is no such folder"):
-        find_files(card, DataOptions())
+def test_a_folder_that_is_not_there_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--data-dir {tmp_path / 'gone'}: there is no such folder"):
+        make_experiment("--data-dir", tmp_path / "gone")
 
 
 def test_a_data_set_that_one_hub_does_not_give_comes_from_the_next(hub_here: FakeHub) -> None:

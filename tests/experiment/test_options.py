@@ -22,7 +22,7 @@ OWN = ["--text-column", "文 本", "--label-column", "星"]
     "arguments",
     [
         [],
-        ["--dataset", "jd", "--model", "qwen2.5-0.5b-instruct", "--data-dir", "/data", "--seed", "3"],
+        ["--dataset", "jd", "--model", "qwen2.5-0.5b-instruct", "--data-dir", "/tmp", "--seed", "3"],
         ["--data-file", "reviews.csv", *OWN, "--labels", "差评,好评"],
         ["--data-file", "a b.csv", *OWN, "--labels=-1=差评,3=,5=好评"],
         ["--dataset", "dianping", "--neutral", "negative", "--test-samples", "5", "--train-samples", "9"],

@@ -188,7 +188,7 @@ def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_st
 
 def test_arms_are_tested_on_the_same_rows(tmp_path: Path) -> None:
     own = SMALL.replace("tfidf: {}", "tfidf: {options: {split: course}}").replace(", all]", "]")
-    with pytest.raises(UserError, match="tfidf: with split of its own it is tested on other rows than the"):
+    with pytest.raises(UserError, match="split: arms that differ in it are tested on other rows; put"):
         _load(_write(tmp_path, own))
 
 

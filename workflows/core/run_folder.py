@@ -126,9 +126,8 @@ def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
 
 def discard_if_unstarted(run: RunFolder) -> None:
     """Remove a run folder that holds no whole stage's files yet, so that a refused start leaves nothing
-    behind.
+    behind: data have a manifest, which is written last.
     """
-    # Data without a manifest, which is written last, are those of a refused `prepare`.
     begun = {run.experiment.name, LOCK, "logs", run.manifest.parent.name}
     if not run.path.exists() or run.manifest.exists():
         return

@@ -19,20 +19,16 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
     """The file of each split that the source has (train always; val, test where it has them), and where it is
     from.
 
-    Raises UserError where the folder that is named is not there, and where no source can be reached: it names
-    each one tried, why it failed, and the flag for a file.
+    Raises UserError where no source can be reached: it names each one tried, why it failed, and the flag for
+    a file.
     """
-    for folder in _local_folders(options.data_dir)[:-1]:  # the last one holds the embedded sets
-        if options.data_file is None and not folder.is_dir():
-            named = "--data-dir " if options.data_dir else f"{DATA_DIR_VARIABLE}="
-            raise UserError(f"{named}{folder}: there is no such folder.")
     local = find_local_files(card, options)
     if local is not None:
         return local
     tried: list[str] = []
-    for folder in _local_folders(options.data_dir)[:-1]:
+    for folder in _local_folders(options.data_dir)[:-1]:  # the last one holds the embedded sets
         wanted = " or ".join(", ".join(files.values()) for files in card.local)
-        tried.append(f"{folder}: no {wanted}")
+        tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
     for source in card.sources:
         try:
             folder = _find_in_cache(source) or fetch(_repository(source))

@@ -258,9 +258,10 @@ def check_method(experiment: Experiment) -> None:
         ("--set system", experiment.overrides.get("system")),
     ):
         if given and not reads_system:
+            chat = "" if encoder else "; if it is a chat model, add --set use_chat_template=true"
             raise UserError(
                 f"{what}: {model.name} reads no system prompt; put its text into the user's turn of a prompt "
-                f"({COMMAND} list prompts)."
+                f"({COMMAND} list prompts){chat}."
             )
     if "embed" in str(experiment.arguments.get("target_modules")):
         raise UserError(

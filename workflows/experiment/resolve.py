@@ -67,6 +67,9 @@ def options_of(named: Mapping[str, Any], where: str) -> RunOptions:
 def resolve(options: RunOptions) -> Experiment:
     """The experiment that the options describe; a UserError for what does not fit together."""
     data, tuning = options.data, options.tuning
+    # Else a hub's data would be taken in place of those that a wrong name stands for.
+    if data.data_dir is not None and not Path(data.data_dir).is_dir():
+        raise UserError(f"--data-dir {data.data_dir}: there is no such folder.")
     dataset = choose_dataset(data)
     overrides, settings = parse_overrides(tuning.set)
     preset, recipe = load_preset(tuning.method, settings)

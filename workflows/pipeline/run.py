@@ -130,10 +130,13 @@ def do_stages(
     Raises UserError as the stages do.
     """
     with locked(run):
+        data = run.manifest.parent
+        was_begun = data.exists()
         try:
             run_stages(run, experiment, names, screen, features, others, stops, processes)
-        except UserError:
-            discard_if_unstarted(run)
+        except UserError as error:
+            if not was_begun and f"{data}" not in str(error):  # a list of rejected rows, say, which it names
+                discard_if_unstarted(run)
             raise
 
 

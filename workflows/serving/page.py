@@ -20,7 +20,7 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Res
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workflows.core.errors import UserError, what_to_mend
+from workflows.core.errors import GOES_ON, UserError, what_to_mend
 from workflows.core.tables import FORMATS, open_table, read_chunks
 from workflows.core.texts import in_language, texts
 from workflows.experiment.cards import DATASETS, METHODS, MODELS, load_preset, names_of
@@ -144,6 +144,7 @@ def _told(upload: str | None = None) -> Iterator[None]:
         found = str(error) if isinstance(error, UserError | Full) else what_to_mend(error, [gettempdir()])
         if found is None:
             raise
+        found = found.replace(f"; {GOES_ON}", "")  # there is no command here
         said = found.replace(f"{Path(upload).parent}/", "") if upload else found
         raise gr.Error(escape(said), duration=None, print_exception=False) from error
 

@@ -35,7 +35,7 @@ Draws = Annotated[int, Field(ge=1)]
 SOURCE = {each.name for each in fields(SourceOptions)}
 REPEATED = ("set", "mix")  # options whose values add up
 OF_A_STUDY = ("train_samples", "sample_seed", "seed")  # what it varies itself
-OF_A_PANEL = ("split", "data_seed", "test_samples", "test_file", "test_dataset")  # which rows are tested
+OF_A_PANEL = ("split", "data_seed", "test_samples", "test_file")  # which rows are tested
 READ_NO_LABELS = ("zero_shot", "zero_shot_labels")
 # The systems that may be looked at, and the stages that make their answers.
 SYSTEMS = {
@@ -139,10 +139,9 @@ def load_study(
             if option in {*SOURCE, "balance"} and "all" in sizes_of(study)
         ),
         *(
-            f"{name}: with {option} of its own it is tested on other rows than the others; put it into grid"
-            for name, arm in study.arms.items()
-            for option in arm.options
-            if option in OF_A_PANEL
+            f"{option}: arms that differ in it are tested on other rows; put it into grid"
+            for option in OF_A_PANEL
+            if len({arm.options.get(option, study.options.get(option)) for arm in study.arms.values()}) > 1
         ),
         *(
             f"compare: {each} is none of {', '.join(study.arms)}"

@@ -18,6 +18,7 @@ from typing import Any
 
 from workflows.commands.doctor.checks import FILE
 from workflows.commands.reproduce import largest_difference
+from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -101,6 +102,13 @@ def describe_machine(machine: Machine) -> dict[str, Any]:
         }
         torch.cuda.empty_cache()  # for the commands
     return described
+
+
+def refuse_examined(folder: Path) -> None:
+    """Raise UserError where a folder has all commands' runs, which would only be looked at again."""
+    file = folder / FILE
+    if file.exists() and len(read_json(file)["commands"]) == len(STEPS):
+        raise UserError(f"doctor --output {folder}: holds what an earlier one found; name a new folder.")
 
 
 def examine(

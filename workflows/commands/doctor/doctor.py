@@ -19,8 +19,6 @@ def see_doctor(gpu: bool, as_one_object: bool, language: str, output: Path | Non
     """
     if output is not None and not gpu:
         raise UserError("doctor --output: is for the files of --gpu; leave it out, or add --gpu.")
-    if output is not None and (output.expanduser() / FILE).exists():
-        raise UserError(f"doctor --output {output}: holds what an earlier one found; name a new folder.")
     lines = screen
     with screen.silenced() as silent:
         if as_one_object:
@@ -62,10 +60,11 @@ def _require_gpu() -> None:
 
 
 def _run_commands(output: Path | None, screen: Screen, found: dict[str, Any]) -> dict[str, Any]:
-    from workflows.commands.doctor.commands import examine
+    from workflows.commands.doctor.commands import examine, refuse_examined
     from workflows.pipeline.run import timed_folder
 
     folder = (output or timed_folder("doctor")).expanduser().resolve()
+    refuse_examined(folder)
     examined = examine(folder, screen, found["checks"])
     unwell = ", ".join(outcome["shows"] for outcome in examined["commands"] if outcome["problems"])
     screen.say(f"not well: {unwell}" if unwell else "all is well")
