@@ -10,7 +10,7 @@ from cleanlab.rank import get_label_quality_scores
 
 from tests.conftest import make_experiment
 from workflows.baselines.audit import audit, out_of_fold, rank
-from workflows.core.files import read_json, read_jsonl, write_jsonl
+from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
@@ -60,6 +60,9 @@ def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFo
     train = {row["id"]: row["review"] for row in read_jsonl(run.split("train"))}
     assert all(train[row["id"]] == row["text"] for row in table if row["split"] == "train")
     assert audit(Job(run, experiment)) == summary  # the same again
+    # As a kill between the two files leaves them.
+    write_json(run.audit_summary, {**summary, "sha256": "of an older table"})
+    assert audit(Job(run, experiment)) == summary
     edited = run.audit.read_text(encoding="utf-8").replace("positive,negative,", "positive,negative,drop", 1)
     run.audit.write_text(edited, encoding="utf-8")
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,6 +62,16 @@ def test_the_fault_of_a_program_keeps_its_traceback(tmp_path: Path) -> None:
     assert _line((tmp_path / "missing").open) is None  # its folder is there
     assert _line(lambda: int("正面")) is None
     assert _line(lambda: torch.zeros(2) @ torch.zeros(3)) is None
+
+
+def test_a_database_that_cannot_grow_is_a_full_disk() -> None:
+    def fill() -> None:
+        database = sqlite3.connect(":memory:")
+        database.execute("PRAGMA max_page_count = 2")
+        database.execute("CREATE TABLE answers (answer)")
+        database.execute("INSERT INTO answers VALUES (zeroblob(100000))")
+
+    assert "no space is left" in str(_line(fill))
 
 
 def test_memory_that_ran_out_is_one_line() -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.fake_hub import FakeHub, Fault
+from workflows.core.errors import UserError
 from workflows.core.hubs import HUBS, STALL_VARIABLE, Hub, HubError, Repository, fetch, find_cached
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -102,6 +103,15 @@ def test_a_hub_that_stalls_is_left(faulty: FakeHub, monkeypatch: pytest.MonkeyPa
         assert any(f"{repository.id}/" in address for address, _ in faulty.asked)
 
 
+@pytest.mark.parametrize("seconds", ["600s", "0", "-1"])
+def test_seconds_that_are_no_number_are_refused(
+    faulty: FakeHub, monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv(STALL_VARIABLE, seconds)
+    with pytest.raises(UserError, match=f"{STALL_VARIABLE}={seconds}: give a number of seconds above 0"):
+        fetch(_put(faulty, "modelscope", "some/one"))
+
+
 def test_what_modelscope_sent_before_it_stalled_is_kept(
     faulty: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,5 +130,8 @@ def test_a_hub_that_is_out_of_reach_or_forbidden_is_not_waited_for(
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
     repository = _put(faulty, "modelscope", "some/one")
     assert _outcome(repository) == "http://127.0.0.1:9 does not answer"
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://hub.example")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert _outcome(repository).startswith("http://hub.example cannot be asked: ProxyError: ")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert _outcome(repository) == "not in its cache, and --offline asks no hub (HF_HUB_OFFLINE is set)"

@@ -12,7 +12,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
-from workflows.pipeline.run import do_stages, start_run
+from workflows.pipeline.run import do_stages, open_run, start_run
 
 
 def test_a_run_that_was_killed_before_it_described_itself_begins_anew(tmp_path: Path) -> None:
@@ -28,6 +28,14 @@ def test_a_run_that_was_killed_before_it_described_itself_begins_anew(tmp_path: 
     assert not joined.exists()
     shutil.rmtree(run.path / "data")
     assert [path.name for path in run.path.iterdir() if path.name != ".lock"] == ["experiment.yaml"]
+
+
+def test_a_run_that_was_there_before_a_refusal_stays(tmp_path: Path) -> None:
+    start_run(make_experiment(), tmp_path / "run", Screen())  # and stopped before it had prepared
+    run, experiment = open_run(tmp_path / "run")
+    with pytest.raises(UserError, match="run `prepare"):
+        do_stages(run, experiment, ("baselines",), Screen())
+    assert run.experiment.exists()
 
 
 def _ended_process() -> int:

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from transformers.trainer_utils import rotate_checkpoints
 
 from tests.conftest import make_experiment
+from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.job import Job
 from workflows.tuning.checkpoints import last_checkpoint
+from workflows.tuning.train import _resume_with
 
 
 def _write(run: RunFolder, step: int, best: int) -> Path:
@@ -70,6 +72,14 @@ def test_a_checkpoint_that_is_not_whole_is_left_out_and_named(
     assert said.count("\n") == 1
     assert name in said or "weights are missing" in said
     assert not file.parent.exists()  # else the training would write into it
+
+
+def test_the_best_checkpoint_of_a_run_that_was_moved_is_found_beside_the_last(job: Job) -> None:
+    last = job.run.sft / NEWEST
+    _resume_with(last / "trainer_state.json", 8)
+    state = read_json(last / "trainer_state.json")
+    assert state["best_model_checkpoint"] == str(job.run.sft / "checkpoint-20")
+    assert state["train_batch_size"] == 8
 
 
 def test_without_a_whole_checkpoint_training_begins_again(job: Job) -> None:

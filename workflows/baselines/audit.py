@@ -41,7 +41,6 @@ def audit(job: Job) -> dict[str, Any]:
     """
     run, experiment = job.run, job.experiment
     written = read_json(run.audit_summary)["sha256"] if run.audit_summary.exists() else None
-    edited = run.audit.exists() and sha256(run.audit) != written
     names = [label.name for label in experiment.labels]
     rows = [{**row, "split": split} for split in SPLITS for row in read_jsonl(run.split(split))]
     labels = np.array([row["label"] for row in rows])
@@ -67,6 +66,9 @@ def audit(job: Job) -> dict[str, Any]:
     text = io.StringIO("\ufeff")  # spreadsheets take the file for UTF-8 by this mark
     text.seek(1)
     write_csv(text, [COLUMNS, *earlier, *suspects])
+    there = sha256(run.audit) if run.audit.exists() else None
+    now = hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest()
+    edited = there not in (None, written, now)  # now: written by a call that was stopped right after it
     summary = {
         "rows": sum(own),
         "likely_wrong": None if shares is None else len(order),
@@ -74,7 +76,7 @@ def audit(job: Job) -> dict[str, Any]:
         "judged_by": judge,
         "out_of_fold_accuracy": right,
         "worst": [dict(zip(COLUMNS, suspect, strict=True)) for suspect in suspects[:WORST]],
-        "sha256": written if edited else hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest(),
+        "sha256": written if edited else now,
         **({"edited": True} if edited else {}),
     }
     if not all(own):
@@ -82,10 +84,10 @@ def audit(job: Job) -> dict[str, Any]:
     if experiment.data.flip_labels:
         flipped, listed = {row["id"] for row in read_jsonl(run.flipped)}, {suspect[0] for suspect in suspects}
         summary["flipped"] = {"rows": len(flipped), "likely_wrong": len(flipped & listed)}
-    write_json(run.audit_summary, summary)
     if not edited:
         with open_whole(run.audit) as file:
             file.write(text.getvalue())
+    write_json(run.audit_summary, summary)
     return summary
 
 

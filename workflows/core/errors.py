@@ -104,6 +104,8 @@ def _number_and_path(error: BaseException) -> tuple[int | None, str | None]:
             return errno.ENOENT, f"{found[1]}/file"
         if found := re.match(r"Symlink loop from '(.+)'", said):  # pathlib's
             return errno.ELOOP, found[1]
+    if "database or disk is full" in said:  # SQLite's
+        return errno.ENOSPC, None
     found = re.search(r'\(os error (\d+)\)(?: at path "(.+)")?', said)  # safetensors', tokenizers'
     return (int(found[1]), found[2]) if found else (None, None)
 

@@ -11,11 +11,13 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from workflows.core.errors import UserError
 from workflows.core.permissions import offline_variable
 
 Hub = Literal["modelscope", "huggingface"]
@@ -48,6 +50,7 @@ def fetch(repository: Repository) -> Path:
 
     Raises HubError where the hub does not answer, refuses, sends what does not fit its own checksum, or
     stalls; what came whole or in part stays in the cache, and ModelScope's client goes on from there.
+    UserError where STALL_VARIABLE is no number.
     """
     if variable := offline_variable():
         raise HubError(f"not in its cache, and --offline asks no hub ({variable} is set)")
@@ -96,6 +99,10 @@ def check_reachable(hub: Hub, seconds: float = REACH_SECONDS) -> str:
     try:
         requests.head(endpoint, timeout=seconds, allow_redirects=False)
     except requests.RequestException as error:
+        found = requests.exceptions
+        if isinstance(error, found.ProxyError | found.SSLError | found.InvalidSchema | found.InvalidProxyURL):
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise HubError(f"{endpoint} cannot be asked: {why}") from error
         raise HubError(f"{endpoint} does not answer") from error
     return endpoint
 
@@ -139,7 +146,7 @@ def _wait_while_it_moves(process: "subprocess.Popen[str]") -> None:
     if not hasattr(psutil.Process, "io_counters"):  # as on a Mac: whether it moves nobody says
         process.wait()
         return
-    seconds, moved = float(os.environ.get(STALL_VARIABLE) or STALL_SECONDS), 0
+    seconds, moved = _stall_seconds(), 0
     while True:
         try:
             process.wait(seconds)
@@ -148,6 +155,14 @@ def _wait_while_it_moves(process: "subprocess.Popen[str]") -> None:
             before, moved = moved, _bytes_moved(process.pid)
         if moved - before < LEAST_RATE * seconds:
             raise HubError(f"it stalls: less than {LEAST_RATE / 1024:g} KB/s for {seconds:g} s")
+
+
+def _stall_seconds() -> float:
+    asked = os.environ.get(STALL_VARIABLE) or STALL_SECONDS
+    with suppress(ValueError):
+        if (seconds := float(asked)) > 0:
+            return seconds
+    raise UserError(f"{STALL_VARIABLE}={asked}: give a number of seconds above 0, without a unit.")
 
 
 def _bytes_moved(pid: int) -> int:

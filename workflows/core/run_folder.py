@@ -12,7 +12,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class RunFolder:
     """Names of the files of one run; nothing is read or written on construction."""
 
     path: Path
+    is_new: bool = field(default=False, compare=False)  # this command has made it
 
     experiment = _Inside("experiment.yaml")  # everything needed to repeat the run
     environment = _Inside("environment.json")  # versions, hardware, git commit when a model was first loaded
@@ -124,12 +125,13 @@ def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
     write_json(run.stages, {**finished_stages(run), stage: record})
 
 
-def discard_if_unstarted(run: RunFolder) -> None:
-    """Remove a run folder that holds no whole stage's files yet, so that a refused start leaves nothing
-    behind: data have a manifest, which is written last.
+def discard_if_unstarted(run: RunFolder, said: str) -> None:
+    """Remove the folder of a new run that was refused and holds no whole stage's files yet: data have a
+    manifest, which is written last.  What the refusal `said` names stays, such as a list of rejected rows.
     """
-    begun = {run.experiment.name, LOCK, "logs", run.manifest.parent.name}
-    if not run.path.exists() or run.manifest.exists():
+    data = run.manifest.parent
+    begun = {run.experiment.name, LOCK, "logs", data.name}
+    if not run.path.exists() or run.manifest.exists() or f"{data}" in said:
         return
     if {path.name for path in run.path.iterdir()} <= begun:
         shutil.rmtree(run.path)

@@ -114,8 +114,9 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     if not folder.is_dir():
         if Path(model).is_absolute():  # no hub has such an id
             raise UserError(f"model {model}: there is no such folder.")
-        revision, use_hf = arguments.get("model_revision"), arguments.get("use_hf") in (True, "true")
-        folder = fetch_from_hubs(model, revision, "huggingface" if use_hf else "modelscope", weights)
+        use_hf = str(arguments.get("use_hf")).lower() in ("true", "yes", "t", "y", "1")
+        first: Hub = "huggingface" if use_hf else "modelscope"
+        folder = fetch_from_hubs(model, arguments.get("model_revision"), first, weights)
     check_folder(folder)
     ModelLoader.default_trust_remote_code = runs_own_code(folder)
     return folder

@@ -68,7 +68,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     with open_whole(run.experiment) as file:
         file.write(text)
     screen.say(f"new run {as_typed(run.path)}")
-    return run
+    return replace(run, is_new=True)
 
 
 def _holds_more(run: RunFolder) -> bool:
@@ -123,20 +123,19 @@ def do_stages(
     stops: Stops | None = None,
     processes: ProcessOptions = ONE_PROCESS,
 ) -> None:
-    """Do the stages `names` of a run that no other command works on; leave nothing of a refused start.
+    """Do the stages `names` of a run that no other command works on; leave nothing of a new run that is
+    refused.
 
     `features`: where runs share what they read of a frozen model; `others`: the runs whose data and training
     are taken over where they are the same; `stops` may end the training; `processes` share what they can.
     Raises UserError as the stages do.
     """
     with locked(run):
-        data = run.manifest.parent
-        was_begun = data.exists()
         try:
             run_stages(run, experiment, names, screen, features, others, stops, processes)
         except UserError as error:
-            if not was_begun and f"{data}" not in str(error):  # a list of rejected rows, say, which it names
-                discard_if_unstarted(run)
+            if run.is_new:
+                discard_if_unstarted(run, str(error))
             raise
 
 

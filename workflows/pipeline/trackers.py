@@ -15,6 +15,7 @@ from workflows.core.errors import MomentaryError
 from workflows.core.files import read_json, write_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.texts import Text, text, texts
+from workflows.core.told import tell
 from workflows.experiment.checks import swanlab_mode
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
@@ -132,9 +133,12 @@ def _mlflow(run: RunFolder, experiment: Experiment, known: str | None) -> Tracke
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # on import it would ask its makers' server
     import mlflow
 
-    is_set = mlflow.is_tracking_uri_set()
+    is_set, store = mlflow.is_tracking_uri_set(), run.path.resolve().parent / "mlflow.db"
     if not is_set:
-        mlflow.set_tracking_uri(f"sqlite:///{run.path.resolve().parent / 'mlflow.db'}")
+        mlflow.set_tracking_uri(f"sqlite:///{store}")
+        if known is not None and not store.exists():  # as where the run folder alone was moved
+            tell(text("tracked_anew", store=str(store)))
+            known = None
 
     def send(about: dict[str, str], figures: Figures, table: str, step: int) -> None:
         mlflow.log_params(about)

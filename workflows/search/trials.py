@@ -97,8 +97,8 @@ class Trials:
         with self._asking():
             for each in self.running():
                 if not is_held(self._lock(each.number)):
+                    self.study.enqueue_trial(each.params)  # first: a kill in between loses nothing then
                     self.study.tell(each.number, state=TrialState.FAIL)
-                    self.study.enqueue_trial(each.params)
             distributions = {name: each.distribution for name, each in self.space.settings.items()}
             for draw in range(DRAWS):
                 taken = [*self.finished(), *self.running()]
@@ -231,7 +231,7 @@ def train(
 
     run = RunFolder(folder)
     try:
-        start_run(experiment, folder, screen)
+        run = start_run(experiment, folder, screen)
         do_stages(run, experiment, STAGES, screen, others=others, stops=stops)
         figures = validation_of(run, name)
         if not math.isfinite(figures[name]):

@@ -25,7 +25,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256, whole
 from workflows.core.permissions import trusted_names
 from workflows.core.rows import Rows
-from workflows.core.run_folder import RunFolder, finished_stages, holder_of
+from workflows.core.run_folder import RunFolder, discard_if_unstarted, finished_stages, holder_of
 from workflows.core.screen import Screen
 from workflows.core.tables import open_table, read_chunks
 from workflows.core.texts import in_language, text
@@ -274,11 +274,14 @@ class Desk:
         if name in self.started and name not in self.runs():  # it refused to start
             return Progress({}, False, _last_lines(self._log(name)), [])
         folder = self._folder(name)
-        run = RunFolder(folder)
+        run = RunFolder(folder.resolve())  # as its process was told
         experiment, done = load_experiment(run.experiment), finished_stages(run)
         stages = {stage.name: stage.name in done for stage in STAGES if stage.is_part_of(experiment)}
         works = any(_at_work([folder]))
-        return Progress(stages, works, _last_lines(self._log(folder.name)), _history(run))
+        found = Progress(stages, works, _last_lines(self._log(folder.name)), _history(run))
+        if name in self.started and found.state == "failed":
+            discard_if_unstarted(run, "\n".join(found.last_lines))
+        return found
 
 
 def _ours() -> list[str]:

@@ -176,10 +176,15 @@ def _train(job: Job, ready: Experiment, arguments: Any, watched: Watched) -> dic
 
 
 def _resume_with(state: Path, rows: int) -> None:
-    """Let a checkpoint go on with so many rows at a time: an older transformers takes the number from it."""
+    """Let a checkpoint go on with so many rows at a time, which an older transformers takes from it, and find
+    the best one beside it, where the run may lie in another place now.
+    """
     before = read_json(state)
-    if before.get("train_batch_size") != rows:
-        write_json(state, {**before, "train_batch_size": rows})
+    best = before.get("best_model_checkpoint")
+    moved = None if best is None else str(state.parent.with_name(Path(best).name))
+    here = {**before, "train_batch_size": rows, "best_model_checkpoint": moved}
+    if here != before:
+        write_json(state, here)
 
 
 def _fewer_rows_at_a_time(ready: Experiment, own: Any, piece_tokens: int | None) -> Experiment | None:
