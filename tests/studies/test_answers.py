@@ -254,7 +254,8 @@ def test_differences_of_both_signs_are_all_within_what_is_said() -> None:
         each | {"difference": by} for each, by in zip(_points(0, 0, 0), (0.018, 0.009, -0.011), strict=True)
     ]
     (said,) = conclude_points(A, B, points)
-    assert said.en == "With 36 … 144 labels no difference between A and B can be told (-0.011 … +0.018)."
+    told = "With 36 … 144 labels no difference between A and B can be told"
+    assert said.en == f"{told} (differences from -0.011 to +0.018)."
 
 
 def _points(*ahead: int | None) -> list[dict[str, Any]]:

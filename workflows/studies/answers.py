@@ -252,8 +252,10 @@ def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterat
         by = sorted(point["difference"] * (ahead or 1) for point in run)
         first, last = run[0], run[-1]
         winner, loser = (a, b) if ahead >= 0 else (b, a)
-        labels = _range(first["labels"], last["labels"], ",d")
-        figures = _range(by[0], by[-1], "+.3f")
+        labels = " … ".join(dict.fromkeys(f"{point['labels']:,d}" for point in (first, last)))
+        low, high = f"{by[0]:+.3f}", f"{by[-1]:+.3f}"
+        # In words: with dots between them they would look like an interval.
+        figures = low if low == high else text("differences_from_to", low=low, high=high)
         said: dict[str, Any] = {"winner": winner, "loser": loser, "figures": figures}
         if ahead == 0:
             yield text("neither_is_ahead", labels=labels, **said)
@@ -265,7 +267,3 @@ def conclude_points(a: Text | str, b: Text | str, points: list[Point]) -> Iterat
             yield text("beats_from", least=first["labels"], most=last["labels"], **said)
         else:
             yield text("beats_with", labels=labels, **said)
-
-
-def _range(low: float, high: float, form: str) -> str:
-    return format(low, form) if low == high else f"{low:{form}} … {high:{form}}"

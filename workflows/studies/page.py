@@ -57,7 +57,7 @@ def _measured(
     draw = draw_learning_curves if len({point["labels"] for point in points}) > 1 else draw_accuracies
     save_figure(figures, name, draw, titles, panel["arms"], note)
     yield from (Picture(name, note), _accuracies(titles, panel), Paragraph(text("how_a_study_is_read")))
-    if any(point["varies"] and len(point["draws"]) == 1 for point in points):
+    if any(len(point["draws"]) == 1 for point in points):
         yield Paragraph(text("intervals_of_one_draw"))
     if panel["pairs"]:
         yield from (_differences(titles, panel["pairs"]), Paragraph(text("how_differences_are_read")))
@@ -100,6 +100,9 @@ def _environments(found: dict[str, Any]) -> Iterator[Text]:
         said[f"{each['device']}, {each['torch_dtype']}; Python {each['python']}, {versions}"] = None
     for each in said:
         yield text("measured_with", environment=each)
+    nowhere = [name for name, each in found["environments"].items() if each is None]
+    if count := sum(run["environment"] in nowhere for run in found["runs"].values()):
+        yield text("machine_not_recorded", count=count)
 
 
 def _accuracies(titles: Mapping[str, Text | str], panel: dict[str, Any]) -> Grid:
