@@ -28,7 +28,7 @@ from workflows.model.arguments import (
     build_sft_arguments,
 )
 from workflows.model.folder import check_machine, with_local_model
-from workflows.model.machine import Machine, fit_to_machine, has_fast_bf16
+from workflows.model.machine import Machine, fit_to_machine
 from workflows.model.memory import fit_to_memory, load_of, memory, read_sizes
 from workflows.model.swift_names import check_overrides
 
@@ -197,20 +197,6 @@ def test_a_model_answers_as_it_was_loaded_and_asked_in_training(
     assert getattr(trained, name) == getattr(asked, name) == value
 
 
-@pytest.mark.parametrize(
-    ("vendor", "flags", "fast"),
-    [
-        ("AuthenticAMD", "avx2 avx512f avx512_bf16", True),
-        ("GenuineIntel", "avx2 avx512f avx512_bf16", False),
-        ("GenuineIntel", "avx2 avx512f avx512_bf16 amx_bf16 amx_tile", True),
-        ("AuthenticAMD", "avx2 avx512f", False),
-        ("", "", False),  # no /proc, or another kind of processor
-    ],
-)
-def test_a_cpu_gets_bf16_where_that_is_faster(vendor: str, flags: str, fast: bool) -> None:
-    assert has_fast_bf16(vendor, flags) == fast
-
-
 def test_dtype_follows_the_machine_unless_it_is_pinned() -> None:
     preset, _ = load_preset("lora")
     assert fit_to_machine(preset, set(), A10)["torch_dtype"] == "bfloat16"
@@ -330,28 +316,6 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         UserError, match=r"repetition_penalty: .* answers are decoded as the model's files say"
     ):
         check_overrides({"repetition_penalty": "1.0"})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ("--model", "qwen2.5-0.5b", "--prompt", "zh-system"),
-            "zh-system: qwen2.5-0.5b reads no system",
-        ),
-        (("--model", "qwen2.5-0.5b", "--set", "system=你好"), "system: qwen2.5-0.5b reads no system prompt"),
-        (
-            ("--method", "encoder", "--model", "bert-base-chinese", "--prompt", "zh-system"),
-            "prompt zh-system: bert-base-chinese reads no system prompt",
-        ),
-        (("--set", "target_modules=all-linear all-embedding"), "take --method lora-embedding"),
-        (("--eval-rows", "1"), "--eval-rows 1: takes a row of each of the 2 labels at least"),
-        (("--probe-rows", "1"), "--probe-rows 1: takes a row of each of the 2 labels at least"),
-    ],
-)
-def test_what_would_be_passed_over_or_fail_late_is_refused(arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make_experiment(*arguments)
 
 
 @pytest.mark.parametrize(
