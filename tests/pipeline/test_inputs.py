@@ -13,8 +13,10 @@ from workflows.commands.plan.plan import covers
 from workflows.core.errors import UserError
 from workflows.core.files import write_json
 from workflows.core.run_folder import RunFolder, holder_of, locked
+from workflows.core.screen import Screen
 from workflows.experiment.experiment import save_experiment
 from workflows.experiment.resolve import resolve
+from workflows.pipeline.run import start_run
 from workflows.pipeline.stages import STAGES
 
 (TRAIN,) = (stage for stage in STAGES if stage.name == "train")
@@ -67,10 +69,9 @@ def test_a_run_that_a_method_cannot_start_from_is_refused(
 def test_what_a_stopped_stage_left_is_not_gone_on_with(command: Command, tmp_path: Path) -> None:
     """As where the data set that is mixed in cannot be had: the rows that are there are half of them."""
     run = RunFolder(tmp_path / "run")
-    stopped = command(
-        *("prepare", "--offline", "--mix", "waimai=0.5", "--train-samples", 40, "--run-folder", run.path),
-        env={"REVIEW_DATA_DIR": str(tmp_path), "HF_HOME": str(tmp_path)},
-    )
+    start_run(make_experiment("--mix", "waimai=0.5", "--train-samples", "40"), run.path, Screen())
+    away = {"REVIEW_DATA_DIR": str(tmp_path), "HF_HOME": str(tmp_path)}
+    stopped = command("prepare", "--offline", run.path, env=away)
     assert (stopped.returncode, run.split("train").exists()) == (2, True), stopped.stderr
     for stage in ("train", "score"):
         done = command(stage, run.path)

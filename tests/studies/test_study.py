@@ -92,7 +92,7 @@ def test_a_study_that_is_killed_goes_on(
     for run in small + large:
         assert f'href="runs/{run.path.name}/report.html"' in page
     assert f"python run_swift.py {' '.join(study)}" in page
-    assert "Options of all runs: method probe, test_samples 40." in page
+    assert "Options of all runs, unless a system has its own: method probe, test_samples 40." in page
     assert left not in page
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "a-token")
     assert main([*study, "--push", "someone/few"]) == 0
