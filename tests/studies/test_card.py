@@ -1,6 +1,7 @@
 """A study's card: which runs it asks for, and what it refuses."""
 
 import re
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -186,10 +187,26 @@ def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_st
     assert {each.data.data_file for _, each in cells_of(_load(name, smoke=True), _rows)} == {None}
 
 
-def test_arms_are_tested_on_the_same_rows(tmp_path: Path) -> None:
-    own = SMALL.replace("tfidf: {}", "tfidf: {options: {split: course}}").replace(", all]", "]")
-    with pytest.raises(UserError, match="split: arms that differ in it are tested on other rows; put"):
-        _load(_write(tmp_path, own))
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ("tfidf: {options: {split: course}}", "split: arms that differ in it are tested on other rows; put"),
+        (
+            "tfidf: {options: {test_dataset: waimai}}",
+            "test_dataset: the arms are tested on rows of other data",
+        ),
+        ("tfidf: {options: {dataset: waimai}}", "test_dataset: the arms are tested on rows of other data"),
+        ("tfidf: {options: {dataset: waimai, test_dataset: demo}}", None),
+        (
+            "tfidf: {options: {test_samples: [200, 400]}}",
+            "test_samples: arms that differ in it are tested on",
+        ),
+    ],
+)
+def test_arms_are_tested_on_the_same_rows(tmp_path: Path, arms: str, message: str | None) -> None:
+    own = _write(tmp_path, SMALL.replace("tfidf: {}", arms).replace(", all]", "]"))
+    with nullcontext() if message is None else pytest.raises(UserError, match=message):
+        _load(own)
 
 
 def test_files_of_one_name_in_two_folders_are_not_taken_for_one(tmp_path: Path) -> None:

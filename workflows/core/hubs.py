@@ -100,7 +100,8 @@ def check_reachable(hub: Hub, seconds: float = REACH_SECONDS) -> str:
         requests.head(endpoint, timeout=seconds, allow_redirects=False)
     except requests.RequestException as error:
         found = requests.exceptions
-        if isinstance(error, found.ProxyError | found.SSLError | found.InvalidSchema | found.InvalidProxyURL):
+        wrong = (found.ProxyError, found.SSLError, found.MissingSchema, found.InvalidSchema, found.InvalidURL)
+        if isinstance(error, wrong):
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise HubError(f"{endpoint} cannot be asked: {why}") from error
         raise HubError(f"{endpoint} does not answer") from error

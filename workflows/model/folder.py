@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from workflows.core.errors import UserError
+from workflows.core.errors import MomentaryError, UserError
 from workflows.core.files import read_json
 from workflows.core.hubs import HUBS, Hub, HubError, Repository, fetch, find_cached
 from workflows.core.permissions import check_folder
@@ -148,7 +148,7 @@ def fetch_from_hubs(model: str, revision: str | None, first: Hub, weights: bool)
             revised = folder.name  # as both clients name the folder of a snapshot
             tell(text("model_of_the_other_hub", first=first, model=model, hub=hub, revision=revised))
         return folder
-    raise UserError(
+    raise MomentaryError(
         f"model {model}: could not be downloaded. Tried: {'; '.join(tried)}. To work offline, give a local "
         "folder with --model DIR, or take the embedded model: --model tiny."
     )

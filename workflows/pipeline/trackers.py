@@ -136,7 +136,7 @@ def _mlflow(run: RunFolder, experiment: Experiment, known: str | None) -> Tracke
     is_set, store = mlflow.is_tracking_uri_set(), run.path.resolve().parent / "mlflow.db"
     if not is_set:
         mlflow.set_tracking_uri(f"sqlite:///{store}")
-        if known is not None and not store.exists():  # as where the run folder alone was moved
+        if known is not None and not _has(mlflow, known):  # as where the run folder alone was moved
             tell(text("tracked_anew", store=str(store)))
             known = None
 
@@ -151,6 +151,16 @@ def _mlflow(run: RunFolder, experiment: Experiment, known: str | None) -> Tracke
     finally:
         if not is_set:
             mlflow.set_tracking_uri(None)
+
+
+def _has(mlflow: Any, run: str) -> bool:
+    try:
+        mlflow.get_run(run)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 @contextmanager

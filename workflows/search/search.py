@@ -55,13 +55,11 @@ def work_on_search(
         from workflows.search.on_cluster import train_on_cluster
 
         train_on_cluster(trials, ray, screen)
-    if len(trials.finished()) < count:
-        # One that cannot be had now would fail each trial, for good.
+    while (work := trials.take_next()) is not None:
         with screen.output_to(folder / "logs" / "model.log"):
             from workflows.model.folder import fetch_model
 
-            fetch_model(asked.arguments)
-    while (work := trials.take_next()) is not None:
+            fetch_model(asked.arguments)  # one that cannot be had now would fail the trial for good
         screen.say(f"\n{trials.what_comes(work)}")
         trials.work_on(work, screen)
     if running := trials.running():

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import psutil
 from tqdm import tqdm
 
-from workflows.core.errors import UserError
+from workflows.core.errors import GOES_ON, UserError
 from workflows.core.files import read_json, sha256, whole
 from workflows.core.permissions import trusted_names
 from workflows.core.rows import Rows
@@ -279,8 +279,9 @@ class Desk:
         stages = {stage.name: stage.name in done for stage in STAGES if stage.is_part_of(experiment)}
         works = any(_at_work([folder]))
         found = Progress(stages, works, _last_lines(self._log(folder.name)), _history(run))
-        if name in self.started and found.state == "failed":
-            discard_if_unstarted(run, "\n".join(found.last_lines))
+        end = found.last_lines[-1] if found.state == "failed" else ""
+        if name in self.started and end.startswith("error: ") and GOES_ON not in end:  # it was refused
+            discard_if_unstarted(run, end)
         return found
 
 

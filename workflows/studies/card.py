@@ -141,7 +141,13 @@ def load_study(
         *(
             f"{option}: arms that differ in it are tested on other rows; put it into grid"
             for option in OF_A_PANEL
-            if len({arm.options.get(option, study.options.get(option)) for arm in study.arms.values()}) > 1
+            if len({repr(arm.options.get(option, study.options.get(option))) for arm in study.arms.values()})
+            > 1
+        ),
+        *(
+            ["test_dataset: the arms are tested on rows of other data sets; name one, or several in grid"]
+            if len({repr(_tested_on(study, arm)) for arm in study.arms.values()}) > 1
+            else []
         ),
         *(
             f"compare: {each} is none of {', '.join(study.arms)}"
@@ -183,6 +189,14 @@ def load_study(
         arms = {name: replace(arm, sizes=None) for name, arm in study.arms.items()}
         study = replace(study, arms=arms, sizes=(sizes_of(study)[0],))
     return study
+
+
+def _tested_on(study: Study, arm: Arm) -> Any:
+    """The data set, or the files, that an arm's test rows are from; None where the grid says it."""
+    options = {**study.options, **dict.fromkeys(study.grid), **arm.options}
+    if "test_dataset" in options:
+        return options["test_dataset"]
+    return options.get("test_file") or options.get("data_file") or options.get("dataset", "demo")
 
 
 def _refuse_shown_rows(study: Study) -> None:
