@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 
 from workflows.core.errors import UserError
-from workflows.core.permissions import check_arguments, is_here, is_offline
+from workflows.core.permissions import NO, check_arguments, is_here, is_offline
 from workflows.experiment.cards import COMMAND, Arguments, ModelCard
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.ranges import check_ranges
@@ -188,10 +188,6 @@ def _is_set(value: Any) -> bool:
     return str(value).lower() not in ("none", "false", "", "[]")
 
 
-def _is_false(value: Any) -> bool:
-    return str(value).lower() in ("false", "no", "f", "n", "0")
-
-
 def check_trackers(experiment: Experiment) -> None:
     """Raise UserError where report_to names a tracker that is not known or not installed, or one that could
     not send anything from here.
@@ -252,12 +248,12 @@ def check_method(experiment: Experiment) -> None:
             f"{method}: a head learns from all training rows; prompt {experiment.prompt.name}, which shows "
             "some, is for methods that write their answers."
         )
-    reads_system = not (encoder or _is_false(experiment.arguments.get("use_chat_template")))
+    chats = str(experiment.arguments.get("use_chat_template", True)).lower() not in NO
     for what, given in (
         (f"prompt {experiment.prompt.name}", experiment.prompt.system),
         ("--set system", experiment.overrides.get("system")),
     ):
-        if given and not reads_system:
+        if given and (encoder or not chats):
             chat = "" if encoder else "; if it is a chat model, add --set use_chat_template=true"
             raise UserError(
                 f"{what}: {model.name} reads no system prompt; put its text into the user's turn of a prompt "
