@@ -62,9 +62,7 @@ def _answer(
     for _, run in taken:
         if (run.folder.path / "predictions").exists():
             run.known = record_of(run.folder, run.stages)
-    found = answer(study, taken, folder) | {"left_out": [], "command": "python run_swift.py study card"}
-    build_page(found, folder / "figures")
-    return found
+    return answer(study, taken, folder) | {"left_out": [], "command": "python run_swift.py study card"}
 
 
 def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
@@ -86,6 +84,7 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     assert found["answer"][0]["en"].startswith(
         "lora beats TF-IDF at every number of labels, 36 … 900 (+0.358"
     )
+    build_page(found, tmp_path / "figures")
     assert (tmp_path / "figures" / "accuracy-1.en.png").exists()
     assert "60 test rows" in (tmp_path / "figures" / "accuracy-1.en.svg").read_text(encoding="utf-8")
 
@@ -99,7 +98,7 @@ def test_all_rows_right_is_no_certainty(tmp_path: Path) -> None:
 
 def test_arms_with_one_number_of_labels_are_drawn_below_each_other(tmp_path: Path) -> None:
     card = CARD.replace("sizes: [32, 64, all]", "sizes: [32]")
-    _answer(tmp_path, lambda arm, size, draw: 30 + draw, card=card)
+    build_page(_answer(tmp_path, lambda arm, size, draw: 30 + draw, card=card), tmp_path / "figures")
     drawn = (tmp_path / "figures" / "accuracy-1.en.svg").read_text(encoding="utf-8")
     assert "accuracy with 36 labels" in drawn
     heights = [
@@ -109,6 +108,23 @@ def test_arms_with_one_number_of_labels_are_drawn_below_each_other(tmp_path: Pat
     ]
     assert len({*heights}) == 3
     assert heights == sorted(heights)
+
+
+def test_a_number_that_is_all_rows_is_drawn_once(tmp_path: Path) -> None:
+    """800 training rows, and all 800."""
+    card = CARD.replace("sizes: [32, 64, all]", "sizes: [800, all]")
+    found = _answer(tmp_path, lambda arm, size, draw: 30 + draw, card=card)
+    assert {point["labels"] for points in found["panels"][0]["arms"].values() for point in points} == {900}
+    build_page(found, tmp_path / "figures")
+    drawn = (tmp_path / "figures" / "accuracy-1.en.svg").read_text(encoding="utf-8")
+    assert "accuracy with 900 labels" in drawn
+
+
+def test_answers_without_a_number_of_labels_yet_are_not_called_missing(tmp_path: Path) -> None:
+    card = CARD.replace("{once: true}", "{once: true, options: {prompt: zh-system}}")  # a run of its own
+    (panel,) = _answer(tmp_path, lambda arm, size, draw: 30 if arm == "zero_shot" else None, card)["panels"]
+    assert panel["arms"] == {}
+    assert panel["without_answers"] == []
 
 
 def test_a_sentence_of_a_grid_says_of_what(tmp_path: Path) -> None:
@@ -124,7 +140,7 @@ def test_a_sentence_of_a_grid_says_of_what(tmp_path: Path) -> None:
 
 
 def test_a_hub_is_told_the_labels_of_what_reads_some_and_nothing_of_an_empty_panel(tmp_path: Path) -> None:
-    found = _answer(tmp_path, lambda arm, size, draw: 40)
+    found = _answer(tmp_path, lambda arm, size, draw: None if (arm, size) == ("tfidf", "all") else 40)
     empty = {**found["panels"][0], "grid": {"dataset": "jd"}, "arms": {}, "pairs": []}
     found["panels"].append(empty)
     page = build_page(found, tmp_path / "figures")
@@ -135,7 +151,7 @@ def test_a_hub_is_told_the_labels_of_what_reads_some_and_nothing_of_an_empty_pan
     index = yaml.safe_load(card.split("---")[1])["model-index"]
     named = {each["name"]: [of["metrics"][0]["name"] for of in each["results"]] for each in index}
     assert named == {
-        "card: tfidf": ["accuracy with 900 labels"],
+        "card: tfidf": ["accuracy with 72 labels"],
         "card: zero_shot": ["accuracy"],
         "card: lora": ["accuracy with 900 labels"],
     }
@@ -234,7 +250,9 @@ def test_no_sentence_reaches_over_a_size_that_is_not_measured(tmp_path: Path) ->
         gap = (arm == "lora" and size == 64) or (arm == "probe" and size == 16)
         return None if gap else 30 if arm == "tfidf" else 54
 
-    said = [each["en"] for each in _answer(tmp_path, share, card)["answer"]]
+    found = _answer(tmp_path, share, card)
+    build_page(found, tmp_path / "figures")  # curves with gaps
+    said = [each["en"] for each in found["answer"]]
     assert said == [
         "lora beats TF-IDF up to 36 labels, from the fewest that were tried, 18 (+0.400).",
         "lora beats TF-IDF from 144 labels on, up to the 900 that were tried (+0.400).",

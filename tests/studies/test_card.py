@@ -169,6 +169,14 @@ def test_a_bad_card_is_refused_in_one_line(
         ("draws: 2}", "draws: 0}", "arms.lora.draws: Input should be greater than or equal to 1"),
         (SMALL[SMALL.index("arms:") :], "arms: {}", "arms: Dictionary should have at least 1 item"),
         ("draws: 3", "draws: 3\ngrid: {prompt: []}", "grid.prompt: Tuple should have at least 1 item"),
+        ("tfidf: {}", "tfidf: {vary: [seed]}", "tfidf: vary has nothing that changes its runs"),
+        ("draws: 2}", "draws: 2, vary: []}", "lora: vary has nothing that changes its runs"),
+        ("draws: 2}", "draws: 2, vary: [seed]}", "the draws of lora and tfidf are of different things"),
+        (
+            "draws: 2}",
+            "draws: 2}\n  head: {}",
+            "head: is called as a method, and its runs are of",
+        ),
     ],
 )
 def test_a_card_that_asks_for_nothing_or_for_a_false_line_is_refused(
@@ -307,6 +315,17 @@ def test_an_option_that_would_change_nothing_or_make_arms_alike_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         _load(name, *flags)
+
+
+def test_an_arm_called_lora_gets_no_other_method(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lora: is called as a method, and its runs are of method head"):
+        _load(_write(tmp_path), "--method", "head")
+
+
+def test_a_smoke_study_without_any_arm_is_refused(tmp_path: Path) -> None:
+    arms, alone = SMALL[SMALL.index("arms:") :], "arms: {tfidf: {smoke: false}}"
+    with pytest.raises(UserError, match="none of its arms is part of --scale smoke"):
+        _load(_write(tmp_path, SMALL.replace(arms, alone)), smoke=True)
 
 
 def test_what_is_called_lora_is_lora_whatever_the_method_of_the_others() -> None:

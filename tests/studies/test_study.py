@@ -128,9 +128,7 @@ def test_a_study_that_is_killed_goes_on(
     # And is not written over without them.
     refused = command("study", str(card), "--draws", 1, "--so-far", "--output", str(elsewhere))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert (
-        "study.json: holds 4 runs whose folders are not here, which this command would drop" in refused.stderr
-    )
+    assert "study.json: holds 4 runs of other machines, or of files that lay" in refused.stderr
     assert read_json(elsewhere / "study.json") == again
 
 
@@ -210,11 +208,14 @@ def test_runs_whose_folders_are_gone_are_not_written_over(tmp_path: Path) -> Non
     write_json(tmp_path / "study.json", study)
     for name in ("a", "b"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    refuse_to_lose(tmp_path / "study.json", {"a"})
+    names = {"a": "a", "b": "b"}
+    refuse_to_lose(tmp_path / "study.json", {"a"}, names)
+    with pytest.raises(UserError, match="holds 1 runs of other machines, or of files that lay in another"):
+        refuse_to_lose(tmp_path / "study.json", {"a"}, names | {"b": "b-of-a-file-that-was-moved"})
     (tmp_path / "runs" / "b").rmdir()
-    with pytest.raises(UserError, match="holds 1 runs whose folders are not here"):
-        refuse_to_lose(tmp_path / "study.json", {"a"})
-    refuse_to_lose(tmp_path / "study.json", {"b"})
+    with pytest.raises(UserError, match="holds 1 runs of other machines"):
+        refuse_to_lose(tmp_path / "study.json", {"a"}, names)
+    refuse_to_lose(tmp_path / "study.json", {"b"}, names)
 
 
 def test_what_another_machine_took_plans_nothing_here(tmp_path: Path) -> None:
@@ -242,6 +243,39 @@ def test_nothing_is_said_of_a_study_that_is_not_begun(command: Command, tmp_path
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "study seeds --so-far: none of its runs is finished yet" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", ["README.md", "outputs", "file"])
+def test_a_study_is_not_written_over_what_is_none(command: Command, tmp_path: Path, there: str) -> None:
+    out = tmp_path / "out"
+    other = out if there == "file" else out / there
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("mine", encoding="utf-8")
+    for more in ([], ["--plan"], ["--so-far"]):
+        done = command("study", "seeds", "--scale", "smoke", "--output", out, *more)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"--output {out}: is no study, and has {other.name}" in done.stderr
+    assert other.read_text(encoding="utf-8") == "mine"
+    assert out.is_file() or [*out.iterdir()] == [other]
+
+
+@pytest.mark.slow
+def test_arms_with_other_test_rows_are_refused_before_all_runs_are_done(
+    command: Command, tmp_path: Path
+) -> None:
+    table = tmp_path / "reviews.csv"
+    stars = ["差评", "中评", "好评"]
+    lines = [f"第{at}条评论：{stars[at % 3]}的菜,{at % 3}" for at in range(240)]
+    table.write_text("\n".join(["t,l", *lines]), encoding="utf-8")
+    card, out = tmp_path / "few.yaml", tmp_path / "out"
+    columns = f"data_file: {table}, text_column: t, label_column: l, labels: '0=差评,1=,2=好评', test_samples"
+    arms = "arms: {tfidf: {}, both: {system: tfidf, options: {labels: '0=差评,1=差评,2=好评'}}}\n"
+    text = CARD[: CARD.index("arms:")].replace("test_samples", columns) + arms
+    card.write_text(text, encoding="utf-8")
+    done = command("study", card, "--output", out)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "which belong into the study's grid" in done.stderr
+    assert len([*out.glob("runs/*/report.html")]) == 2
 
 
 @pytest.mark.slow

@@ -296,7 +296,8 @@ def draw_accuracies(
     """
     figure = Figure(figsize=(7.2, 1.4 + 0.32 * len(arms)), layout="constrained")
     axes = figure.subplots()
-    for at, (point,) in enumerate(arms.values()):
+    for at, points in enumerate(arms.values()):
+        point = points[-1]  # of a number that is all rows, and `all`, the latter
         axes.hlines(at, *point["accuracy_interval"], color=BLUE, alpha=0.2, linewidth=10)
         if point["varies"]:
             axes.plot(point["accuracies"], [at] * len(point["accuracies"]), ".", color=BLUE, alpha=0.5)

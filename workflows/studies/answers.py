@@ -66,6 +66,7 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
     labels: dict[Size, int] = {}
     sizes: list[dict[str, Any]] = []
     unfinished: list[dict[str, Any]] = []
+    uncompared = set[str]()  # arms with answers, where no number of labels is known yet
     tested: Record = {}
     first: Run | None = None
     for size in dict.fromkeys(cell.size for cell, _ in taken):
@@ -87,19 +88,12 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
             for run in done.values():
                 record = records[run.key]
                 tested, first = tested or record, first or run
-                if record["tested"] != tested["tested"]:
-                    why = (
-                        "either its arms have options of their own that choose them, which belong into the "
-                        "study's grid, or a data file has changed in between: then start anew with --output."
-                    )
-                    if run.known is not None or first.known is not None:
-                        why = "--known-runs is of other data; leave it out."
-                    raise UserError(
-                        f"study {study.name}: {run.name} has other test rows than {first.name}: {why}"
-                    )
+                refuse_other_test_rows(study, (run, record), (first, tested))
             hits = {draw: right_rows(records[run.key], study.system(arm)) for draw, run in done.items()}
             found = {draw: each for draw, each in hits.items() if each is not None}
             # Of so few rows there is no probe; at sizes that nothing has labels of, nothing is compared.
+            if found and size not in labels:
+                uncompared.add(arm)
             if not found or len(found) < len(done) or size not in labels:
                 continue
             right[arm, size] = found
@@ -121,9 +115,23 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
         "arms": measured,
         "pairs": pairs,
         "unfinished": unfinished,
-        "without_answers": sorted(seen - measured.keys() - {each["arm"] for each in unfinished}),
+        "without_answers": sorted(seen - measured.keys() - uncompared - {each["arm"] for each in unfinished}),
         "beyond": beyond,
     }
+
+
+def refuse_other_test_rows(study: Study, one: tuple[Run, Record], other: tuple[Run, Record]) -> None:
+    """Raise UserError where two runs of a panel, each with its record, were tested on different rows."""
+    (run, record), (first, tested) = one, other
+    if record["tested"] == tested["tested"]:
+        return
+    why = (
+        "either its arms have options of their own that choose them, which belong into the study's grid, or "
+        "a data file has changed in between: then start anew with --output."
+    )
+    if run.known is not None or first.known is not None:
+        why = "--known-runs is of other data; leave it out."
+    raise UserError(f"study {study.name}: {run.name} has other test rows than {first.name}: {why}")
 
 
 def _shown(value: Any) -> Any:

@@ -15,16 +15,18 @@ from pydantic import Field
 from workflows.core.errors import UserError
 from workflows.core.texts import Text, texts
 from workflows.experiment.cards import (
+    METHODS,
     NAME,
     NO_NAME,
     STUDIES,
     card_or_file,
     from_mapping,
     load_prompt,
+    names_of,
     read_yaml,
 )
 from workflows.experiment.experiment import Experiment
-from workflows.experiment.options import RunOptions, SourceOptions, asked
+from workflows.experiment.options import RunOptions, SourceOptions, TuningOptions, asked
 from workflows.experiment.resolve import GROUPS, options_of, resolve
 
 Options = dict[str, Any]
@@ -154,6 +156,16 @@ def load_study(
             for each in compared
             if each not in study.arms
         ),
+        *(
+            f"{name}: vary has nothing that changes its runs; leave it out"
+            for name, arm in study.arms.items()
+            if not {*arm.vary} - (set() if study.system(name) == "tuned" else {"seed"})
+        ),
+        *(
+            f"compare: the draws of {a} and {b} are of different things, by their `vary`"
+            for a, b in study.compare
+            if {a, b} <= study.arms.keys() and {*study.arms[a].vary} != {*study.arms[b].vary}
+        ),
     ]
     if wrong:
         raise UserError(f"{path}: {wrong[0]}.")
@@ -184,6 +196,14 @@ def load_study(
         if option not in given or option in REPEATED
     }
     study = replace(study, options=_joined(study.options, given), grid=grid)
+    known = names_of(METHODS)
+    for name, arm in study.arms.items():
+        method = {**study.options, **arm.options}.get("method", TuningOptions.method)
+        if "method" not in study.grid and study.system(name) == "tuned" and name in known and name != method:
+            raise UserError(
+                f"{path}: {name}: is called as a method, and its runs are of method {method}; give it "
+                f"`options: {{method: {name}}}`."
+            )
     if not study.reads_labels:  # no number of labels changes anything
         _refuse_shown_rows(study)
         arms = {name: replace(arm, sizes=None) for name, arm in study.arms.items()}
@@ -224,6 +244,8 @@ def _smoke(study: Study) -> Study:
     """The study with the embedded model and data, few sizes and draws."""
 
     small = study.without([name for name, arm in study.arms.items() if not arm.smoke])
+    if not small.arms:
+        raise UserError(f"study {study.name}: none of its arms is part of --scale smoke.")
     arms = {name: replace(arm, sizes=None, draws=None) for name, arm in small.arms.items()}
     small = replace(small, arms=arms, sizes=SMOKE_SIZES, draws=SMOKE_DRAWS)
     small = _without(small, *NOT_IN_SMOKE)

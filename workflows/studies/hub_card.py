@@ -13,7 +13,7 @@ from workflows.core.files import open_whole
 from workflows.core.texts import LANGUAGES
 from workflows.reporting.blocks import Block, Command, Report
 from workflows.reporting.render import render_markdown
-from workflows.studies.answers import Point, listed, points_to_show
+from workflows.studies.answers import Point, listed
 from workflows.studies.records import without_folders
 
 FILES = ["README.md", "figures/*.png"]  # what is pushed: study.json and the runs name places of this machine
@@ -27,10 +27,10 @@ def write_hub_card(
     `found`: what study.json holds; `tested`: by a run's key, name and title of the data set of its test rows.
     """
     index: list[dict[str, Any]] = []
-    shown = [(panel, points_to_show(panel)) for panel in found["panels"]]
     for arm in found["titles"]:
         reads = arm not in found["once"]
-        results = [_result(panel, points[arm], reads, tested) for panel, points in shown if arm in points]
+        panels = [panel for panel in found["panels"] if arm in panel["arms"]]
+        results = [_result(panel, panel["arms"][arm][-1], reads, tested) for panel in panels]
         if results:
             index += eval_results_to_model_index(f"{found['study']}: {arm}", results)
     tags = ["sentiment", "text-classification", "ms-swift"]

@@ -45,7 +45,8 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
 
     What no finished run says, `estimate` does (~), or why it cannot (?).
     """
-    expected, left = expected_seconds(runs), {run.name: run for run in runs if run.is_to_do}
+    expected, done = expected_seconds(runs), {run.name for run in runs if run.is_done}
+    left = {run.name: run for run in runs if run.name not in done and not run.without_model}
     asked = [run for run in left.values() if (run.kind, run.size) not in expected]
     estimates = estimate([(run.experiment, run.stages) for run in asked]) if asked else []
     found = dict(zip([run.name for run in asked], estimates, strict=True))
@@ -74,7 +75,7 @@ def render_plan(runs: Sequence[Run], estimate: Estimate) -> str:
         title = kind[0]
         if alike[kind[0], kind[2:], size] > 1:  # told apart by the arms that have them
             title += f" ({', '.join(dict.fromkeys(arm for run in group for arm in run.arms))})"
-        counts = f"{len(group)}", f"{sum(run.is_done for run in group)}"
+        counts = f"{len(group)}", f"{sum(run.name in done for run in group)}"
         table.add_row(title, str(size), *counts, *took, f"{mark}{max(peaks) / 1e9:.1f}" if peaks else unsaid)
     rows = [_rows(run, found.get(run.name, {})) for run in runs]
     trained, tested = [train for train, _ in rows], sorted({test for _, test in rows if test is not None})

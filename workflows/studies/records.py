@@ -123,20 +123,26 @@ def stages_of(record: Record) -> set[str]:
     return {*record["stages"].split()}
 
 
-def refuse_to_lose(path: Path, kept: Collection[str]) -> None:
-    """Raise UserError where the study.json `path`, which is to be written anew, holds runs whose folders are
-    not here, as those of other machines, and that are not among `kept`, by their keys.
+def refuse_to_lose(path: Path, kept: Collection[str], names: dict[str, str]) -> None:
+    """Raise UserError where the study.json `path`, which is to be written anew, holds runs that are not among
+    `kept`, by their keys, and whose folders are not here, as those of other machines, or are none of this
+    command's `names`, by key: those of files that lay in another place.
     """
     try:
         found = read_json(path)
-        here = {key for key, folder in found["folders"].items() if (path.parent / folder).exists()}
+        here = set[str]()
+        for key, folder in found["folders"].items():
+            at = Path(folder)
+            moved = key in names and at.parent == Path("runs") and at.name != names[key]
+            here |= {key} if (path.parent / at).exists() and not moved else set()
         lost = found["runs"].keys() - here - {*kept}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # none is there, or nothing that can be read
     if lost:
         raise UserError(
-            f"{path}: holds {len(lost)} runs whose folders are not here, which this command would drop from "
-            f"it; keep them by --known-runs {path} and as many draws, or move the file away."
+            f"{path}: holds {len(lost)} runs of other machines, or of files that lay in another place, which "
+            f"this command would drop from it; keep them by --known-runs {path} and as many draws, or move "
+            "the file away."
         )
 
 

@@ -47,11 +47,6 @@ class Run:
         return self.known is not None or are_done(self.folder, self.experiment, self.stages)
 
     @property
-    def is_to_do(self) -> bool:
-        """Whether it is missing, and can be done here."""
-        return not self.without_model and not self.is_done
-
-    @property
     def record(self) -> Record:
         """What study.json keeps of it; it is done."""
         return record_of(self.folder, self.stages) if self.known is None else self.known
@@ -189,9 +184,10 @@ def row_counter(folder: Path, needed: bool, screen: Screen) -> Callable[[Experim
                 screen.say(f"counting the rows of {experiment.dataset.name}")
                 try:
                     do_stages(run, whole, ("prepare",), screen)
-                except UserError:
+                except UserError as error:
                     if needed:
                         raise
+                    screen.say(f"not known how many rows there are: {error}")
                     return counts.setdefault(name, {})
             splits = read_json(run.manifest)["splits"]
             counts[name] = {split: splits[split]["rows"] for split in splits}

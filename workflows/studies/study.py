@@ -23,13 +23,15 @@ from workflows.experiment.options import RunOptions, flags_of
 from workflows.pipeline.cluster import Task, each_once, on_cluster, run_in_task
 from workflows.pipeline.run import OUTPUTS, do_stages, start_run
 from workflows.reporting.render import write_report
-from workflows.studies.answers import answer
+from workflows.studies.answers import answer, refuse_other_test_rows
 from workflows.studies.card import Study, load_study
 from workflows.studies.hub_card import write_hub_card
 from workflows.studies.page import build_page
 from workflows.studies.plan import expected_seconds, render_plan
 from workflows.studies.records import read_known_runs, refuse_to_lose
 from workflows.studies.runs import Run, Taken, find_runs, row_counter, without_missing_models
+
+OWN = ("data", "features", "figures", "logs", "runs")  # folders of a study that has no study.json yet
 
 
 def work_on_study(
@@ -56,6 +58,7 @@ def work_on_study(
     """
     study = load_study(name, flags, scale == "smoke", draws, named)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
+    _refuse_other_folder(folder)
     known = read_known_runs(known_runs)
     with TemporaryDirectory(prefix="study-") if plan or so_far else nullcontext(folder) as counted:
         taken = find_runs(study, folder, known, row_counter(Path(counted), not (plan or so_far), screen))
@@ -76,6 +79,19 @@ def work_on_study(
         screen.say(f"\n{stand_in.en}\n{stand_in.zh}")
     screen.say(f"\nreport: {as_typed(folder / 'report.html')}")
     return folder, failed
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Raise UserError where `folder` is a file, a run, or has files that are of no study: a page and a
+    README.md would be written over them.
+    """
+    if not folder.exists():
+        return
+    others = [folder.name] if not folder.is_dir() else []
+    if not others and not (folder / "study.json").exists():
+        others = [each.name for each in folder.iterdir() if each.name[0] != "." and each.name not in OWN]
+    if others:
+        raise UserError(f"--output {folder}: is no study, and has {others[0]}; name a folder of its own.")
 
 
 def run_study(
@@ -103,13 +119,13 @@ def run_study(
     with nullcontext() if so_far else locked(RunFolder(folder)):
         runs = [*{run.name: run for _, run in taken}.values()]
         finished = {run.key for run in runs if run.is_done}
-        missing = [run for run in runs if run.is_to_do]
+        missing = [run for run in runs if not run.without_model and run.key not in finished]
         screen.say(f"study {study.name}: {len(runs)} runs, {len(finished)} of them finished")
-        refuse_to_lose(folder / "study.json", finished)
+        refuse_to_lose(folder / "study.json", finished, {run.key: run.name for run in runs})
         if not so_far and missing and ray is not None:
             failed = _do_on_cluster(runs, missing, folder, ray, screen)
         elif not so_far:
-            failed = _do_missing(runs, missing, folder, screen)
+            failed = _do_missing(study, taken, runs, missing, folder, screen)
         elif not finished:
             raise UserError(f"study {study.name} --so-far: none of its runs is finished yet.")
         if failed and not any(run.is_done for run in runs):
@@ -128,9 +144,16 @@ def run_study(
     )
 
 
-def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Screen) -> list[str]:
-    """Do the runs that are missing; why some could not be done, which keeps no other from it."""
+def _do_missing(
+    study: Study, taken: Taken, runs: list[Run], missing: list[Run], folder: Path, screen: Screen
+) -> list[str]:
+    """Do the runs that are missing; why some could not be done, which keeps no other from it.
+
+    Raises UserError as soon as two runs of a panel are tested on different rows.
+    """
     start, failed = time.monotonic(), list[str]()
+    names = {run.name for run in missing}
+    done = {cell.panel: run for cell, run in taken if run.name not in names and not run.without_model}
     for number, run in enumerate(missing):
         expected = expected_seconds(runs)
         times = [expected.get((each.kind, each.size)) for each in missing[number:]]
@@ -149,6 +172,10 @@ def _do_missing(runs: list[Run], missing: list[Run], folder: Path, screen: Scree
                 raise
             screen.say(f"not done: {why}")
             failed.append(why)
+            continue
+        for panel in {cell.panel for cell, each in taken if each is run}:
+            other = done.setdefault(panel, run)
+            refuse_other_test_rows(study, (run, run.record), (other, other.record))
     return failed
 
 
