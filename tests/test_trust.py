@@ -12,11 +12,14 @@ import yaml
 from run_swift import main
 from tests.conftest import Command, make_experiment
 from workflows.core.errors import UserError
-from workflows.core.files import read_json, write_json
+from workflows.core.files import read_json, write_json, write_jsonl
 from workflows.core.permissions import RUNS_CODE, RUNS_CODE_BY_PATH, check_arguments, permitted
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.checks import check_experiment
 from workflows.experiment.experiment import load_experiment, save_experiment
+from workflows.model.arguments import build_sft_arguments
+from workflows.model.folder import with_local_model
+from workflows.model.machine import Machine
 
 Change = Callable[[RunFolder, Path], None]  # of a run folder, whose payload would write the path
 YAML_TAG = '!!python/object/apply:os.system ["touch {}"]'
@@ -132,6 +135,18 @@ def test_no_training_uploads(value: object) -> None:
     with pytest.raises(UserError, match="push_to_hub: a training uploads nothing; use `export --push`"):
         check_arguments({"push_to_hub": value, "hub_model_id": "somebody/model"}, "here:")
     check_arguments({"push_to_hub": False}, "here:")
+
+
+def test_a_training_tells_no_hub_of_itself_unless_it_is_asked_to(tmp_path: Path) -> None:
+    """By SWIFT's default it asks the hub for a newer model, and says what it trains."""
+    preset, run = tmp_path / "own.yaml", RunFolder(tmp_path / "run")
+    preset.write_text("tuner_type: lora\n", encoding="utf-8")
+    row = {"messages": [{"role": "user", "content": "好"}, {"role": "assistant", "content": "正面"}]}
+    for split in ("train", "val"):
+        write_jsonl(run.split(split), [row])
+    for told, flags in ((False, ()), (True, ("--set", "check_model=true"))):
+        experiment = with_local_model(make_experiment("--method", str(preset), *flags))
+        assert build_sft_arguments(run, experiment, Machine("cpu", "CPU", "float32", "")).check_model is told
 
 
 def test_a_tag_of_python_in_yaml_is_refused(

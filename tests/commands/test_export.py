@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,6 +218,9 @@ def test_where_the_checkpoint_is_gone_the_way_to_a_new_one_works(
         assert said.returncode == 2
         assert f"is gone; to train again remove {run.training}, then `run {run.path}`" in said.stderr
     run.training.unlink()
+    experiment = load_experiment(run.experiment)
+    short = replace(experiment, preset={**experiment.preset, "max_steps": 1})
+    run.experiment.write_text(save_experiment(short), encoding="utf-8")
     done = command("train", run.path)
     assert done.returncode == 0, done.stderr
     assert checkpoint_of(run).is_dir()
@@ -300,3 +304,7 @@ def test_the_chat_template_gives_the_prompts_of_the_tuning(
     chosen, equal = choose_chat_template(template.tokenizer, template, rows)
     assert equal == 20
     assert chosen.startswith(addition)
+    template.tokenizer.chat_template = "{{ raise_exception('no such role') }}"
+    refused = pytest.raises(UserError, match="no chat template gives the prompts that the model was tuned")
+    with nullcontext() if addition == CONTINUED else refused:
+        choose_chat_template(template.tokenizer, template, rows)

@@ -270,6 +270,13 @@ def test_a_trained_embedding_needs_its_fp32_copy_gradient_and_two_moments(run: R
     assert needed["lora-embedding"] - needed["lora"] == pytest.approx(16 * embedding)
 
 
+def test_a_switch_is_on_however_it_is_written(run: RunFolder) -> None:
+    write_json(run.tokens, {"splits": {"train": {"max": 100}}})
+    for value, on in (("1", True), ("f", False)):
+        ready = with_local_model(make_experiment("--set", f"gradient_checkpointing={value}"))
+        assert load_of(run, build_sft_arguments(run, ready, CPU), ready, CPU).checkpointing is on
+
+
 def test_what_is_trained_is_reckoned_as_it_begins(run: RunFolder) -> None:
     """AdaLoRA begins with more ranks than it keeps; DPO reads a row with its right and its wrong label."""
     write_json(run.tokens, {"splits": {"train": {"max": 100}}})

@@ -224,6 +224,11 @@ def test_what_vllm_cannot_answer_with_is_refused(flags: tuple[str, ...], what: s
         check_method(replace(experiment, tuning=replace(experiment.tuning, engine="vllm")))
 
 
+def test_vllm_takes_an_adapter_for_which_a_setting_is_off() -> None:
+    off = make_experiment("--set", "use_dora=0")
+    check_method(replace(off, tuning=replace(off.tuning, engine="vllm")))
+
+
 def test_what_only_vllm_reads_is_refused_to_others() -> None:
     with pytest.raises(UserError, match="--set vllm_max_num_seqs: only --engine vllm reads it"):
         make_experiment("--set", "vllm_max_num_seqs=64")

@@ -19,9 +19,9 @@ from workflows.core.files import read_json
 OFFLINE = "HF_HUB_OFFLINE"  # the Hugging Face libraries' own variable; processes started from here inherit it
 OFFLINE_VARIABLES = (OFFLINE, "TRANSFORMERS_OFFLINE")
 AUTO_MAP = "auto_map"  # the key by which a model's config names Python code beside it
+NO = ("", "0", "f", "false", "n", "no", "none", "null")  # what SWIFT's parser takes for false, or for nothing
 # SWIFT's arguments that name a Python file, a place to import from, variables of the environment, another
 # file of arguments, or a model that is loaded with its own code.
-NO = ("", "0", "f", "false", "n", "no", "none", "null")  # what SWIFT's parser takes for false, or for nothing
 RUNS_CODE = {
     *("external_plugins", "custom_register_path", "custom_dataset_info", "local_repo_path", "model_kwargs"),
     *("load_args", "load_data_args", "device_groups", "ref_model", "reward_model", "teacher_model"),

@@ -185,7 +185,7 @@ def _number(value: Any) -> float | None:
 
 
 def _is_set(value: Any) -> bool:
-    return str(value).lower() not in ("none", "false", "", "[]")
+    return str(value).lower() not in (*NO, "[]")
 
 
 def check_trackers(experiment: Experiment) -> None:

@@ -89,8 +89,8 @@ def build_sft_arguments(
         "add_version": False,
         "resume_from_checkpoint": str(resume_from) if resume_from else None,
     }
-    if is_offline():
-        arguments["check_model"] = False  # it asks the hub whether there is a newer one
+    # It tells the hub of each training, and asks whether there is a newer model.
+    arguments["check_model"] = not is_offline() and arguments.get("check_model", False)
     arguments.pop("split_dataset_ratio", None)  # the data stage cut the validation set by it
     tuning = experiment.tuning
     if isinstance(experiment.recipe, Preference) and tuning.from_run is not None:

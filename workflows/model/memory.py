@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig
 
 from workflows.core.files import read_json
+from workflows.core.permissions import NO
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import runs_own_code
@@ -210,7 +211,7 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
 
 
 def _is_true(value: Any) -> bool:
-    return str(value).lower() == "true"
+    return str(value).lower() not in NO
 
 
 def fit_to_memory(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import PeftModel
 from swift.pipelines.utils import prepare_model_template
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -27,7 +28,8 @@ from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
 from workflows.experiment.options import DataOptions
-from workflows.inference.infer import answer_batches, has_own_cache, join_answers, merge_adapter
+from workflows.inference.infer import answer_batches, has_own_code, merge_adapter
+from workflows.inference.predictions import join_answers
 from workflows.inference.scorer import Greedy, prompt_tokens
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import fetch_model, with_local_model
@@ -128,7 +130,7 @@ def _save(arguments: Any, part: Path, test: Rows) -> tuple[Any, int]:
     many test prompts the chat template gives to the token.
     """
     model, template = prepare_model_template(arguments)
-    if has_own_cache(model):
+    if has_own_code(model):
         raise UserError("export: this model's code is in its own repository, which is not covered here.")
     merged = merge_adapter(model)
     if isinstance(merged, PeftModel):
@@ -160,9 +162,12 @@ def choose_chat_template(tokenizer: Any, template: Any, rows: Rows) -> tuple[str
     wanted, asked = [prompt_tokens(template, row) for row in rows], [question(row) for row in rows]
     equal: dict[str, int] = {}
     for form in (own, WITHOUT_THINKING + own, WITH_SYSTEM % system + own, CONTINUED):
-        found = tokenizer.apply_chat_template(
-            asked, chat_template=form, add_generation_prompt=True, return_dict=False
-        )
+        try:
+            found = tokenizer.apply_chat_template(
+                asked, chat_template=form, add_generation_prompt=True, return_dict=False
+            )
+        except TemplateError:  # as templates do with a role that they do not know
+            continue
         equal[form] = sum(a == b for a, b in zip(wanted, found, strict=True))
     best = max(equal, key=lambda form: equal[form])
     if len(rows) - equal[best] > DIFFERENT_SHARE * len(rows):
