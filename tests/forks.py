@@ -30,6 +30,8 @@ HEAVY = (
     *("torch", "peft", "transformers.models.qwen2.modeling_qwen2", "swift.callbacks", "swift.infer_engine"),
     *("swift.pipelines.infer.infer", "swift.pipelines.train.sft", "swift.trainers.seq2seq_trainer"),
     *("workflows.pipeline.training", "workflows.inference.infer", "workflows.inference.probe"),
+    *("workflows.studies.study", "workflows.search.search", "workflows.serving.server"),
+    *("workflows.serving.systems", "workflows.commands.plan.plan", "workflows.commands.export.export"),
 )
 WITHOUT_HEAVY = {"--help", "list", "prepare", "audit", "score", "report", "compare"}
 

@@ -14,6 +14,7 @@ from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.pipeline.run import do_stages
 
@@ -40,16 +41,15 @@ def test_flipped_labels_come_first_on_hotel_reviews(shared_data: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, object]:
-    experiment = make_experiment()
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Experiment]:
+    experiment = make_experiment("--train-samples", "600")
     run = RunFolder(tmp_path_factory.mktemp("audit"))
     prepare(Job(run, experiment))
     return run, experiment
 
 
-def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFolder, object]) -> None:
-    run, _ = prepared
-    experiment = make_experiment()
+def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFolder, Experiment]) -> None:
+    run, experiment = prepared
     summary = audit(Job(run, experiment))
     assert run.audit.read_bytes().startswith("\ufeff".encode())
     with open(run.audit, encoding="utf-8-sig", newline="") as file:

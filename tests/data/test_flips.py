@@ -14,7 +14,7 @@ from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
 from workflows.experiment.job import Job
 from workflows.pipeline.lines import lines_of
-from workflows.pipeline.run import are_done, run_stages
+from workflows.pipeline.run import are_done, do_stages
 from workflows.scoring.table import render_scores
 
 SAMPLE = ["--train-samples", "320", "--sample-seed", "1", "--test-samples", "50"]
@@ -117,7 +117,7 @@ def test_the_report_says_that_labels_are_wrong_and_how_many_the_audit_finds(
         "--train-samples", "1000", "--test-samples", "50", "--flip-labels", "0.05", "--method", "probe"
     )
     run, stages = RunFolder(tmp_path), ("prepare", "baselines", "audit", "score", "report")
-    run_stages(run, experiment, stages, Screen())
+    do_stages(run, experiment, stages, Screen())
     listed = {line.split(",")[0] for line in run.audit.read_text(encoding="utf-8").splitlines()}
     found = sum(row["id"] in listed for row in read_jsonl(run.flipped))
     assert found > 28

@@ -13,7 +13,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.prepare import prepare
 from workflows.experiment.job import Job
-from workflows.pipeline.run import are_done, run_stages
+from workflows.pipeline.run import are_done, do_stages
 
 WORDS = ("又脏又吵，服务也差", "干净安静，早餐很好")
 OWN = [(str(i % 2), f"酒店在{i}路{i * i}号，{WORDS[i % 2]}，第{i * 37}间") for i in range(600)]
@@ -147,7 +147,7 @@ def test_data_are_prepared_anew_where_the_other_file_has_changed(tmp_path: Path)
     asked = ["--data-dir", str(tmp_path / "data"), "--train-samples", "100", "--test-samples", "50"]
     experiment = make_experiment(*asked, "--test-dataset", "chnsenticorp")
     run = RunFolder(tmp_path / "run")
-    run_stages(run, experiment, ("prepare",), Screen())
+    do_stages(run, experiment, ("prepare",), Screen())
     assert are_done(run, experiment, ("prepare",))
     _write_hotels(tmp_path / "data", OWN[1:])
     assert not are_done(run, experiment, ("prepare",))

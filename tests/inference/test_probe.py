@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from swift.pipelines.utils import prepare_model_template
@@ -20,7 +21,7 @@ from workflows.data.reviews import Review
 from workflows.experiment.job import Job
 from workflows.inference.features import Frame, probed_layers, read_features
 from workflows.inference.probe import probe
-from workflows.inference.regressions import STRENGTH, fit, load_weights, out_of_fold, outputs_of
+from workflows.inference.regressions import STRENGTH, fit, out_of_fold, outputs_of
 from workflows.inference.scorer import Tokens, prompt_tokens
 from workflows.inference.threshold import fit_threshold, shifted
 from workflows.model.arguments import build_infer_arguments
@@ -217,7 +218,7 @@ def test_the_saved_probe_answers_as_it_did(loaded: tuple[Any, Any], tmp_path: Pa
     frame = Frame(**saved["frame"])
     rows = read_jsonl(job.run.split("test"))
     prompts = [prompt_tokens(loaded[1], row) for row in rows]
-    weights = load_weights(job.run.probe_weights)
+    weights = load_file(job.run.probe_weights)
     said = read_jsonl(job.run.predictions("probe"))
     for batch in read_features(loaded[0], prompts, frame):
         for row, features in batch:

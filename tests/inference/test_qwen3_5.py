@@ -31,7 +31,7 @@ from workflows.inference.scorer import Answer, Greedy, Tokens, prompt_tokens, sc
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import label_tokens, with_local_model
 from workflows.model.machine import Machine
-from workflows.pipeline.run import run_stages
+from workflows.pipeline.run import do_stages
 
 pytest.importorskip("transformers.models.qwen3_5", reason="Qwen3.5 needs transformers>=5.2")
 
@@ -165,7 +165,7 @@ def test_a_run_tunes_the_layers_for_text_and_answers_as_swift_does(
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
-    run_stages(
+    do_stages(
         run, experiment, ("prepare", "tokens", "zero_shot", "probe", "train", "tuned", "score"), Screen()
     )
     with safe_open(checkpoint_of(run) / "adapter_model.safetensors", "pt") as adapter:

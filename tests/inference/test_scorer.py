@@ -12,7 +12,7 @@ from workflows.core.errors import UserError
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import Label
-from workflows.inference.infer import answer_batches, has_own_cache
+from workflows.inference.infer import answer_batches, has_own_code
 from workflows.inference.plain_scorer import answer_by_engine
 from workflows.inference.scorer import Answer, Greedy, prompt_tokens, score_prompts
 from workflows.model import batches
@@ -141,7 +141,7 @@ def test_a_model_with_a_cache_of_its_own_gets_the_same_answers(
     reviews = [Review(f"train:{i}", row["text"], i % 2) for i, row in enumerate(demo_rows[:20])]
     rows = [write_row(review, EXPERIMENT.prompt, EXPERIMENT.labels, "messages") for review in reviews]
     request = RequestConfig(max_tokens=5, temperature=0)
-    assert not has_own_cache(model)
+    assert not has_own_code(model)
     fast = {a["id"]: a for batch in answer_batches(model, template, rows, LABELS, request) for a in batch}
     batches = answer_by_engine(model, template, rows, label_tokens(template, LABELS), request)
     plain = [answer for batch in batches for answer in batch]

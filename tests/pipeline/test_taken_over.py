@@ -16,7 +16,7 @@ from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, wri
 from workflows.core.run_folder import RunFolder, checkpoint_of, finished_stages
 from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
-from workflows.pipeline.run import are_done, do_stages, run_stages
+from workflows.pipeline.run import are_done, do_stages
 from workflows.pipeline.taken_over import take_over_training
 from workflows.scoring.table import render_scores
 
@@ -146,6 +146,6 @@ def test_a_run_on_other_test_rows_answers_as_if_it_had_trained_itself(
     # A stop between the files and the record of them: it is taken over again.
     write_json(run.stages, {name: each for name, each in finished_stages(run).items() if name != "train"})
     run.training.unlink()
-    run_stages(run, other, ANSWERED, Screen(), others=[first])
+    do_stages(run, other, ANSWERED, Screen(), others=[first])
     assert capfd.readouterr().out.count("done before") == 5
     assert are_done(run, other, ANSWERED)

@@ -90,11 +90,15 @@ DOES_NOT_APPLY = {
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_scikit_learns_own_checks_pass_as_far_as_they_apply_to_texts(demo_run: Demo) -> None:
+def test_scikit_learns_own_checks_pass_as_far_as_they_apply_to_texts(
+    command: Command, demo_run: Demo, tmp_path: Path
+) -> None:
     """For an estimator of texts scikit-learn has one check; the others give it rows of numbers."""
     check_estimator(ReviewClassifier(str(demo_run[0].path)), on_skip=None)
+    done = command("prepare", "--train-samples", "60", "--run-folder", tmp_path / "run")  # fitted many times
+    assert done.returncode == 0, done.stderr
     done = check_estimator(
-        _OfNumbers(str(demo_run[0].path), "tfidf"),
+        _OfNumbers(str(tmp_path / "run"), "tfidf"),
         expected_failed_checks=DOES_NOT_APPLY,
         on_skip=None,
         on_fail=None,

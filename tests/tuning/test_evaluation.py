@@ -27,7 +27,7 @@ from workflows.inference.predictions import head_loss
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import find_machine
-from workflows.pipeline.run import run_stages
+from workflows.pipeline.run import do_stages
 from workflows.tuning.callbacks import Pace, Plan, register_watch
 
 TINY = ROOT / "workflows" / "tiny" / "model"
@@ -54,7 +54,7 @@ def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint
     experiment = make_experiment("--train-samples", "256", "--test-samples", "20", *options)
     run.path.mkdir()
     run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
-    run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
+    do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
     assert ours == pytest.approx(swifts, rel=1e-3)
     assert len(ours) == 4
     best = min(range(4), key=lambda at: swifts[at])

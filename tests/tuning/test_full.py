@@ -14,7 +14,7 @@ from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import save_experiment
-from workflows.pipeline.run import run_stages
+from workflows.pipeline.run import do_stages
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +32,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
     runs = {method: RunFolder(folder / method / "run") for method in ("full", "encoder")}
     commands = [
         [
-            *("run", "--method", method, "--model", str(run.path.parent / "model"), *MIXED, *LAST),
+            *("prepare", "--method", method, "--model", str(run.path.parent / "model"), *MIXED, *LAST),
             *("--train-samples", "60", "--test-samples", "20", "--run-folder", str(run.path)),
         ]
         for method, run in runs.items()
     ]
+    commands += [[stage, str(run.path)] for run in runs.values() for stage in ("train", "infer")]
     for command in commands:
         done = run_command(*command)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -75,14 +76,14 @@ def test_a_head_on_a_bf16_model_is_trained_in_fp32_and_so_goes_on_after_a_stop(t
     run, experiment = RunFolder(tmp_path / "run"), make_experiment("--method", "head", *sizes, *options)
     run.path.mkdir()
     run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
-    run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
+    do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
     first, last = (load_file(run.sft / f"checkpoint-{step}" / "adapter_model.safetensors") for step in (2, 4))
     assert {weight.dtype for weight in last.values()} == {torch.float32}
     (head,) = (name for name in last if "score" in name)
     assert (first[head] != last[head]).float().mean() > 0.99  # of bf16 weights, many would be what they were
     shutil.rmtree(run.sft / "checkpoint-4")  # as where it was stopped before that
     run.training.unlink()
-    run_stages(run, experiment, ("train", "tuned"), Screen())
+    do_stages(run, experiment, ("train", "tuned"), Screen())
     assert read_json(run.stages)["train"]["systems"]["tuned"]["resumed"]
     again = load_file(run.sft / "checkpoint-4" / "adapter_model.safetensors")
     assert all(torch.equal(again[name], weight) for name, weight in last.items())

@@ -59,6 +59,7 @@ RUNS = {
 
 # Of the others losses and weights are looked at alone.
 ANSWER = [name for name in RUNS if name not in ("smoothed", "nothing added")]
+SCORED = ("lora", "plain-peft", "cot", "pseudo-label")  # one of each kind; scores do not look at the method
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
             ["--set", "max_steps=3"] if name == "plain-peft" else LAST
         )  # which has the last step in any case
         commands.append(["prepare", *last, *SIZES, *given, "--run-folder", path])
-        commands += [
-            [command, path] for command in (("train", "infer", "score") if name in ANSWER else ("train",))
-        ]
+        commands.append(["train", path])
+        commands += [["infer", path]] if name in ANSWER else []
+        commands += [["score", path]] if name in SCORED else []
     for arguments in commands:
         done = run_command(*arguments)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -88,8 +89,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str
 def test_a_method_is_trained_and_scored_before_and_after(runs: dict[str, RunFolder], name: str) -> None:
     run = runs[name]
     assert read_json(run.training)["steps"] == 3
-    systems = read_json(run.scores)["systems"]
-    assert {"zero_shot", "tuned"} <= set(systems)
+    if name in SCORED:
+        assert {"zero_shot", "tuned"} <= {*read_json(run.scores)["systems"]}
     before, after = (read_jsonl(run.predictions(system)) for system in ("zero_shot", "tuned"))
     assert len(before) == len(after) == 20
     assert [row["probabilities"] for row in before] != [row["probabilities"] for row in after]

@@ -15,7 +15,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import save_experiment
 from workflows.model import memory
-from workflows.pipeline.run import run_stages
+from workflows.pipeline.run import do_stages
 from workflows.tuning.callbacks import RUN_WATCH
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def test_losses_are_the_same_row_by_row(method: str, tmp_path: Path, monkeypatch
         run = RunFolder(tmp_path / str(tokens))
         run.path.mkdir()
         run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
-        run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
+        do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
         history = read_json(run.training)["log_history"]
         losses.append([entry[key] for entry in history for key in ("loss", "eval_loss") if key in entry])
         assert callbacks_map[RUN_WATCH].watched.model is None  # nothing keeps the trained model
@@ -53,11 +53,11 @@ def test_a_training_without_memory_for_one_row_is_one_line_that_says_what_would_
     experiment = make_experiment("--train-samples", "96", "--test-samples", "20")
     run.path.mkdir()
     run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
-    run_stages(run, experiment, ("prepare", "tokens"), Screen())
+    do_stages(run, experiment, ("prepare", "tokens"), Screen())
     monkeypatch.setattr("workflows.tuning.train.sft_main", no_memory)
     line = r"memory ran out in training: .* GB free .* goes on from the last"
     with pytest.raises(UserError, match=line) as caught:
-        run_stages(run, experiment, ("train",), Screen())
+        do_stages(run, experiment, ("train",), Screen())
     assert "\n" not in str(caught.value)
 
 
@@ -83,7 +83,7 @@ def test_a_step_of_several_batches_without_memory_goes_on_with_smaller_ones_and_
         run = RunFolder(tmp_path / name)
         run.path.mkdir()
         run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
-        run_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
+        do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
         history = read_json(run.training)["log_history"]
         losses.append([entry["loss"] for entry in history if "loss" in entry])
         monkeypatch.setattr(Seq2SeqTrainer, "training_step", short_of_memory)

@@ -21,14 +21,13 @@ from sklearn.multiclass import OneVsRestClassifier
 from workflows.core.files import read_jsonl, write_jsonl
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import Task
+from workflows.experiment.cards import THRESHOLD, Task
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 
 # Characters up to three: Chinese words are mostly two, and no segmenter is needed.
 NGRAMS = (1, 3)
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # inverse regularisation, C
-THRESHOLD = 0.5  # of a label's probability where a row may have several
 
 # What a baseline says of features: for each row its answer as a data file's `label` has it, and the labels'
 # probabilities.

@@ -113,7 +113,8 @@ def _ask(run: RunFolder, experiment: Experiment, cases: list[Review], screen: Sc
     """Write the model's answers to `cases`, and before them what they cost."""
     from swift.pipelines.utils import prepare_model_template
 
-    from workflows.inference.infer import answer_batches, join_answers
+    from workflows.inference.infer import answer_batches
+    from workflows.inference.predictions import join_answers
     from workflows.model.arguments import build_infer_arguments
 
     prompt, labels = experiment.prompt, experiment.labels

@@ -1,8 +1,8 @@
 """Where a run's files lie, how they are written whole, and which stages are done.
 
 A stage writes to a temporary name and renames at the end, so a file that exists is complete.  `stages.json`
-keeps, for each finished stage, the fingerprint of what went into it: a stage whose fingerprint still fits is
-not run again.
+keeps, for each finished stage, the fingerprint of each thing that went into it: a stage whose fingerprints
+still fit is not run again.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ class RunFolder:
 
     experiment = _Inside("experiment.yaml")  # everything needed to repeat the run
     environment = _Inside("environment.json")  # versions, hardware, git commit when a model was first loaded
-    stages = _Inside("stages.json")  # the finished stages: fingerprint and seconds of each
+    stages = _Inside("stages.json")  # the finished stages: inputs, seconds and more of each
     rejected = _Inside("data/rejected.jsonl")  # every row that was read and not kept, with its reason
     manifest = _Inside("data/manifest.json")  # counts, sources and hashes of the data
     corrections = _Inside("data/corrections.jsonl")  # labels that --apply changed, where it was given
@@ -109,7 +109,7 @@ def checkpoint_is_gone(run: RunFolder) -> UserError:
 
 
 def finished_stages(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """For each finished stage its fingerprint, seconds and finishing time."""
+    """For each finished stage its record: the fingerprints of its inputs, seconds, peak memory, when."""
     return read_json(run.stages) if run.stages.exists() else {}
 
 
@@ -148,7 +148,6 @@ def locked(run: RunFolder) -> Iterator[None]:
 
 def is_locked(run: RunFolder) -> bool:
     """Whether a process holds the run folder."""
-    run.path.mkdir(parents=True, exist_ok=True)
     return is_held(run.path / LOCK)
 
 

@@ -193,18 +193,18 @@ def _draw_times(count: int, resamples: int, stream: int) -> Iterator[np.ndarray]
         yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
 
 
-def holm_intervals(differences: list[Resampled], comparisons: int, level: float = 0.05) -> list[list[float]]:
+def holm_intervals(differences: list[Resampled], comparisons: int) -> list[list[float]]:
     """An interval of each difference, corrected after Holm (1979) for the number of `comparisons` that are
     asked for, these and those not measured yet, as Dror et al. (2018, The Hitchhiker's Guide to Testing
     Statistical Significance in NLP) ask for several.
 
     The clearest difference gets the widest interval; from the first that contains 0 on, all get as wide a
-    one.  So the chance that any of them leaves out 0 where there is no difference is about `level`.
+    one.  So the chance that any of them leaves out 0 where there is no difference is about 5 %.
     """
     intervals: dict[int, list[float]] = {}
     left = comparisons
     for at in sorted(range(len(differences)), key=lambda at: _level_that_holds_zero(differences[at])):
-        intervals[at] = resampled_interval(differences[at], level / left)
+        intervals[at] = resampled_interval(differences[at], 0.05 / left)
         left -= excludes_zero(intervals[at]) != 0
     return [intervals[at] for at in range(len(differences))]
 

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from workflows.core.errors import UserError
-from workflows.core.tables import FORMATS
+from workflows.core.tables import FORMATS, as_unicode
 
 FORMULA = re.compile(r"[=+\-@\t\r]")  # what a cell begins with that may be run
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?%?")  # which may begin so, too
@@ -118,16 +118,12 @@ def _parquet(path: Path, columns: list[str], kind: str, numbers: Collection[str]
 
     def rows(frame: pd.DataFrame) -> Any:
         cells = [
-            [_unicode(cell) if isinstance(cell, str) else cell for cell in frame[name]] for name in columns
+            [as_unicode(cell) if isinstance(cell, str) else cell for cell in frame[name]] for name in columns
         ]
         return pa.table(cells, schema=schema)
 
     with ParquetWriter(path, schema) as writer:
         yield lambda frame: writer.write_table(rows(frame))
-
-
-def _unicode(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _xlsx(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -> Iterator[Write]:
@@ -141,7 +137,7 @@ def _xlsx(path: Path, columns: list[str], kind: str, numbers: Collection[str]) -
     def cell(text: Cell) -> Any:
         if not isinstance(text, str):
             return text
-        made = WriteOnlyCell(sheet, NOT_IN_XML.sub("", _unicode(text)))
+        made = WriteOnlyCell(sheet, NOT_IN_XML.sub("", as_unicode(text)))
         made.data_type = "s"
         return made
 

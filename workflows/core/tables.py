@@ -101,6 +101,11 @@ def name_columns(names: Iterable[str]) -> str:
     return ", ".join(first[:COLUMNS_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def as_unicode(text: str) -> str:
+    """A text with "?" for half surrogates, which no file takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def shorten(name: str) -> str:
     """A cell or a column's name in quotes, as an error shows it."""
     return repr(name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}…")

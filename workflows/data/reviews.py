@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.statistics import describe_lengths
-from workflows.core.tables import NotText, Table, name_columns, read_chunks, shorten
+from workflows.core.tables import NotText, Table, as_unicode, name_columns, read_chunks, shorten
 from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
 from workflows.experiment.labels import INVISIBLE, can_be_named, labels_flag, normalise_label
@@ -183,7 +183,7 @@ def why_no_review(cell: str) -> str:
         return NOT_TEXT
     if not strip_text(cell):
         return EMPTY_TEXT
-    return KEPT if cell.encode("utf-8", "replace").decode("utf-8") == cell else NOT_UNICODE
+    return KEPT if as_unicode(cell) == cell else NOT_UNICODE
 
 
 def _read_rows(
@@ -278,8 +278,8 @@ def rejected_rows(rows: ReviewTable, chunks: Iterable[Chunk]) -> Iterator[dict[s
                 "row": place - rows.places[chunk.split].start + 1,
                 "reason": REASONS[reasons[row]],
                 "detail": rows.detail(place),
-                "text": chunk.texts[row].encode("utf-8", "replace").decode("utf-8"),
-                "label": chunk.labels[row].encode("utf-8", "replace").decode("utf-8"),
+                "text": as_unicode(chunk.texts[row]),
+                "label": as_unicode(chunk.labels[row]),
             }
 
 

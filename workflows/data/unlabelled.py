@@ -9,7 +9,7 @@ from workflows.core.errors import UserError
 from workflows.core.rows import Rows
 from workflows.core.run_folder import SPLITS
 from workflows.core.screen import Screen
-from workflows.core.tables import name_columns, read_table
+from workflows.core.tables import as_unicode, name_columns, read_table
 from workflows.data.near_copies import find_near_copies
 from workflows.data.reviews import Review, strip_text, why_no_review
 from workflows.experiment.cards import DatasetCard
@@ -36,13 +36,12 @@ def read_unlabelled(
     rejected: Rows = []
     for number, raw in enumerate(frame[column], start=1):
         id, text = f"unlabelled:{number}", strip_text(raw)
-        valid = text.encode("utf-8", "replace").decode("utf-8")
         place = places.get(text)
         reason = why_no_review(raw)
         if not reason and place is not None:
             reason = "duplicate" if place in ("train", "unlabelled") else f"stands in {place}"
         if reason:
-            rejected.append({"id": id, "review": valid, "reason": reason})
+            rejected.append({"id": id, "review": as_unicode(text), "reason": reason})
         else:
             places[text] = "unlabelled"
             kept.append(Review(id, text, 0))

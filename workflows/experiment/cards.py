@@ -34,6 +34,7 @@ PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other brace
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Task = Literal["single_label", "multi_label", "regression"]
 Gold = int | list[int] | float  # a row's label: an index, the indices of several labels, or a number
+THRESHOLD = 0.5  # of a label's probability where a row may have several
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ class Experiment:
 
     @property
     def derives_rows(self) -> bool:
-        """Whether training reads rows that the stage `derived` makes."""
+        """Whether training reads rows that the stage `derive` makes."""
         return self.recipe is not None and self.recipe.kind in DERIVED
 
     @property

@@ -16,16 +16,15 @@ def load_model_card(name: str) -> ModelCard:
 
     Raises UserError where `name` is none of them.
     """
-    cards = {card: read_yaml(MODELS / f"{card}.yaml") for card in names_of(MODELS)}
-    by_hub_id = {str(arguments.get("model")).lower(): card for card, arguments in cards.items()}
-    folder = Path(absolute(name))
-    if name not in cards and folder.is_dir():
+    known, folder = names_of(MODELS), Path(absolute(name))
+    if name not in known and folder.is_dir():
         return ModelCard(folder.name, describe_folder(folder))
-    card = name if name in cards else by_hub_id.get(name.lower())
-    if card is not None:
-        if "model" not in cards[card]:
+    for card in [name] if name in known else known:
+        arguments = read_yaml(MODELS / f"{card}.yaml")
+        if "model" not in arguments:
             raise UserError(f"{MODELS / card}.yaml: has no `model`, the hub id or folder.")
-        return ModelCard(card, cards[card])
+        if card == name or str(arguments["model"]).lower() == name.lower():
+            return ModelCard(card, arguments)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         chats = any(word in name.lower() for word in ("chat", "instruct"))
         is_base = _is_named_base(name) if "qwen3" in name.lower() else not chats
@@ -33,7 +32,7 @@ def load_model_card(name: str) -> ModelCard:
         return ModelCard(name.split("/")[1], {"model": name, **base})
     raise UserError(
         f"model {name!r} is neither a known name, nor a folder, nor a hub id (owner/name)."
-        f"{did_you_mean(name, list(cards))}"
+        f"{did_you_mean(name, known)}"
     )
 
 

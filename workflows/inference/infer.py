@@ -3,7 +3,6 @@ label.
 """
 
 import copy
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from swift.pipelines.utils import prepare_model_template
 from tqdm import tqdm
 
 from workflows.core.errors import UserError
-from workflows.core.files import read_jsonl, write_json, write_jsonl
+from workflows.core.files import json_line, read_jsonl, write_json, write_jsonl
 from workflows.core.rows import Rows, conversation
 from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of
 from workflows.data.splits import sample_rows
@@ -54,7 +53,7 @@ def answer_untuned(job: Job) -> dict[str, Any]:
     zero_shot_labels.jsonl as its probabilities say, and zero_shot_threshold.jsonl as they say once a bias a
     label is fitted to the labelled rows (threshold.json).
 
-    Returns the seconds of each; raises as `infer` does.
+    Returns the seconds of each; raises as `answer_rows` does.
     """
     run, experiment, machine = job.run, job.experiment, machine_of(job)
     answered, kept = (
@@ -90,26 +89,20 @@ def labelled_rows(run: RunFolder, experiment: Experiment) -> tuple[Rows, int]:
 
 
 def answer_tuned(job: Job) -> dict[str, Any]:
-    """Let the tuned model answer every test row; write predictions/tuned.jsonl.  Returns the seconds."""
-    return {"seconds": {"tuned": infer(job, machine_of(job), "tuned", checkpoint_of(job.run))}}
+    """Let the tuned model answer every test row; write predictions/tuned.jsonl.
 
-
-def infer(job: Job, machine: Machine, system: str, adapter: Path | None) -> dict[str, Any]:
-    """Let the model answer every test row; write predictions/<system>.jsonl, return the seconds.
-
-    `adapter`: the checkpoint folder, or None for the untouched model.  Answers of an interrupted inference
-    with the same `job.inputs` are kept, and only the other rows are asked for. Raises UserError as training
-    does; RuntimeError where a row was not answered exactly once.
+    Answers of an interrupted call with the same `job.inputs` are kept, and only the other rows are asked for.
+    Returns the seconds; raises as `answer_rows` does.
     """
-    test = read_jsonl(job.run.split("test"))
-    answered = job.run.path / "predictions" / f".{system}-{job.inputs}.jsonl"
+    run, machine, checkpoint = job.run, machine_of(job), checkpoint_of(job.run)
+    answered = run.path / "predictions" / f".tuned-{job.inputs}.jsonl"
     start, resumed = time.monotonic(), _is_begun(answered)
-    predictions = answer_rows(job, machine, system, test, adapter, answered)
+    predictions = answer_rows(job, machine, "tuned", read_jsonl(run.split("test")), checkpoint, answered)
     if rank() > 0:
         return {}
-    write_jsonl(job.run.predictions(system), predictions)
+    write_jsonl(run.predictions("tuned"), predictions)
     answered.unlink()
-    return {"answering": round(time.monotonic() - start, 2), "resumed": resumed}
+    return {"seconds": {"tuned": {"answering": round(time.monotonic() - start, 2), "resumed": resumed}}}
 
 
 def _is_begun(answered: Path) -> bool:
@@ -122,9 +115,10 @@ def answer_rows(
 ) -> Rows:
     """What the model says to rows of a data file, as rows of predictions/*.jsonl.
 
-    `adapter`: as in `infer`; `answered`: a file that keeps the answers of an interrupted call, and is left to
-    the caller to remove. Of several processes each answers its share, and all return all. Raises as `infer`
-    does.
+    `adapter`: the checkpoint folder, or None for the untouched model; `answered`: a file that keeps the
+    answers of an interrupted call, and is left to the caller to remove.  Of several processes each answers
+    its share, and all return all.  Raises UserError as training does; RuntimeError where a row was not
+    answered exactly once.
     """
     experiment, screen, base = job.experiment, job.screen, job.base
     raw, questions = answered.with_suffix(".swift.jsonl"), answered.with_suffix(".questions.jsonl")
@@ -173,7 +167,7 @@ def answer_rows(
                     )
                 )
                 for answers in batches:
-                    file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+                    file.writelines(map(json_line, answers))
                     file.flush()
                     bar.update(sum(work[answer["id"]] for answer in answers))
     raw.unlink(missing_ok=True)
@@ -198,12 +192,12 @@ def _join_parts(answered: Path) -> None:
         with open(answered, "a", encoding="utf-8") as file:
             for row in read_whole_lines(part):
                 if row["id"] not in done:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(json_line(row))
                     done.add(row["id"])
         part.unlink()
 
 
-def has_own_cache(model: Any) -> bool:
+def has_own_code(model: Any) -> bool:
     """Whether the model's code is not of transformers, as the first Qwen's."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return not type(base).__module__.startswith("transformers.")
@@ -239,7 +233,7 @@ def answer_batches(
     engine where the model's code is not of transformers.  `ended`: as `score_prompts` has it.
     """
     answers_of_labels = label_tokens(template, labels)
-    if outputs is not None or has_own_cache(model):
+    if outputs is not None or has_own_code(model):
         scored = answers_of_labels if ended else [tokens[:-1] for tokens in answers_of_labels]
         yield from answer_by_engine(model, template, rows, scored, request, outputs)
         return

@@ -9,13 +9,11 @@ from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_
 
 from workflows.core.errors import UserError
 from workflows.core.rows import Rows
-from workflows.experiment.cards import Label
+from workflows.experiment.cards import THRESHOLD, Label
 from workflows.experiment.experiment import Experiment
 from workflows.inference.reading import read_label
 
 DIVERGED = "its training has diverged. Take a smaller learning_rate or another dtype."
-
-THRESHOLD = 0.5  # of a label's probability where a row may have several
 
 
 def match_answers(test: Rows, answers: Rows, figures: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -18,7 +18,7 @@ from workflows.core.texts import Text, text
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.inference.features import Frame, probed_layers
-from workflows.inference.infer import has_own_cache, labelled_rows, work_of
+from workflows.inference.infer import has_own_code, labelled_rows, work_of
 from workflows.inference.predictions import join_scores
 from workflows.inference.recall import recall_features
 from workflows.inference.regressions import STRENGTH, fit, out_of_fold, outputs_of, save_weights
@@ -48,7 +48,7 @@ def probe(job: Job) -> dict[str, Any]:
         arguments = build_infer_arguments(ready, machine, run.probe, run.probe, None)
         with job.base.reused():
             model, template = prepare_model_template(arguments)
-        if has_own_cache(model):
+        if has_own_code(model):
             missing = text("probe_reads_no_own_code")
     if missing is None:
         found = _fit_and_answer(job, model, template, labelled, len(labelled) == known)

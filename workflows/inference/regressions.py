@@ -9,12 +9,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
+from workflows.core.files import whole
 from workflows.experiment.cards import Gold, Task
 
 STRENGTH = 0.003  # C, the inverse of the L2 penalty
@@ -78,11 +79,5 @@ def out_of_fold(features: np.ndarray, gold: list[int], label_count: int) -> np.n
 
 def save_weights(weights: Weights, path: Path) -> None:
     """Write the regressions as safetensors, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    save_file(weights, part)
-    part.replace(path)
-
-
-def load_weights(path: Path) -> Weights:
-    """What `save_weights` wrote."""
-    return load_file(path)
+    with whole(path) as part:
+        save_file(weights, part)

@@ -1,12 +1,12 @@
 """Texts longer than an answer, written by the untuned model through SWIFT's engine; resumable."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 from swift.pipelines.utils import prepare_model_template
 
+from workflows.core.files import json_line
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.job import Job
 from workflows.inference.swift_engine import read_whole_lines, without_prefix
@@ -46,7 +46,7 @@ def write_texts(
                     asked = [InferRequest(messages=row["messages"]) for row in rows]
                     for row, answer in zip(rows, engine.infer(asked, request, use_tqdm=False), strict=True):
                         text = without_prefix(template, answer.choices[0].message.content)
-                        file.write(json.dumps({"id": row["id"], "text": text}, ensure_ascii=False) + "\n")
+                        file.write(json_line({"id": row["id"], "text": text}))
                     file.flush()
                     bar.update(len(rows))
     return {row["id"]: row["text"] for row in read_whole_lines(written)}

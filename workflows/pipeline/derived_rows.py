@@ -1,4 +1,4 @@
-"""The door of the stage `derived`: training rows that a method makes of train.jsonl, and where they come
+"""The door of the stage `derive`: training rows that a method makes of train.jsonl, and where they come
 from.
 
     dpo           each row also gets the answer that is to become less probable

@@ -132,7 +132,7 @@ def do_stages(
     """
     with locked(run):
         try:
-            run_stages(run, experiment, names, screen, features, others, stops, processes)
+            _run_stages(run, experiment, names, screen, features, others, stops, processes)
         except UserError as error:
             if run.is_new:
                 discard_if_unstarted(run, str(error))
@@ -203,15 +203,15 @@ def _is_done(stage: Stage, run: RunFolder, experiment: Experiment, inputs: dict[
     return there and finished_stages(run).get(stage.name, {}).get("inputs") == inputs
 
 
-def run_stages(
+def _run_stages(
     run: RunFolder,
     experiment: Experiment,
     names: tuple[str, ...],
     screen: Screen,
-    features: Path | None = None,
-    others: Collection[RunFolder] = (),
-    stops: Stops | None = None,
-    processes: ProcessOptions = ONE_PROCESS,
+    features: Path | None,
+    others: Collection[RunFolder],
+    stops: Stops | None,
+    processes: ProcessOptions,
 ) -> None:
     """Run the stages `names`, in order, leaving out those that are done or that this experiment has not;
     record each in stages.json.

@@ -52,7 +52,10 @@ def _chosen(found: dict[str, Any], trials: dict[int, dict[str, Any]]) -> Grid:
     ]
     rows += [
         [text("label_loss"), *(number(each["loss"], 4) for each in both)],
-        [text("validation_figure", figure=texts("metrics")["accuracy"]), *(_share(each) for each in both)],
+        [
+            text("validation_figure", figure=texts("metrics")["accuracy"]),
+            *(number(each["accuracy"]) for each in both),
+        ],
     ]
     tested = [found["test"][name] for name in ("default", "best")]
     rows.append(
@@ -79,17 +82,13 @@ def _all(found: dict[str, Any], trials: dict[int, dict[str, Any]]) -> Grid:
         ended: Text | str = each["why"] or texts("ends_of_a_trial")[each["state"]]
         values = [_shown(each["values"][name]) for name in found["settings"]]
         last = each["loss"] if each["loss"] is not None else next(reversed(each["evaluations"]), None)
-        cells = [number(last, 4), _share(each), f"{each['seconds']:.0f} s", ended]
+        cells = [number(last, 4), number(each["accuracy"]), f"{each['seconds']:.0f} s", ended]
         rows.append([str(each["number"]), *values, *cells])
     return Grid(headings, rows, texts=(len(headings) - 1,))
 
 
 def _shown(value: Any) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _share(trial: dict[str, Any]) -> str:
-    return number(trial["accuracy"])
 
 
 def _draw(study: Study, figures: Path) -> list[Block]:

@@ -36,7 +36,8 @@ def conclude_search(trials: Trials, command: str, screen: Screen) -> dict[str, A
     space, folder = trials.space, trials.folder
     best = min(trials.all(TrialState.COMPLETE), key=lambda each: (each.value, each.number))
     default_run = run_in(folder, space.asked)
-    default = next(each for each in trials.finished() if _run_name(each) == default_run.path.name)
+    name = default_run.path.name
+    default = next(each for each in trials.finished() if each.user_attrs.get(STARTED) == name)
     chosen = {"default": space.asked, "best": space.experiment(best.params)}
     runs = {name: run_in(folder, experiment) for name, experiment in chosen.items()}
     others = [*runs.values()]
@@ -74,10 +75,6 @@ def conclude_search(trials: Trials, command: str, screen: Screen) -> dict[str, A
     return found
 
 
-def _run_name(trial: FrozenTrial) -> str | None:
-    return trial.user_attrs.get(STARTED)
-
-
 def _record(space: Space, trial: FrozenTrial) -> dict[str, Any]:
     """What search.json keeps of a trial."""
     figures = trial.user_attrs.get("validation", {})
@@ -92,7 +89,7 @@ def _record(space: Space, trial: FrozenTrial) -> dict[str, Any]:
         "accuracy": figures.get("eval_accuracy"),
         "evaluations": list(trial.intermediate_values.values()),
         "seconds": trial.user_attrs["seconds"],
-        "run": _run_name(trial),
+        "run": trial.user_attrs.get(STARTED),
     }
 
 

@@ -67,7 +67,7 @@ class Trials:
         """Open the storage in `folder`, or make it; `wanted`: how many trials there are to be in all."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder, self.space, self.wanted = folder, space, wanted
-        self.default, self.failed_by_the_moment = space.asked, False
+        self.failed_by_the_moment = False
         with self._asking():
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{folder / 'search.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
@@ -105,7 +105,7 @@ class Trials:
                 if len(taken) >= self.wanted and not self.all(TrialState.WAITING):
                     return None
                 # By what was tried: processes, and a command that goes on, draw other values each time.
-                seed = self.default.tuning.seed + len(taken) + draw * SEEDS_APART
+                seed = self.space.asked.tuning.seed + len(taken) + draw * SEEDS_APART
                 self.study.sampler = optuna.samplers.TPESampler(seed=seed)
                 trial = self.study.ask(distributions)
                 if (work := self._work(trial, taken)) is not None:
@@ -162,7 +162,7 @@ class Trials:
 
     def is_behind(self, work: Work) -> bool:
         """Whether a trial may end early, by what it reported: it is behind the median of the others."""
-        return work.experiment != self.default and work.trial.should_prune()
+        return work.experiment != self.space.asked and work.trial.should_prune()
 
     def note(self, work: Work, came: Came, screen: Screen) -> None:
         """Tell the storage, and the screen, what came of a trial.
@@ -172,7 +172,7 @@ class Trials:
         """
         twice, self.failed_by_the_moment = self.failed_by_the_moment and came.momentary, came.momentary
         if came.error is not None:
-            if work.experiment == self.default or twice:
+            if work.experiment == self.space.asked or twice:
                 raise UserError(came.error)
             self._cannot(work.trial, came.error, came.seconds)
             screen.say(f"  cannot be trained: {came.error}")

@@ -27,7 +27,7 @@ from workflows.core.permissions import trusted_names
 from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder, discard_if_unstarted, finished_stages, holder_of
 from workflows.core.screen import Screen
-from workflows.core.tables import open_table, read_chunks
+from workflows.core.tables import as_unicode, open_table, read_chunks
 from workflows.core.texts import in_language, text
 from workflows.data.reviews import strip_text
 from workflows.experiment.cards import ROOT
@@ -336,8 +336,7 @@ def read_reviews(pasted: str, language: Language) -> list[str]:
     """The reviews that were pasted, one a line; a UserError in `language` where there are none, too many, or
     too long ones.
     """
-    clean = pasted.encode("utf-8", errors="replace").decode("utf-8")
-    texts = [strip_text(line) for line in clean.splitlines() if strip_text(line)]
+    texts = [strip_text(line) for line in as_unicode(pasted).splitlines() if strip_text(line)]
     if not 0 < len(texts) <= MOST_LINES:
         raise UserError(in_language(text("paste_lines", most=f"{MOST_LINES}"), language))
     if max(map(len, texts)) > MOST_CHARACTERS:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # SWIFT takes seconds to import
 MARK = r"(?:[，。！？；、…!?;~～\n]|[.,](?!(?<=[A-Za-z0-9].)[A-Za-z0-9]))"
 CLAUSE = re.compile(rf"(?:(?!{MARK}).)*(?:{MARK}[”』」）)\"'\s]*)*")
 MOST_PARTS = 200  # of a kind: as many texts are answered
+SHOWN_WORDS = 8  # on the screen, of the weightiest
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,12 @@ def log_odds(shares: Mapping[str, float], label: str) -> float:
     return math.log(max(shares[label], sys.float_info.min)) - math.log(max(others, sys.float_info.min))
 
 
-def render(explanation: Explanation, words: int = 8) -> Iterator[str]:
+def render(explanation: Explanation) -> Iterator[str]:
     """An explanation as lines of the screen: all clauses in the text's order, the weightiest words."""
     yield f"{explanation.text}"
     yield f"  {explanation.label}, probability {explanation.probability:.3f}"
     largest = max((abs(part.weight) for part in (*explanation.clauses, *explanation.words)), default=0.0)
-    heavy = sorted(explanation.words, key=lambda part: -abs(part.weight))[:words]
+    heavy = sorted(explanation.words, key=lambda part: -abs(part.weight))[:SHOWN_WORDS]
     for title, parts in (("clauses", explanation.clauses), (f"words, the {len(heavy)} heaviest", heavy)):
         yield f"  {title}: log-odds of {explanation.label} that go without it"
         for part in parts:

@@ -259,7 +259,7 @@ def _build_reports(desk: Desk, language: Language, words: dict[str, str], here: 
 
 def _startable() -> list[str]:
     """The methods that need neither another run nor other files."""
-    recipes = {name: load_preset(name, {})[1] for name in names_of(METHODS)}
+    recipes = {name: load_preset(name)[1] for name in names_of(METHODS)}
     return [name for name, recipe in recipes.items() if recipe is None or recipe.kind not in FROM_RUN]
 
 

@@ -65,7 +65,7 @@ def train_in_pieces(trainer: Any, budget: int, count: Callable[[int, int], None]
                 if not is_out_of_memory(error) or ranks() > 1:  # the others wait for this batch
                     raise
                 # What earlier batches of the same step have added to the gradients would be lost.
-                if not _is_cut(inputs) or trainer.args.gradient_accumulation_steps > 1:
+                if not _can_be_cut(inputs) or trainer.args.gradient_accumulation_steps > 1:
                     raise
                 padded = [piece["attention_mask"] for piece in pieces]
                 widest, largest = max(each.shape[1] for each in padded), max(map(torch.numel, padded))
@@ -86,7 +86,7 @@ def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
     """A batch in pieces of rows of like length, the longest first, each without the padding that it does not
     need; the batch itself where its rows are packed or it is small enough.
     """
-    if not _is_cut(inputs):
+    if not _can_be_cut(inputs):
         yield inputs
         return
     present = inputs["attention_mask"]
@@ -97,7 +97,7 @@ def cut(inputs: Inputs, budget: int) -> Iterator[Inputs]:
         yield {name: _part(value, rows, slice(first, last), present.shape) for name, value in inputs.items()}
 
 
-def _is_cut(inputs: Inputs) -> bool:
+def _can_be_cut(inputs: Inputs) -> bool:
     present = inputs.get("attention_mask")
     return present is not None and present.dim() == 2
 

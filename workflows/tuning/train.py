@@ -58,7 +58,7 @@ def train(
         if pairs or by_others or any(getattr(arguments, name) for name in WITHOUT_ROWS):
             piece_tokens = None
         free = f"{free_memory(machine.device) / 1e9:.0f} GB of memory are free"
-        if piece_tokens is not None and piece_tokens < PIECE_TOKENS.get(machine.device, PIECE_TOKENS["cpu"]):
+        if piece_tokens is not None and piece_tokens < PIECE_TOKENS[machine.device]:
             screen.say(f"  {free}: {piece_tokens} tokens are computed at a time, with the same result")
         checkpointing = arguments.training_args.gradient_checkpointing
         if checkpointing and "gradient_checkpointing" not in experiment.pinned:

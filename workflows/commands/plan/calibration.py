@@ -30,7 +30,7 @@ from workflows.experiment.model_cards import runs_own_code
 from workflows.model.arguments import merged_arguments
 from workflows.model.loaded import carries_state, class_for
 from workflows.model.machine import Machine, give_back_freed_memory, now
-from workflows.pipeline.run import run_stages
+from workflows.pipeline.run import do_stages
 
 LAYERS = (2, 8)  # far enough apart that the noise of a figure stays small when it is drawn on to 24 layers
 BLOCKS = (4, 8)  # of a model like Qwen3.5: three of four layers carry a state on, the fourth has attention
@@ -146,7 +146,7 @@ def _measure(run: RunFolder, experiment: Experiment, computed: list[int], screen
         on_evaluate = on_train_end = on_step_end
 
     callbacks_map[CLOCK] = Clock
-    run_stages(run, experiment, ("tokens", *STAGES), screen)
+    do_stages(run, experiment, ("tokens", *STAGES), screen)
     gc.collect()
     give_back_freed_memory()  # the next peak would begin with it
     done = finished_stages(run)

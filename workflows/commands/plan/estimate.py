@@ -30,7 +30,7 @@ from workflows.model.loaded import carries_state
 from workflows.model.machine import Machine, find_machine, memory_within_reach, processors_within_reach
 from workflows.model.memory import PROCESS, Sizes, fit_to_memory, load_of, memory, read_sizes
 from workflows.model.tokens import common_beginning, row_lengths
-from workflows.pipeline.run import run_stages
+from workflows.pipeline.run import do_stages
 from workflows.pipeline.training import SCORE_AND_REPORT
 from workflows.tuning.callbacks import SAMPLED
 
@@ -118,7 +118,7 @@ def estimate(run: RunFolder, experiment: Experiment, imported: float, screen: Sc
     """
     experiment = with_description(experiment)
     stages = ("prepare", "tokens")
-    run_stages(run, experiment, stages, screen)
+    do_stages(run, experiment, stages, screen)
     start, job = time.monotonic(), Job(run, experiment, screen)
     run_baselines(job)
     audit(job)

@@ -35,7 +35,7 @@ from workflows.experiment.recipes import Plain
 from workflows.experiment.resolve import resolve
 from workflows.model.machine import Machine, find_machine, memory_within_reach
 from workflows.model.memory import PROCESS, Workload, load_of, memory, read_sizes
-from workflows.pipeline.run import run_stages
+from workflows.pipeline.run import do_stages
 from workflows.pipeline.training import SCORE_AND_REPORT
 
 WITH_MODEL = {"probe", "zero_shot", "train", "tuned"}  # stages
@@ -148,7 +148,7 @@ def _count(
     with screen.silenced() as silent:
         try:
             _ask_once(files, lambda: find_files(experiment.dataset, experiment.data), refused)
-            run_stages(run, experiment, ("prepare", "baselines"), silent)
+            do_stages(run, experiment, ("prepare", "baselines"), silent)
             done = {name: finished_stages(run)[name] for name in ("prepare", "baselines")}
             kind = Kind(
                 rows={name: split["rows"] for name, split in read_json(run.manifest)["splits"].items()},
@@ -160,7 +160,7 @@ def _count(
             if experiment.for_encoders or experiment.derives_rows or isinstance(experiment.recipe, Plain):
                 raise UserError(f"plan does not cover method {experiment.method}")
             described = _ask_once(model, lambda: with_description(experiment), refused)
-            run_stages(run, described, ("tokens",), silent)
+            do_stages(run, described, ("tokens",), silent)
             splits = read_json(run.tokens)["splits"]
             training, load = None, None
             if experiment.tunes:
