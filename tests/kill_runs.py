@@ -36,6 +36,7 @@ OF_THE_WAY = re.compile(
     r"^study/(report|study[.]json)|/(logs|figures)/|/(stages|environment|args)[.]json$|/report[.](md|html)$"
     r"|/[.]lock$|/training_args[.]bin$|/logging[.]jsonl$"
 )
+BY_CHANCE = re.compile(r"/logs/|/[.]lock$")  # files that one of two ways may leave alone
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 LISTENS = "socket.bind"
 EVENTS = {LISTENS, "open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "shutil.rmtree"}
@@ -152,6 +153,8 @@ def _contents(folder: Path) -> dict[str, bytes]:
     for path in sorted(each for each in folder.rglob("*") if each.is_file()):
         name = str(path.relative_to(folder))
         if OF_THE_WAY.search(name):
+            if not BY_CHANCE.search(name):
+                found[name] = b"there"
             continue
         found[name] = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
         if path.name == "training.json":  # the trainer's summary is of its last session alone

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from workflows.core.files import read_json, read_jsonl, write_jsonl
+from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
 
 FORMULA = "=cmd|' /C calc'!A0"
@@ -34,9 +34,11 @@ def test_two_runs_on_the_same_rows(
     command: Command, pair: tuple[RunFolder, RunFolder], tmp_path: Path
 ) -> None:
     first, second = pair
+    write_json(second.manifest, read_json(second.manifest) | {"flipped": {"train": 12, "val": 3}})
     done = command("compare", first.path, second.path, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "out" / "comparison.json")
+    assert found["verdict"]["en"].startswith("Labels were made wrong on purpose: 12 of 2,391 in training")
     assert found["test_rows"] == 300
     assert found["rows_that_differ"] == 75
     # The baselines are the same: they stand in the table once.
@@ -52,6 +54,7 @@ def test_two_runs_on_the_same_rows(
     assert differences[0]["text"] == f"'{FORMULA}"  # none that a spreadsheet runs
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "second 不如 first" in page
+    assert "有意改错了标签" in page
     assert (tmp_path / "out" / "figures" / "losses.en.png").exists()
 
 

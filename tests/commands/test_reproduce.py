@@ -53,6 +53,20 @@ def test_a_run_comes_out_equal_and_differences_are_named(command: Command, tmp_p
         "what is computed is only close on other hardware, in another dtype, or with other versions"
         in other.stdout
     )
+    manifest = read_json(run.manifest)
+    manifest["files"]["train"]["sha256"] = "of another"
+    write_json(run.manifest, manifest)
+    (tmp_path / "run-again-1" / "reproduction.json").unlink()
+    other = command("reproduce", run.path)
+    assert "prepare    train rows: are of another file now" in other.stdout
+    assert "nothing is sure to be equal: a file that was read is another now" in other.stdout
+
+
+def test_numbers_that_differ_say_by_how_much(tmp_path: Path) -> None:
+    runs = [RunFolder(tmp_path / name) for name in ("one", "other")]
+    for run, stars in zip(runs, (4.0, 4.25), strict=True):
+        write_jsonl(run.predictions("mean"), [{"id": "test:1", "prediction": stars, "probabilities": None}])
+    assert COMPARED["baselines"](*runs) == ["mean: 1 of 1 predictions differ; numbers by 2.5e-01 at most"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_equal_models_cannot_be_told_apart(selection: tuple[list[object], Path, 
     assert list(found["models"]) == ["tiny", "twin"]
     assert found["best"] is None
     assert "No best model can be named. 10 cases cannot tell twin from tiny" in screen
+    assert "Who always names one label is right in 0.500 of the 10 cases." in screen
     for figures in found["models"].values():
         assert figures["prompt"] == "zh-descriptions"
         assert figures["accuracy_interval"][0] < figures["accuracy"] < figures["accuracy_interval"][1]
@@ -81,6 +82,11 @@ def test_answers_that_are_there_are_not_asked_for_again(
     assert (later.returncode, answers.exists(), (folder / "selection.json").exists()) == (2, True, True)
     assert "its rows have changed since; name a new folder by --output" in later.stderr
     write_json(cases.manifest, was)
+    whole = cases.split("train").read_bytes()
+    cases.split("train").write_bytes(whole[:-9])  # as a copy that broke off
+    damaged = command(*arguments)
+    assert (damaged.returncode, answers.exists()) == (2, True), damaged.stderr
+    cases.split("train").write_bytes(whole)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Several labels in one cell, numbers, and how rows with them are split."""
 
 import csv
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ from workflows.data.labels import LabelValue, gold_reader, stratify, value_reade
 from workflows.data.prepare import prepare
 from workflows.experiment.cards import ROOT, load_dataset_card
 from workflows.experiment.job import Job
-from workflows.experiment.labels import labels_flag, parse_labels
+from workflows.experiment.labels import labels_flag, normalise_label, parse_labels
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")
@@ -136,6 +137,8 @@ def test_a_value_that_the_card_gives_goes_before_a_name() -> None:
 def test_another_separator_is_the_layouts() -> None:
     layout = replace(ASPECTS.layouts[0], separator="|")
     assert value_reader(ASPECTS, layout, None)("service|taste") == (0, 1)
+    wide = value_reader(ASPECTS, replace(layout, separator="＋"), None)
+    assert wide(normalise_label("service＋taste")) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,25 @@ def test_another_separator_is_the_layouts() -> None:
 )
 def test_a_number_in_a_cell(cell: str, meaning: float | None) -> None:
     assert value_reader(STARS, STARS.layouts[0], None)(cell) == meaning
+
+
+def test_a_number_that_the_card_calls_neutral_is_left_out() -> None:
+    layout = replace(STARS.layouts[0], neutral=("3",))
+    assert [value_reader(STARS, layout, None)(cell) for cell in ("3", "4")] == [None, 4.0]
+
+
+def test_labels_to_be_pasted_keep_what_was_left_out_before(command: Command, tmp_path: Path) -> None:
+    file, asked = tmp_path / "stars.csv", "1=差评,2=差评,3=,4=好评,5=好评"
+    lines = [f"第{at}条评论,{at % 5 + 1}" for at in range(40)]
+    file.write_text("\n".join(["text,stars", *lines, "没有打分,0"]), encoding="utf-8")
+    columns = ["--data-file", file, "--text-column", "text", "--label-column", "stars"]
+    run = ["--run-folder", tmp_path / "run"]
+    done = command("prepare", *columns, "--labels", asked, *run)
+    assert "known values: 1, 2, 4, 5; left out: 3; not known: '0' in 1 row(s)" in done.stderr
+    (flag,) = re.findall(r"--labels (\S+)", done.stderr)
+    again = command("prepare", *columns, "--labels", shlex.split(flag)[0], *run)
+    assert again.returncode == 0, again.stderr
+    assert read_json(RunFolder(tmp_path / "run").manifest)["rejected"]["unlabelled"] == 9
 
 
 def test_strata_are_the_rarest_label_and_ranges_of_numbers() -> None:

@@ -84,7 +84,7 @@ def test_lengths_that_differ_are_said_not_to_be_alike() -> None:
         (["--mix", "demo=1"], "demo is in the training rows already"),
         (["--mix", "waimay=1"], "data set 'waimay' is not known"),
         (["--dataset", "jd", "--labels", "0=差评,1=好评", "--mix", "waimai=1"], "the same label names"),
-        (["--mix", "waimai=50"], "--mix waimai=50.0: rows wanted: 1"),
+        (["--mix", "waimai=50"], "such rows. Take a smaller ratio, or fewer rows of this one"),
     ],
 )
 def test_what_cannot_be_mixed_is_one_line(

@@ -98,6 +98,14 @@ def test_a_folder_that_is_not_there_is_not_passed_over(tmp_path: Path) -> None:
         make_experiment("--data-dir", tmp_path / "gone")
 
 
+def test_a_variable_that_names_no_folder_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REVIEW_DATA_DIR", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=f"REVIEW_DATA_DIR={tmp_path / 'gone'}: there is no such folder"):
+        find_files(load_dataset_card("jd"), DataOptions())
+
+
 def test_a_data_set_that_one_hub_does_not_give_comes_from_the_next(hub_here: FakeHub) -> None:
     hub_here.put("datasets", "DAMO_NLP/jd", "train.csv", JD)
     files = {"train": "train.csv"}

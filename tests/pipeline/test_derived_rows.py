@@ -154,6 +154,8 @@ def test_what_a_source_went_on_from_may_not_have_seen_the_test_rows_either(tmp_p
     write_jsonl(first.split("train"), [_row("a", "很好", 2)])
     _asks(first)
     write_json(first.stages, {"tuned": {}})
+    write_json(first.training, {"checkpoint": "checkpoint-1"})
+    (first.sft / "checkpoint-1").mkdir(parents=True)
     write_jsonl(second.derived, [_row("c", "一般", 1)])
     _asks(second, "--method", "dpo", "--from-run", str(first.path))
     with pytest.raises(UserError, match="was trained on 1 of the 1 test rows"):

@@ -28,7 +28,8 @@ def _finished(folder: Path, *flags: object) -> RunFolder:
     folder.mkdir()
     run.experiment.write_text(save_experiment(make_experiment(*flags)), encoding="utf-8")
     write_json(run.stages, {"tuned": {}})
-    write_json(run.training, {"of": folder.name})
+    write_json(run.training, {"of": folder.name, "checkpoint": "checkpoint-1"})
+    (run.sft / "checkpoint-1").mkdir(parents=True)
     return run
 
 
@@ -64,6 +65,17 @@ def test_a_run_that_a_method_cannot_start_from_is_refused(
     run = _finished(tmp_path / "run", *source)
     with pytest.raises(UserError, match=f"--from-run {re.escape(str(run.path))}: {message}"):
         resolve(read_options("--method", method, "--from-run", run.path))
+
+
+def test_a_run_without_its_checkpoint_or_its_training_is_refused_at_once(tmp_path: Path) -> None:
+    run = _finished(tmp_path / "run")
+    asked = read_options("--method", "dpo", "--from-run", run.path)
+    (run.sft / "checkpoint-1").rmdir()
+    with pytest.raises(UserError, match=r"checkpoint-1: is gone; to train again remove .*training\.json"):
+        resolve(asked)
+    run.training.unlink()
+    with pytest.raises(UserError, match="is not finished; finish it first"):
+        resolve(asked)
 
 
 def test_what_a_stopped_stage_left_is_not_gone_on_with(command: Command, tmp_path: Path) -> None:

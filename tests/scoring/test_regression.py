@@ -43,6 +43,19 @@ def test_a_constant_has_no_rank_correlation() -> None:
     assert figures["mae"] == pytest.approx((1.5 + 0.5 + 0.5 + 2.5) / 4)
 
 
+def test_numbers_that_are_mostly_alike_have_an_interval_of_their_correlation() -> None:
+    gold = np.array([5.0] * 24 + [1, 2, 3, 4, 4, 4])  # some resamples have fives alone
+    predicted = gold + np.random.default_rng(3).normal(scale=0.5, size=30)
+    figures = measure_numbers(_rows(gold, predicted))
+    low, high = figures["spearman_interval"]
+    assert 0 < low < figures["spearman"] < high
+
+
+def test_one_row_tells_nothing_of_two_systems() -> None:
+    (pair,) = compare_errors({"a": np.array([0.5]), "b": np.array([0.1])})
+    assert (pair["permutation_p"], pair["ci95"]) == (1.0, None)
+
+
 def test_errors_are_compared_row_by_row() -> None:
     rng = np.random.default_rng(2)
     difficulty = rng.exponential(size=200)

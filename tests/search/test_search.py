@@ -141,7 +141,9 @@ def _check_page(found: dict[str, Any], out: Path, search: list[str]) -> None:
     for name in ("default", "best"):
         low, high = found["test"][name]["accuracy_interval"]
         assert f"({low:.3f} – {high:.3f})" in page
+        assert found["test"][name]["baselines"].keys() == {"tfidf", "majority"}
         assert f'href="{found["runs"][name]}/report.html"' in page
+    assert "测试集准确率（字符 TF-IDF" in page
     gain, pair = found["gain_a_minute"], found["comparison"]
     assert gain["accuracy"] * found["minutes"] == pytest.approx(pair["accuracy_difference"])
     assert gain["interval"][0] < gain["accuracy"] < gain["interval"][1]
@@ -173,6 +175,8 @@ def _check_pruning(command: Command, out: Path, search: list[str], study: optuna
     assert not run.sft.exists()
     assert "train" not in finished_stages(run)
     assert found["best"] == best
+    for name in ("default", "best"):
+        assert RunFolder(out / found["runs"][name]).experiment.exists()
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,28 @@ def test_two_processes_share_the_trials_and_take_up_what_one_left(tmp_path: Path
     assert more.run.path not in {each.run.path for each in (first, third, again)}
 
 
+def test_a_trial_that_was_stopped_while_it_was_drawn_comes_back_whole(tmp_path: Path) -> None:
+    trials = _trials(tmp_path, _space(tmp_path, "{lora_rank: [4, 16], lora_alpha: [16, 64]}"), 2)
+    assert trials.study.ask().params == {}  # the default, of which no value is stored yet
+    work = trials.take_next()
+    assert work is not None
+    assert work.experiment == trials.space.asked
+
+
+def test_numbers_that_yaml_takes_for_texts_are_no_other_values(tmp_path: Path) -> None:
+    trials = _trials(tmp_path, _space(tmp_path, "{learning_rate: [1e-3, 2e-3]}"), 9)  # tiny's is 0.002
+    taken = []
+    while (work := trials.take_next()) is not None:
+        taken.append(work.experiment.arguments["learning_rate"])
+        trials.study.tell(work.trial, 0.5)
+    assert sorted(map(float, taken)) == [1e-3, 2e-3]
+
+
+def test_a_value_is_not_taken_away_by_null(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"warmup_ratio: null would leave it at 0\.05; leave null out"):
+        _space(tmp_path, "{warmup_ratio: [null, 0.1]}")
+
+
 def test_no_values_are_tried_twice(tmp_path: Path) -> None:
     trials = _trials(tmp_path, _space(tmp_path, "{lora_rank: [8, 16], lora_alpha: [32, 64]}"), 30)
     taken = []

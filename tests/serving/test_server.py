@@ -23,7 +23,7 @@ from workflows.core.rows import Rows
 from workflows.core.run_folder import RunFolder
 from workflows.serving.batcher import Batcher, Full
 from workflows.serving.models import Models
-from workflows.serving.server import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, make_app
+from workflows.serving.server import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, make_app, make_server
 from workflows.serving.systems import System, open_system
 
 Demo = tuple[RunFolder, str]
@@ -203,9 +203,8 @@ def test_a_server_that_is_stopped_does_not_wait_for_answers_beyond_its_time(
     systems: dict[str, System],
 ) -> None:
     gate = _Gate(systems["tfidf"])
-    config = uvicorn.Config(make_app({"tfidf": gate.system}), port=0, log_level="error")
-    config.timeout_graceful_shutdown = 1
-    server = uvicorn.Server(config)
+    server = make_server(make_app({"tfidf": gate.system}), grace=1)
+    server.config.port = 0
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -13,6 +13,7 @@ from workflows.core.rows import Row, Rows
 from workflows.core.run_folder import RunFolder
 from workflows.core.table_writers import write_csv
 from workflows.core.texts import Text, label_text, one_after_another, text, texts
+from workflows.core.unusual import say_unusual
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.pipeline.run import check_answers
@@ -69,6 +70,8 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
         for same in zip(*last.values(), strict=True)
         if len({repr(row["prediction"]) for row in same}) > 1
     ]
+    manifests = [read_json(run.manifest) for run in by_name.values() if run.manifest.exists()]
+    unusual = list(dict.fromkeys(said for manifest in manifests for said in say_unusual(manifest)))
     comparison = {
         "runs": {name: str(run.path) for name, run in by_name.items()},
         "compared": {name: list(by_system)[-1] for name, by_system in rows.items()},
@@ -79,7 +82,7 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
         "comparisons": pairs,
         "settings": _differing_settings(list(experiments.values())),
         "rows_that_differ": len(differing),
-        "verdict": asdict(one_after_another(told)),
+        "verdict": asdict(one_after_another([*unusual, *told])),
     }
     write_json(folder / "comparison.json", comparison)
     with open_whole(folder / "differences.csv") as file:
@@ -89,7 +92,8 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     if trainings:
         histories = {name: read_json(path)["log_history"] for name, path in trainings.items()}
         save_figure(folder / "figures", "losses", draw_losses_of_runs, histories)
-    write_report(_report(comparison, told[:TOLD_PAIRS], differing, bool(trainings)), folder, lang)
+    told = [*unusual, *told[:TOLD_PAIRS]]
+    write_report(_report(comparison, told, differing, bool(trainings)), folder, lang)
     return comparison
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
+from workflows.core.rows import Row
 from workflows.core.run_folder import RunFolder, finished_stages
 from workflows.core.screen import Screen
 from workflows.core.texts import number
@@ -33,6 +34,7 @@ ELSEWHERE = (
     "data, splits and token counts can be equal, to the last byte; what is computed is only close on other "
     "hardware, in another dtype, or with other versions"
 )
+OTHER_FILES = "nothing is sure to be equal: a file that was read is another now"
 CLOCKS = ("speed", "runtime", "per_second", "memory", "elapsed", "remaining", "time")
 
 
@@ -60,7 +62,9 @@ def reproduce(folder: Path, screen: Screen) -> tuple[RunFolder, dict[str, Any]]:
         "equal": not any(differences.values()),
         "stages": differences,
         "environment": [f"{name}: {before.get(name)}, now {after[name]}" for name in changed],
-        "can_be_equal": can_be_equal(set(changed), after.get("device", "cpu")),
+        "can_be_equal": OTHER_FILES
+        if _other_files(original, run)
+        else can_be_equal(set(changed), after.get("device", "cpu")),
     }
     write_json(run.path / "reproduction.json", result)
     return run, result
@@ -77,7 +81,21 @@ def can_be_equal(changed: set[str], device: str) -> str:
 
 def _data(a: RunFolder, b: RunFolder) -> list[str]:
     before, after = read_json(a.manifest)["sha256"], read_json(b.manifest)["sha256"]
-    return [f"{name} differs" for name in before if before[name] != after.get(name)]
+    return [*_other_files(a, b), *(f"{name} differs" for name in before if before[name] != after.get(name))]
+
+
+def _other_files(a: RunFolder, b: RunFolder) -> list[str]:
+    """The files that were read, and are others now."""
+    before, after = (_hashes(read_json(run.manifest)) for run in (a, b))
+    return [f"{what}: are of another file now" for what in before if before[what] != after.get(what)]
+
+
+def _hashes(manifest: dict[str, Any]) -> dict[str, str | None]:
+    """The hashes of the files that a run read, by what they were read for."""
+    return {
+        **{f"{split} rows": each["sha256"] for split, each in manifest["files"].items()},
+        "corrections": manifest["corrections"]["sha256"],
+    }
 
 
 def _files(*pairs: tuple[Path, Path]) -> list[str]:
@@ -98,24 +116,32 @@ def _predictions(a: RunFolder, b: RunFolder, *systems: str) -> list[str]:
         before, after = ({row["id"]: row["prediction"] for row in read_jsonl(path)} for path in paths)
         other = sum(id not in after or after[id] != prediction for id, prediction in before.items())
         apart = largest_difference(a, b, system)
+        numbers = any(isinstance(each, int | float) for each in before.values())
         found.append(
-            f"{system}: {other} of {len(before)} predictions differ; probabilities by {apart:.1e} at most"
+            f"{system}: {other} of {len(before)} predictions differ; "
+            f"{'numbers' if numbers else 'probabilities'} by {apart:.1e} at most"
         )
     return found
 
 
 def largest_difference(a: RunFolder, b: RunFolder, system: str) -> float:
-    """By how much a label's probability differs at most between two runs' predictions by `system` of the same
-    rows; nan where one is no number.
+    """By how much a label's probability, or a predicted number, differs at most between two runs' predictions
+    by `system` of the same rows; nan where one is no number.
     """
-    there = {row["id"]: row["probabilities"] for row in read_jsonl(b.predictions(system))}
+    there = {row["id"]: _numbers(row) for row in read_jsonl(b.predictions(system))}
     differences = [
-        abs(share - there[row["id"]][name])
+        abs(share - there[row["id"]].get(name, np.nan))
         for row in read_jsonl(a.predictions(system))
-        for name, share in (row["probabilities"] or {}).items()
+        for name, share in _numbers(row).items()
         if row["id"] in there
     ]
     return float(np.max(differences, initial=0.0))
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    """The probabilities of a row's labels, or the number that was predicted."""
+    predicted = row["prediction"]
+    return row["probabilities"] or ({"": predicted} if isinstance(predicted, int | float) else {})
 
 
 def _training(a: RunFolder, b: RunFolder) -> list[str]:

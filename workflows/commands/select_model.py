@@ -8,6 +8,7 @@ later test score flattered by that choice; rows that it will be trained on anywa
 
 import shutil
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,10 @@ def select_model(
         try:
             rows = _draw_cases(cases_of, first, cases, screen)
         except UserError as error:
-            shutil.rmtree(folder)
-            raise UserError(str(error).replace("--train-samples", "--cases")) from error
+            if not (folder / "models").exists():  # no model has answered yet
+                shutil.rmtree(folder)
+            said = str(error).replace("--train-samples", "--cases").replace("--balance", "--cases")
+            raise UserError(said) from error
         for number, (name, experiment) in enumerate(experiments.items(), start=1):
             runs[name] = RunFolder(folder / "models" / f"{number}-{name.replace('/', '-')}")
             if runs[name].predictions("zero_shot").exists():
@@ -166,6 +169,8 @@ def _sum_up(runs: dict[str, RunFolder], experiments: dict[str, Experiment], case
     verdict = [text("no_best_model") if close else text("best_model", model=first)]
     asked = text("cases", count=cases)
     verdict += [conclude(pair, pair["a"], pair["b"], asked) for pair in close or with_first]
+    golds = Counter(str(row["gold"]) for row in answers[first])
+    verdict.append(text("one_label_of_the_cases", share=max(golds.values()) / cases, count=cases))
     return {
         "dataset": experiment.dataset.name,
         "cases": cases,

@@ -86,7 +86,7 @@ def sign_flip_p(differences: np.ndarray) -> float:
     """How likely a mean at least as far from 0 is where each of the paired `differences`, (rows,), could as
     well have the other sign: a permutation test (Fisher 1935), seeded; exact for few rows.
     """
-    if not differences.any():
+    if len(differences) < 2 or not differences.any():  # one difference is as likely with the other sign
         return 1.0
     return float(
         permutation_test(

@@ -8,7 +8,7 @@ import numpy as np
 
 from workflows.core.errors import UserError
 from workflows.experiment.cards import DatasetCard, Layout
-from workflows.experiment.labels import normalise_label
+from workflows.experiment.labels import FULL_WIDTH, normalise_label
 
 LabelValue = int | tuple[int, ...] | float  # a label's index, those of several in index order, or a number
 STRATA = 5  # of numbers, equally full
@@ -44,7 +44,7 @@ def value_reader(
     meaning |= {text: index for text, index in also.items() if text not in others}
 
     def several(value: str) -> LabelValue | None:
-        parts = [normalise_label(part) for part in value.split(layout.separator)]
+        parts = [normalise_label(part) for part in value.split(layout.separator.translate(FULL_WIDTH))]
         known = {meaning[part] for part in parts if part in meaning}
         return tuple(sorted(known)) if known and all(part in meaning for part in parts if part) else None
 
@@ -53,7 +53,8 @@ def value_reader(
             found = float(value)
         except ValueError:
             return None
-        return found if math.isfinite(found) and value not in layout.unlabelled else None
+        left_out = {*layout.neutral, *layout.unlabelled}
+        return found if math.isfinite(found) and value not in left_out else None
 
     if card.task == "regression":
         return number

@@ -336,7 +336,8 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
 
 def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
     split, _, number = rows.id(int(np.argmax(rows.reasons == CODES[UNKNOWN_LABEL]))).partition(":")
-    value, values = next(iter(counts)), rows.layouts[split].values
+    value, layout = next(iter(counts)), rows.layouts[split]
+    values, left_out = layout.values, [*layout.neutral, *layout.unlabelled]
     where = f"{rows.tables[split].path.name}, row {number}: label {shorten(value)}"
     mapping = [f"{known}={name}" for name, group in values.items() for known in group]
     listed = ", ".join(f"{shorten(other)} in {count} row(s)" for other, count in counts.most_common(5))
@@ -352,7 +353,9 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
         )
     else:
         used = mapping if (rows.labels >= 0).any() else []  # values that no row has would only confuse
-        flag = labels_flag(",".join([*used, *(f"{other}=" for other in asked)]))
+        empty = [f"{other}=" for other in (*(left_out if used else []), *asked)]
+        flag = labels_flag(",".join([*used, *empty]))
         wanted = f"Write the label's name behind each `=`; an empty name leaves such rows out: {flag}"
     known = ", ".join(value for group in values.values() for value in group)
+    known += f"; left out: {', '.join(left_out)}" if left_out else ""
     return f"{where} is none of {', '.join(values)} (known values: {known}; not known: {listed}). {wanted}"

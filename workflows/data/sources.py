@@ -71,6 +71,8 @@ def at_hand(card: DatasetCard, data_dir: str | None) -> str | None:
 def _local_folders(data_dir: str | None) -> list[Path]:
     """The folders searched for a data set's files, in order."""
     named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    if named and not data_dir and not Path(named).expanduser().is_dir():  # as of --data-dir
+        raise UserError(f"{DATA_DIR_VARIABLE}={named}: there is no such folder.")
     return [*([Path(named).expanduser()] if named else []), DATASETS]
 
 

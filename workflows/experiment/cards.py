@@ -30,7 +30,7 @@ COMMAND = "run-swift" if INSTALLED else "python run_swift.py"  # as a person typ
 MAX_NEW_TOKENS = 5  # both source systems decode five tokens greedily; a label word must fit in them
 NAME = re.compile(r"[^\W_][^/\\\x00-\x1f]{0,99}")  # a folder is called by it
 NO_NAME = "a folder is called by it: begin it with a letter or a digit, and leave out '/'"
-PLACEHOLDER = re.compile(r"\{( *[A-Za-z_]+ *)\}")  # in prompts; all other braces are text
+PLACEHOLDER = re.compile(r"\{( *[^\W\d]\w* *)\}")  # a word in a prompt's braces; all others are text
 Arguments = dict[str, Any]  # SWIFT's argument names and values
 Task = Literal["single_label", "multi_label", "regression"]
 Gold = int | list[int] | float  # a row's label: an index, the indices of several labels, or a number
@@ -292,9 +292,10 @@ def load_prompt(name: str) -> Prompt:
     asked = prompt.user + (prompt.system or "")
     if ("{descriptions}" in asked) != bool(prompt.descriptions):
         raise UserError(f"{path}: {{descriptions}} and the key `descriptions` go together; one is missing.")
-    if {"{examples}" in asked, prompt.shots > 0, "{review}" in (prompt.example or "")} == {True, False}:
+    shown = {*PLACEHOLDER.findall(prompt.example or "")} >= {"review", "label"}
+    if {"{examples}" in asked, prompt.shots > 0, shown} == {True, False}:
         raise UserError(
-            f"{path}: {{examples}}, `shots` above 0 and an `example` with {{review}} go together; one is "
-            "missing."
+            f"{path}: {{examples}}, `shots` above 0 and an `example` with {{review}} and {{label}} go "
+            "together; one is missing."
         )
     return prompt

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of, finished_stages
 from workflows.experiment.cards import (
     COMMAND,
     METHODS,
@@ -118,11 +118,13 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
     source = load_experiment(run.experiment)
     if not source.tunes:
         raise UserError(f"--from-run {options.from_run}: its method tunes no model; name a run that did.")
-    if "tuned" not in finished_stages(run):
+    if "tuned" not in finished_stages(run) or not run.training.exists():
         raise UserError(
             f"--from-run {options.from_run}: is not finished; finish it first: "
             f"{COMMAND} run {options.from_run}"
         )
+    if not checkpoint_of(run).is_dir():
+        raise checkpoint_is_gone(run)
     if kind in SAME_MODEL and source.has_head:
         raise UserError(f"--from-run {options.from_run}: its head writes no words; name a run that does.")
     if kind in ("pseudo-label", "distill") and source.prompt.shots:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from swift.utils import init_process_group
 
-from workflows.core.errors import UserError
+from workflows.core.errors import UserError, what_to_mend
 from workflows.core.files import write_json
 from workflows.core.permissions import is_offline, permitted
 from workflows.core.run_folder import RunFolder
@@ -39,8 +39,11 @@ def main(folder: str, name: str, inputs: str, command: str, *trusted: str) -> in
             init_process_group()
             job = Job(run, load_experiment(run.experiment), screen, LoadedModel(), inputs)
             summary = next(stage for stage in STAGES if stage.name == name).do(job)
-        except UserError as error:
-            write_json(result_of(run, name), {"error": str(error)})
+        except Exception as error:
+            mend = str(error) if isinstance(error, UserError) else what_to_mend(error, [folder])
+            if mend is None:
+                raise
+            write_json(result_of(run, name), {"error": mend})
             return 2
     if rank() == 0:
         said = {"told": [asdict(each) for each in told], "peak_memory_bytes": peak_memory()}

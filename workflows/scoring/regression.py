@@ -1,6 +1,8 @@
 """Scores where a row has a number: how far predictions are from it, and whether they are in its order."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,5 +30,11 @@ def measure_numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
             value = statistic(np.arange(len(rows)))
             told = not np.isnan(value)
             figures[name] = value if told else None
-            figures[f"{name}_interval"] = bootstrap_interval(statistic, len(rows)) if told else None
+            # Rows that are all drawn alike have no rank correlation; where all rows are, nothing is told.
+            drawn = partial(_or_zero, statistic)
+            figures[f"{name}_interval"] = bootstrap_interval(drawn, len(rows)) if told else None
     return figures
+
+
+def _or_zero(statistic: Callable[[np.ndarray], float], at: np.ndarray) -> float:
+    return float(np.nan_to_num(statistic(at)))

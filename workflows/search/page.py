@@ -64,6 +64,9 @@ def _chosen(found: dict[str, Any], trials: dict[int, dict[str, Any]]) -> Grid:
             *(with_interval(each["accuracy"], each["accuracy_interval"]) for each in tested),
         ]
     )
+    for system, each in tested[0]["baselines"].items():  # the same beside both
+        shown = with_interval(each["accuracy"], each["accuracy_interval"])
+        rows.append([text("test_accuracy_of", system=texts("systems")[system]), shown, shown])
     return Grid([text("setting"), text("the_default_preset"), text("the_searched_preset")], rows)
 
 

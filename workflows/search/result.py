@@ -17,14 +17,14 @@ from workflows.core.texts import Text, text
 from workflows.experiment.cards import COMMAND
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import flags_of
-from workflows.pipeline.run import do_stages
+from workflows.pipeline.run import do_stages, start_run
 from workflows.scoring.score import compare_answers
 from workflows.scoring.uncertainty import SIGNIFICANCE, conclude
 from workflows.search.begin import run_in
 from workflows.search.space import Space, Value, pair_of
 from workflows.search.trials import FAILED, STAGES, STARTED, Trials, loss_of
 
-TESTED = (*STAGES, "tuned", "score", "report")
+TESTED = (*STAGES, "baselines", "tuned", "score", "report")
 
 
 def conclude_search(trials: Trials, command: str, screen: Screen) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def conclude_search(trials: Trials, command: str, screen: Screen) -> dict[str, A
     others = [*runs.values()]
     for run, experiment in {runs[name].path: (runs[name], chosen[name]) for name in chosen}.values():
         screen.say(f"\ntest rows: {as_typed(run.path)}")
-        do_stages(run, experiment, TESTED, screen, others=others)
+        do_stages(start_run(experiment, run.path, screen), experiment, TESTED, screen, others=others)
     training = read_json(default_run.training)
     preset = _write_preset(folder / "best.yaml", space, best, default, training["evaluated_rows"])
     scores = {name: read_json(run.scores) for name, run in runs.items()}
@@ -94,8 +94,13 @@ def _record(space: Space, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _tested(scores: dict[str, Any]) -> dict[str, Any]:
-    tuned = scores["systems"]["tuned"]
-    return {name: tuned[name] for name in ("accuracy", "accuracy_interval")} | {"rows": scores["test_rows"]}
+    systems = scores["systems"]
+    figures = {
+        system: {name: systems[system][name] for name in ("accuracy", "accuracy_interval")}
+        for system in ("tuned", "tfidf", "majority")
+        if system in systems
+    }
+    return {**figures.pop("tuned"), "baselines": figures, "rows": scores["test_rows"]}
 
 
 def gain_a_minute(pair: dict[str, Any] | None, minutes: float) -> dict[str, Any] | None:

@@ -93,6 +93,16 @@ class Space:
         return experiment
 
 
+def _as_number(value: Value) -> Value:
+    """A text that is a number as that: YAML takes 2e-4 for a text."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return int(value)
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
 def load_space(file: str | None, asked: Experiment) -> Space:
     """The space of a YAML file, or the default one, around a run.
 
@@ -117,14 +127,18 @@ def load_space(file: str | None, asked: Experiment) -> Space:
             continue
         own = has.get(name)
         own = " ".join(map(str, own)) if isinstance(own, list) else own
-        if isinstance(values, Range):
+        if name != "prompt":
+            own = _as_number(own)
+        searched = values
+        if not isinstance(values, Range):
+            if None in values and own is not None:
+                raise UserError(f"{path}: {name}: null would leave it at {own}; leave null out.")
+            searched = values if name == "prompt" else tuple(map(_as_number, values))
+        else:
             if not 0 < values.high - values.low < float("inf"):
                 raise UserError(f"{path}: {name}: low must be below high.")
             if values.log and values.low <= 0:
                 raise UserError(f"{path}: {name}: on a log scale low must be above 0.")
-            if isinstance(own, str):
-                with suppress(ValueError):
-                    own = float(own)  # YAML takes 2e-4 for a text
             if isinstance(own, bool) or not isinstance(own, int | float):
                 raise UserError(
                     f"{path}: {name}: method {asked.method} has no number for it, so there is none to begin "
@@ -135,7 +149,7 @@ def load_space(file: str | None, asked: Experiment) -> Space:
                     f"{path}: {name}: method {asked.method} has {own} for it, which is searched too and has "
                     "no place on a log scale; leave out `log`, or --set another."
                 )
-        settings[name] = Setting(own, values)
+        settings[name] = Setting(own, searched)
     space = Space(asked, settings)
     if not settings:
         raise UserError(

@@ -97,7 +97,9 @@ class Trials:
         with self._asking():
             for each in self.running():
                 if not is_held(self._lock(each.number)):
-                    self.study.enqueue_trial(each.params)  # first: a kill in between loses nothing then
+                    # First: a kill in between loses nothing then.  One that was stopped while drawn has
+                    # but some of its values.
+                    self.study.enqueue_trial({**each.system_attrs.get("fixed_params", {}), **each.params})
                     self.study.tell(each.number, state=TrialState.FAIL)
             distributions = {name: each.distribution for name, each in self.space.settings.items()}
             for draw in range(DRAWS):

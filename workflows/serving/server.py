@@ -196,13 +196,18 @@ def address_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def make_server(app: ASGIApp, grace: int) -> uvicorn.Server:
+    """A server that, once stopped, finishes what is in flight, for `grace` seconds at most."""
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=grace))
+
+
 def serve(
     app: ASGIApp, host: str, port: int, screen: Screen, path: str = "/v1", grace: int = GRACE_SECONDS
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is in flight, for `grace` seconds at most; `path` is
     said.  Raises UserError where the port is taken.
     """
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=grace))
+    server = make_server(app, grace)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
