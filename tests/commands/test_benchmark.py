@@ -54,7 +54,7 @@ def test_a_benchmark_writes_times_and_ratios(
         assert least["bare"] > 0.05 * least["ours"]
     if kind == "training":  # the same rows in the same order give the same losses
         assert figures["largest_difference_of_a_loss"] < 1e-4
-        assert figures["rows"] == 3
+        assert figures["steps"] == 3
 
 
 def test_a_benchmark_needs_a_finished_run(command: Command, tmp_path: Path) -> None:

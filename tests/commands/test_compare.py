@@ -38,7 +38,7 @@ def test_two_runs_on_the_same_rows(
     done = command("compare", first.path, second.path, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "out" / "comparison.json")
-    assert found["verdict"]["en"].startswith("Labels were made wrong on purpose: 12 of 2,391 in training")
+    assert found["verdict"]["en"].startswith("second: Labels were made wrong on purpose: 12 of 2,391")
     assert found["test_rows"] == 300
     assert found["rows_that_differ"] == 75
     # The baselines are the same: they stand in the table once.

@@ -170,8 +170,12 @@ def test_a_bad_card_is_refused_in_one_line(
         (SMALL[SMALL.index("arms:") :], "arms: {}", "arms: Dictionary should have at least 1 item"),
         ("draws: 3", "draws: 3\ngrid: {prompt: []}", "grid.prompt: Tuple should have at least 1 item"),
         ("tfidf: {}", "tfidf: {vary: [seed]}", "tfidf: vary has nothing that changes its runs"),
-        ("draws: 2}", "draws: 2, vary: []}", "lora: vary has nothing that changes its runs"),
-        ("draws: 2}", "draws: 2, vary: [seed]}", "the draws of lora and tfidf are of different things"),
+        ("draws: 2}", "draws: 2, vary: [seed]}", "the draws of lora and tfidf are of different rows"),
+        (
+            "tfidf: {}",
+            "tfidf: {vary: []}\n  probe: {vary: []}\ncompare: [[probe, tfidf]]\nignored:",
+            "no draw changes probe or tfidf",
+        ),
         (
             "draws: 2}",
             "draws: 2}\n  head: {}",

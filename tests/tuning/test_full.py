@@ -25,7 +25,7 @@ LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str]]) -> dict[str, RunFolder]:
-    """The finished runs by method; `model` in their parent folder is what each began with."""
+    """Runs that have answered, by method; `model` in their parent folder is what each began with."""
     folder = tmp_path_factory.mktemp("full")
     shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder / "full" / "model")
     build_encoder(folder / "encoder" / "model", [row["text"] for row in demo_rows])

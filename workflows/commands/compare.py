@@ -70,8 +70,12 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
         for same in zip(*last.values(), strict=True)
         if len({repr(row["prediction"]) for row in same}) > 1
     ]
-    manifests = [read_json(run.manifest) for run in by_name.values() if run.manifest.exists()]
-    unusual = list(dict.fromkeys(said for manifest in manifests for said in say_unusual(manifest)))
+    unusual = [
+        text("of_panel", panel=name, said=said)
+        for name, run in by_name.items()
+        if run.manifest.exists()
+        for said in say_unusual(read_json(run.manifest))
+    ]
     comparison = {
         "runs": {name: str(run.path) for name, run in by_name.items()},
         "compared": {name: list(by_system)[-1] for name, by_system in rows.items()},

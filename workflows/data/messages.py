@@ -100,8 +100,10 @@ def _write_row(
 
 
 def fill(template: str, **values: str) -> str:
-    """The template with its placeholders filled in one pass: braces in what is filled in are text."""
-    return PLACEHOLDER.sub(lambda found: values[found.group(1)], template)
+    """The template with its placeholders filled in one pass: braces in what is filled in are text, as are
+    other words in braces, which `load_prompt` refuses in new prompts.
+    """
+    return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
 
 
 def line_writer(

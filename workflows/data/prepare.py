@@ -264,7 +264,7 @@ def _prepare_other(job: Job, flag: str, run: RunFolder, experiment: Experiment) 
         said = str(error).replace("--train-samples", "rows wanted:")
         # Of a data set that joins, --data-file is not read.
         said = said.replace("the file with --data-file FILE, or its folder", "its folder")
-        if "rows wanted:" in said:
+        if flag.startswith("--mix") and ("there are only" in said or "--balance:" in said):
             said += " Take a smaller ratio, or fewer rows of this one by --train-samples."
         raise UserError(f"{flag}: {said}") from error
 

@@ -242,7 +242,7 @@ def classify_rows(tables: dict[str, Table], card: DatasetCard, neutral: str | No
         tables, layouts, card, places, reasons, labels, list(meanings), lengths, originals, opponents
     )
     if unknown:
-        raise UnknownLabels(_unknown_message(rows, unknown), rows)
+        raise UnknownLabels(_unknown_message(rows, unknown, neutral), rows)
     reasons[(originals >= 0) & (originals != np.arange(len(originals)))] = CODES[DUPLICATE]
     reasons[opponents >= 0] = CODES[CONFLICT]
     return rows
@@ -334,10 +334,13 @@ def _find_copies(digests: np.ndarray, labels: np.ndarray, at: np.ndarray) -> tup
     return originals, opponents
 
 
-def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
+def _unknown_message(rows: ReviewTable, counts: Counter[str], neutral: str | None) -> str:
     split, _, number = rows.id(int(np.argmax(rows.reasons == CODES[UNKNOWN_LABEL]))).partition(":")
     value, layout = next(iter(counts)), rows.layouts[split]
     values, left_out = layout.values, [*layout.neutral, *layout.unlabelled]
+    if neutral is not None:
+        values = {**values, neutral: (*values[neutral], *layout.neutral)}
+        left_out = [*layout.unlabelled]
     where = f"{rows.tables[split].path.name}, row {number}: label {shorten(value)}"
     mapping = [f"{known}={name}" for name, group in values.items() for known in group]
     listed = ", ".join(f"{shorten(other)} in {count} row(s)" for other, count in counts.most_common(5))
@@ -356,6 +359,7 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str]) -> str:
         empty = [f"{other}=" for other in (*(left_out if used else []), *asked)]
         flag = labels_flag(",".join([*used, *empty]))
         wanted = f"Write the label's name behind each `=`; an empty name leaves such rows out: {flag}"
+        wanted += "" if neutral is None else " (without --neutral)"
     known = ", ".join(value for group in values.values() for value in group)
     known += f"; left out: {', '.join(left_out)}" if left_out else ""
     return f"{where} is none of {', '.join(values)} (known values: {known}; not known: {listed}). {wanted}"

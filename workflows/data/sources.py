@@ -27,8 +27,12 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
         return local
     tried: list[str] = []
     for folder in _local_folders(options.data_dir)[:-1]:  # the last one holds the embedded sets
+        if not folder.is_dir():  # else a hub's data would be taken in place of those that it stands for
+            raise UserError(
+                f"{DATA_DIR_VARIABLE}={folder}: there is no such folder; mend the variable, or unset it."
+            )
         wanted = " or ".join(", ".join(files.values()) for files in card.local)
-        tried.append(f"{folder}: no {wanted}" if folder.is_dir() else f"{folder}: no such folder")
+        tried.append(f"{folder}: no {wanted}")
     for source in card.sources:
         try:
             folder = _find_in_cache(source) or fetch(_repository(source))
@@ -71,8 +75,6 @@ def at_hand(card: DatasetCard, data_dir: str | None) -> str | None:
 def _local_folders(data_dir: str | None) -> list[Path]:
     """The folders searched for a data set's files, in order."""
     named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if named and not data_dir and not Path(named).expanduser().is_dir():  # as of --data-dir
-        raise UserError(f"{DATA_DIR_VARIABLE}={named}: there is no such folder.")
     return [*([Path(named).expanduser()] if named else []), DATASETS]
 
 

@@ -293,7 +293,8 @@ def load_prompt(name: str) -> Prompt:
     if ("{descriptions}" in asked) != bool(prompt.descriptions):
         raise UserError(f"{path}: {{descriptions}} and the key `descriptions` go together; one is missing.")
     shown = {*PLACEHOLDER.findall(prompt.example or "")} >= {"review", "label"}
-    if {"{examples}" in asked, prompt.shots > 0, shown} == {True, False}:
+    together = {"{examples}" in asked, prompt.shots > 0, bool(prompt.example)}
+    if len(together) > 1 or (prompt.example and not shown):
         raise UserError(
             f"{path}: {{examples}}, `shots` above 0 and an `example` with {{review}} and {{label}} go "
             "together; one is missing."

@@ -89,6 +89,11 @@ class Study:
         systems: dict[str, Text | str] = {**texts("systems_in_a_sentence")}
         return self.arms[arm].title or systems.get(arm, arm)
 
+    def varied(self, arm: str) -> set[str]:
+        """What changes with an arm's draws: the sample of the rows, and of a tuned model the seed."""
+        changed = set[str]() if self.arms[arm].once else {*map(str, self.arms[arm].vary)}
+        return changed if self.system(arm) == "tuned" else changed - {"seed"}
+
     @property
     def reads_labels(self) -> bool:
         """Whether any arm depends on labels."""
@@ -159,13 +164,9 @@ def load_study(
         *(
             f"{name}: vary has nothing that changes its runs; leave it out"
             for name, arm in study.arms.items()
-            if not {*arm.vary} - (set() if study.system(name) == "tuned" else {"seed"})
+            if arm.vary and not arm.once and not study.varied(name)
         ),
-        *(
-            f"compare: the draws of {a} and {b} are of different things, by their `vary`"
-            for a, b in study.compare
-            if {a, b} <= study.arms.keys() and {*study.arms[a].vary} != {*study.arms[b].vary}
-        ),
+        *_unfit_pairs(study),
     ]
     if wrong:
         raise UserError(f"{path}: {wrong[0]}.")
@@ -209,6 +210,18 @@ def load_study(
         arms = {name: replace(arm, sizes=None) for name, arm in study.arms.items()}
         study = replace(study, arms=arms, sizes=(sizes_of(study)[0],))
     return study
+
+
+def _unfit_pairs(study: Study) -> Iterator[str]:
+    """What is wrong with pairs whose draws do not go together."""
+    for a, b in study.compare:
+        if not {a, b} <= study.arms.keys():
+            continue
+        both = study.varied(a), study.varied(b)
+        if all(both) and len({"sample_seed" in each for each in both}) > 1:
+            yield f"compare: the draws of {a} and {b} are of different rows, by their `vary`"
+        if not any(both) and not (study.arms[a].once and study.arms[b].once):
+            yield f"compare: no draw changes {a} or {b}, by their `vary`; one draw says nothing"
 
 
 def _tested_on(study: Study, arm: Arm) -> Any:

@@ -31,7 +31,7 @@ from workflows.studies.plan import expected_seconds, render_plan
 from workflows.studies.records import read_known_runs, refuse_to_lose
 from workflows.studies.runs import Run, Taken, find_runs, row_counter, without_missing_models
 
-OWN = ("data", "features", "figures", "logs", "runs")  # folders of a study that has no study.json yet
+OWN = ("data", "features", "figures", "logs", "runs")  # folders of a study that has no run yet
 
 
 def work_on_study(
@@ -88,10 +88,10 @@ def _refuse_other_folder(folder: Path) -> None:
     if not folder.exists():
         return
     others = [folder.name] if not folder.is_dir() else []
-    if not others and not (folder / "study.json").exists():
+    if not others and not (folder / "study.json").exists() and not any(folder.glob("runs/*/experiment.yaml")):
         others = [each.name for each in folder.iterdir() if each.name[0] != "." and each.name not in OWN]
     if others:
-        raise UserError(f"--output {folder}: is no study, and has {others[0]}; name a folder of its own.")
+        raise UserError(f"{folder}: is no study, and has {others[0]}; name a folder of its own by --output.")
 
 
 def run_study(

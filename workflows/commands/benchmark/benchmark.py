@@ -143,7 +143,7 @@ def benchmark_inference(run: RunFolder, rows: int, repeats: int, screen: Screen)
         if (said := outputs["ours"][id]) != other
     ]
     return {
-        **about(experiment, machine, len(test), sum(map(len, prompts))),
+        **about(experiment, machine, {"rows": len(test)}, sum(map(len, prompts))),
         "seconds": seconds,
         "ratios": {
             "SWIFT, batches of 16 / ours": ratio(seconds["swift_16"], seconds["ours"]),
@@ -178,7 +178,7 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
             each = 6 if is_full(experiment.arguments) else 4  # forward, back, all weights
             seconds[products].append(each * body * sum(plain["tokens"]) / speed)
     return {
-        **about(experiment, machine, steps, int(sum(plain["tokens"]))),
+        **about(experiment, machine, {"steps": steps}, int(sum(plain["tokens"]))),
         "seconds": seconds,
         "ratios": {
             "SWIFT / ours": ratio(seconds["swift"], seconds["ours"]),
@@ -334,12 +334,12 @@ def experiment_in_words(run: RunFolder) -> Experiment:
     return with_local_model(experiment)
 
 
-def about(experiment: Experiment, machine: Machine, rows: int, tokens: int) -> Figures:
-    """What was measured, and on what."""
+def about(experiment: Experiment, machine: Machine, counts: dict[str, int], tokens: int) -> Figures:
+    """What was measured, how much of it, in rows or steps, and on what."""
     return {
         "dataset": experiment.dataset.name,
         "model": experiment.model.name,
-        "rows": rows,
+        **counts,
         "tokens": tokens,
         "device": f"{machine.device} ({machine.name})",
         "torch_dtype": machine.torch_dtype,

@@ -37,7 +37,7 @@ def benchmark(
         figures = _measure(kind, run, rows, steps, repeats, screen)
     write_json(written / "benchmark.json", figures)
     known = [str(figures[key]) for key in ("dataset", "model", "device", "torch_dtype") if key in figures]
-    known += [f"{figures['rows']:,} rows"] if "rows" in figures else []
+    known += [f"{figures[what]:,} {what}" for what in ("rows", "steps") if what in figures]
     ratios = {
         name: f"{each['median']:.2f} ({each['low']:.2f} – {each['high']:.2f})"
         for name, each in figures["ratios"].items()

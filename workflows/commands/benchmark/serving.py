@@ -88,7 +88,7 @@ def benchmark_serving(run: RunFolder, rows: int, repeats: int, screen: Screen) -
         _ask(address, texts[:ALONE])  # the first requests are slower: they are no part of it
         seconds = in_turn(works, repeats, screen)
     return {
-        **about(experiment, machine, rows, sum(len(prompt_tokens(template, row)) for row in asked)),
+        **about(experiment, machine, {"rows": rows}, sum(len(prompt_tokens(template, row)) for row in asked)),
         "seconds": seconds,
         "ratios": {
             f"throughput of {CLIENTS} clients / scorer": ratio(
