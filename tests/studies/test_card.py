@@ -172,11 +172,6 @@ def test_a_bad_card_is_refused_in_one_line(
         ("tfidf: {}", "tfidf: {vary: [seed]}", "tfidf: vary has nothing that changes its runs"),
         ("draws: 2}", "draws: 2, vary: [seed]}", "the draws of lora and tfidf are of different rows"),
         (
-            "tfidf: {}",
-            "tfidf: {vary: []}\n  probe: {vary: []}\ncompare: [[probe, tfidf]]\nignored:",
-            "no draw changes probe or tfidf",
-        ),
-        (
             "draws: 2}",
             "draws: 2}\n  head: {}",
             "head: is called as a method, and its runs are of",
@@ -189,6 +184,19 @@ def test_a_card_that_asks_for_nothing_or_for_a_false_line_is_refused(
     assert old in SMALL
     with pytest.raises(UserError, match=message):
         _load(_write(tmp_path, SMALL.replace(old, new)))
+
+
+def test_arms_are_compared_draw_by_draw_or_against_what_no_draw_changes(tmp_path: Path) -> None:
+    fixed = SMALL.replace("tfidf: {}", "tfidf: {vary: []}\n  probe: {vary: []}")
+    seeds = fixed.replace("draws: 2}", "draws: 2, vary: [seed]}").replace(
+        "tfidf]]", "tfidf], [lora, zero_shot]]"
+    )
+    assert len(_load(_write(tmp_path, seeds)).compare) == 2  # the seed alone, on the same rows
+    alone = fixed.replace("[lora, tfidf]", "[probe, tfidf]")
+    with pytest.raises(
+        UserError, match="no draw changes probe or tfidf, by their `vary`; one draw says nothing"
+    ):
+        _load(_write(tmp_path, alone))
 
 
 def test_files_of_ones_own_are_found_from_anywhere_and_are_no_part_of_a_smoke_study(tmp_path: Path) -> None:

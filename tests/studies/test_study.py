@@ -254,7 +254,7 @@ def test_a_study_is_not_written_over_what_is_none(command: Command, tmp_path: Pa
     for more in ([], ["--plan"], ["--so-far"]):
         done = command("study", "seeds", "--scale", "smoke", "--output", out, *more)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert f"--output {out}: is no study, and has {other.name}" in done.stderr
+        assert f"{out}: is no study, and has {other.name}; name a folder of its own" in done.stderr
     assert other.read_text(encoding="utf-8") == "mine"
     assert out.is_file() or [*out.iterdir()] == [other]
 

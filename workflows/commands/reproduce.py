@@ -140,8 +140,10 @@ def largest_difference(a: RunFolder, b: RunFolder, system: str) -> float:
 
 def _numbers(row: Row) -> dict[str, float]:
     """The probabilities of a row's labels, or the number that was predicted."""
+    if row["probabilities"]:
+        return row["probabilities"]
     predicted = row["prediction"]
-    return row["probabilities"] or ({"": predicted} if isinstance(predicted, int | float) else {})
+    return {"": predicted} if isinstance(predicted, int | float) else {}
 
 
 def _training(a: RunFolder, b: RunFolder) -> list[str]:
