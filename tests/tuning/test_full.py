@@ -25,19 +25,18 @@ LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str]]) -> dict[str, RunFolder]:
-    """Runs that have answered, by method; `model` in their parent folder is what each began with."""
+    """The finished runs by method; `model` in their parent folder is what each began with."""
     folder = tmp_path_factory.mktemp("full")
     shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder / "full" / "model")
     build_encoder(folder / "encoder" / "model", [row["text"] for row in demo_rows])
     runs = {method: RunFolder(folder / method / "run") for method in ("full", "encoder")}
     commands = [
         [
-            *("prepare", "--method", method, "--model", str(run.path.parent / "model"), *MIXED, *LAST),
+            *("run", "--method", method, "--model", str(run.path.parent / "model"), *MIXED, *LAST),
             *("--train-samples", "60", "--test-samples", "20", "--run-folder", str(run.path)),
         ]
         for method, run in runs.items()
     ]
-    commands += [[stage, str(run.path)] for run in runs.values() for stage in ("train", "infer")]
     for command in commands:
         done = run_command(*command)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

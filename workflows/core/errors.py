@@ -54,11 +54,13 @@ class TrainingStopped(UserError):
 
 
 def what_to_mend(error: BaseException | None, written: Iterable[str | Path]) -> str | None:
-    """One line on a failure that is no fault of the program: a disk that is full, a path that is refused or
-    gone, memory that ran out; None for any other.
+    """One line on a failure that is no fault of the program: what a UserError says, a disk that is full, a
+    path that is refused or gone, memory that ran out; None for any other.
 
     `written`: paths that the command may have written to, since a failed write does not say where it was.
     """
+    if isinstance(error, UserError):
+        return str(error)
     while error is not None:
         if isinstance(error, pickle.UnpicklingError):  # of torch, which reads numbers alone
             return (

@@ -44,6 +44,11 @@ CONNECTING = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "s
 _trusted: set[str] = set()  # what --trust-code named
 
 
+def is_off(value: object) -> bool:
+    """Whether SWIFT's parser takes a value for false, or for nothing."""
+    return str(value).lower() in NO
+
+
 @contextmanager
 def permitted(offline: bool, trusted: Collection[str]) -> Iterator[None]:
     """Within this, what --offline and --trust-code said holds for the whole process.
@@ -129,7 +134,7 @@ def check_arguments(arguments: Mapping[str, Any], where: str) -> None:
     for name, value in arguments.items():
         if value and name in SECRET:
             raise UserError(f"{where} {name}: is a secret, which no run folder may hold; {SECRET[name]}.")
-        if name == "push_to_hub" and str(value).lower() not in NO:
+        if name == "push_to_hub" and not is_off(value):
             raise UserError(f"{where} push_to_hub: a training uploads nothing; use `export --push`.")
         if not value or str(value).lower() in ("false", "none", "null") or is_trusted(name):
             continue

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 
 from workflows.core.errors import UserError
-from workflows.core.permissions import NO, check_arguments, is_here, is_offline
+from workflows.core.permissions import check_arguments, is_here, is_off, is_offline
 from workflows.experiment.cards import COMMAND, Arguments, ModelCard
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.ranges import check_ranges
@@ -185,7 +185,7 @@ def _number(value: Any) -> float | None:
 
 
 def _is_set(value: Any) -> bool:
-    return str(value).lower() not in (*NO, "[]")
+    return not is_off(value) and str(value) != "[]"
 
 
 def check_trackers(experiment: Experiment) -> None:
@@ -248,7 +248,7 @@ def check_method(experiment: Experiment) -> None:
             f"{method}: a head learns from all training rows; prompt {experiment.prompt.name}, which shows "
             "some, is for methods that write their answers."
         )
-    chats = str(experiment.arguments.get("use_chat_template", True)).lower() not in NO
+    chats = not is_off(experiment.arguments.get("use_chat_template", True))
     for what, given in (
         (f"prompt {experiment.prompt.name}", experiment.prompt.system),
         ("--set system", experiment.overrides.get("system")),

@@ -13,7 +13,7 @@ from typing import Any
 from workflows.core.errors import MomentaryError, UserError
 from workflows.core.files import read_json
 from workflows.core.hubs import HUBS, Hub, HubError, Repository, fetch, find_cached
-from workflows.core.permissions import NO, check_folder
+from workflows.core.permissions import check_folder, is_off
 from workflows.core.texts import text
 from workflows.core.told import tell
 from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT, Arguments, Label
@@ -114,7 +114,7 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
     if not folder.is_dir():
         if Path(model).is_absolute():  # no hub has such an id
             raise UserError(f"model {model}: there is no such folder.")
-        first: Hub = "modelscope" if str(arguments.get("use_hf")).lower() in NO else "huggingface"
+        first: Hub = "modelscope" if is_off(arguments.get("use_hf")) else "huggingface"
         folder = fetch_from_hubs(model, arguments.get("model_revision"), first, weights)
     check_folder(folder)
     ModelLoader.default_trust_remote_code = runs_own_code(folder)

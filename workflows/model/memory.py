@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig
 
 from workflows.core.files import read_json
-from workflows.core.permissions import NO
+from workflows.core.permissions import is_off
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import runs_own_code
@@ -187,12 +187,14 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
     derived = experiment.derives_rows
     rows = read_json(run.derived_summary)["tokens"] if derived else read_json(run.tokens)["splits"]["train"]
     weights, bits = str(merged["torch_dtype"]), merged.get("quant_bits")
-    mixed = [name for name, flag in (("bfloat16", "bf16"), ("float16", "fp16")) if _is_true(merged.get(flag))]
+    mixed = [
+        name for name, flag in (("bfloat16", "bf16"), ("float16", "fp16")) if not is_off(merged.get(flag))
+    ]
     return Workload(
         device=machine.device,
         torch_dtype=weights,
         compute_dtype=mixed[0] if mixed else weights,
-        checkpointing=_is_true(merged.get("gradient_checkpointing", True)),
+        checkpointing=not is_off(merged.get("gradient_checkpointing", True)),
         batch=passes * own.per_device_train_batch_size,
         longest=tuple(
             int(min(length, arguments.max_length or math.inf))
@@ -208,10 +210,6 @@ def load_of(run: RunFolder, arguments: Any, experiment: Experiment, machine: Mac
         has_head=experiment.has_head,
         second_pass=isinstance(recipe, LabelLoss) and recipe.beta > 0,
     )
-
-
-def _is_true(value: Any) -> bool:
-    return str(value).lower() not in NO
 
 
 def fit_to_memory(

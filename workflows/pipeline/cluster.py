@@ -293,8 +293,6 @@ def _told(work: Callable[..., Any], with_model: bool, trusted: list[str], *given
     with permitted(is_offline(), trusted):
         try:
             return work(*given), None
-        except UserError as error:
-            return None, str(error)
         except Exception as error:
             if (said := what_to_mend(error, [Path.cwd()])) is None:
                 raise

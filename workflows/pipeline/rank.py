@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from swift.utils import init_process_group
 
-from workflows.core.errors import UserError, what_to_mend
+from workflows.core.errors import what_to_mend
 from workflows.core.files import write_json
 from workflows.core.permissions import is_offline, permitted
 from workflows.core.run_folder import RunFolder
@@ -40,8 +40,7 @@ def main(folder: str, name: str, inputs: str, command: str, *trusted: str) -> in
             job = Job(run, load_experiment(run.experiment), screen, LoadedModel(), inputs)
             summary = next(stage for stage in STAGES if stage.name == name).do(job)
         except Exception as error:
-            mend = str(error) if isinstance(error, UserError) else what_to_mend(error, [folder])
-            if mend is None:
+            if (mend := what_to_mend(error, [folder])) is None:
                 raise
             write_json(result_of(run, name), {"error": mend})
             return 2

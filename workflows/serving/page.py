@@ -141,7 +141,7 @@ def _told(upload: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = str(error) if isinstance(error, UserError | Full) else what_to_mend(error, [gettempdir()])
+        found = str(error) if isinstance(error, Full) else what_to_mend(error, [gettempdir()])
         if found is None:
             raise
         found = found.replace(f"; {GOES_ON}", "")  # there is no command here

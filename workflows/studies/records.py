@@ -134,7 +134,8 @@ def refuse_to_lose(path: Path, kept: Collection[str], names: dict[str, str]) -> 
         for key, folder in found["folders"].items():
             at = Path(folder)
             moved = key in names and at.parent == Path("runs") and at.name != names[key]
-            here |= {key} if (path.parent / at).exists() and not moved else set()
+            if (path.parent / at).exists() and not moved:
+                here.add(key)
         lost = found["runs"].keys() - here - {*kept}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # none is there, or nothing that can be read

@@ -154,6 +154,7 @@ def _do_missing(
     start, failed = time.monotonic(), list[str]()
     names = {run.name for run in missing}
     done = {cell.panel: run for cell, run in taken if run.name not in names and not run.without_model}
+    tested = {panel: (run, run.record) for panel, run in done.items()}
     for number, run in enumerate(missing):
         expected = expected_seconds(runs)
         times = [expected.get((each.kind, each.size)) for each in missing[number:]]
@@ -167,15 +168,14 @@ def _do_missing(
             started = start_run(run.experiment, run.folder.path, screen)
             do_stages(started, run.experiment, run.stages, screen, folder / "features", others)
         except Exception as error:
-            why = str(error) if isinstance(error, UserError) else what_to_mend(error, [folder])
-            if why is None:
+            if (why := what_to_mend(error, [folder])) is None:
                 raise
             screen.say(f"not done: {why}")
             failed.append(why)
             continue
+        here = run, run.record
         for panel in {cell.panel for cell, each in taken if each is run}:
-            other = done.setdefault(panel, run)
-            refuse_other_test_rows(study, (run, run.record), (other, other.record))
+            refuse_other_test_rows(study, here, tested.setdefault(panel, here))
     return failed
 
 
