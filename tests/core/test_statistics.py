@@ -88,7 +88,7 @@ def test_the_interval_of_a_standard_deviation_is_that_of_chi_square() -> None:
 
 def test_holm_gives_the_clearest_difference_the_strictest_interval() -> None:
     clear, doubtful, none = (
-        Resampled(mean, np.random.default_rng(at).normal(mean, 1, 10_000), 1.0, 1.0, np.inf)
+        Resampled(mean, np.random.default_rng(at).normal(mean, 1, 10_000), 1.0, 1.0, np.inf, 1000)
         for at, mean in enumerate((9, 2.1, 0))
     )
     found = holm_intervals([none, clear, doubtful], 3)
@@ -109,7 +109,7 @@ def test_holm_stops_where_the_first_interval_holds_zero() -> None:
     rng = np.random.default_rng(11)
     for _ in range(60):
         each = [
-            Resampled(mean, mean + rng.choice([-1, 1]) * (rng.exponential(1, 4000) - 1), 1.0, 1.3, 7.0)
+            Resampled(mean, mean + rng.choice([-1, 1]) * (rng.exponential(1, 4000) - 1), 1.0, 1.3, 7.0, 1000)
             for mean in rng.uniform(2, 4, 6)
         ]
         found = holm_intervals(each, 6)

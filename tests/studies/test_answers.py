@@ -94,6 +94,20 @@ def test_all_rows_right_is_no_certainty(tmp_path: Path) -> None:
     arms = found["panels"][0]["arms"]
     assert arms["lora"][0]["accuracy_interval"] == pytest.approx([0.940, 1.0], abs=0.001)  # Wilson, 60 of 60
     assert arms["tfidf"][0]["accuracy_interval"] == pytest.approx([0.0, 0.060], abs=0.001)
+    equal = _answer(tmp_path / "equal", lambda arm, size, draw: ROWS)
+    for point in equal["panels"][0]["pairs"][0]["points"]:
+        assert (point["difference"], point["ahead"]) == (0, 0)
+        low, high = point["holm_interval"]
+        assert low < -0.06
+        assert high > 0.06
+
+
+def test_of_one_draw_it_is_said_that_it_tells_nothing_of_others(tmp_path: Path) -> None:
+    alone = CARD[: CARD.index("compare:")].replace("draws: 7", "draws: 1").replace("draws: 6", "draws: 1")
+    found = _answer(tmp_path, lambda arm, size, draw: 30, alone)
+    assert [each["en"] for each in found["answer"]] == [
+        "One draw says nothing of how much another would differ; ask for more by --draws."
+    ]
 
 
 def test_arms_with_one_number_of_labels_are_drawn_below_each_other(tmp_path: Path) -> None:

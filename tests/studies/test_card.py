@@ -310,7 +310,7 @@ def test_a_default_that_is_named_goes_before_the_cards_own() -> None:
 
 def test_where_all_sizes_are_beyond_the_rows_there_is_no_study(tmp_path: Path) -> None:
     study = _load(_write(tmp_path, SMALL.replace("[32, all]", "[32, 64]")))
-    with pytest.raises(UserError, match="fewer training rows than each of its sizes, 32, 64"):
+    with pytest.raises(UserError, match="fewer training rows than each of its sizes, 32, 64; give"):
         find_runs(study, tmp_path / "out", {}, lambda experiment: {"train": 31})
 
 
@@ -320,13 +320,15 @@ def test_where_all_sizes_are_beyond_the_rows_there_is_no_study(tmp_path: Path) -
         ("base-against-instruct", ("--model", "tiny"), "--model: would change no run"),
         ("methods", ("--method", "head"), "--method: would change no run"),
         ("transfer", ("--data-file", "own.csv"), "--data-file: the arms of study transfer differ"),
+        ("transfer", ("--dataset", "waimai"), "--dataset: would change no run"),
     ],
 )
+@pytest.mark.parametrize("smoke", [True, False])
 def test_an_option_that_would_change_nothing_or_make_arms_alike_is_refused(
-    name: str, flags: tuple[str, ...], message: str
+    name: str, flags: tuple[str, ...], message: str, smoke: bool
 ) -> None:
     with pytest.raises(UserError, match=message):
-        _load(name, *flags)
+        _load(name, *flags, smoke=smoke)
 
 
 def test_an_arm_called_lora_gets_no_other_method(tmp_path: Path) -> None:
@@ -355,3 +357,6 @@ def test_a_file_of_ones_own_takes_the_place_of_the_data_sets() -> None:
     study = _load("learning-curve", *flags)
     assert {each.dataset.name for _, each in cells_of(study, _rows)} == {"own"}
     assert study.grid == {}
+    # Each label keeps its share of the test rows, as the split of the card's own files does not see to.
+    assert {each.data.split for _, each in cells_of(study, _rows)} == {"standard"}
+    assert _load("learning-curve", *flags, "--split", "course").options["split"] == "course"

@@ -293,6 +293,45 @@ def test_a_run_that_cannot_be_done_keeps_no_other_from_it(command: Command, tmp_
     assert "report: " in done.stdout
 
 
+def test_a_study_of_a_file_of_ones_own(command: Command, tmp_path: Path) -> None:
+    table, card, out = tmp_path / "reviews.csv", tmp_path / "few.yaml", tmp_path / "out"
+    lines = [f"第{at}家店：{'好吃' if at % 3 else '难吃'},{at % 3 and 1}" for at in range(200)]
+    table.write_text("\n".join(["t,l", *lines]), encoding="utf-8")
+    card.write_text(CARD[: CARD.index("arms:")] + "arms: {tfidf: {}, majority: {}}\n", encoding="utf-8")
+    columns = ("--text-column", "t", "--label-column", "l", "--labels")
+
+    def study(*more: object, file: Path = table, labels: str = "0=差评,1=好评") -> tuple[int, str, str]:
+        done = command("study", card, "--data-file", file, *columns, labels, "--output", out, *more)
+        return done.returncode, done.stdout, done.stderr
+
+    # What is refused leaves nothing behind, and a plan is refused as the study is.
+    refusals = {
+        "typo.csv: there is no such file": study("--plan", file=tmp_path / "typo.csv"),
+        "label '1' is none of 差评, 好评": study("--plan", labels="0=差评,2=好评"),
+        "--set sizes: SWIFT has no such argument": study("--set", "sizes=16"),
+        "typo.csv: there is no such file.": study(file=tmp_path / "typo.csv"),
+    }
+    for message, (code, _, errors) in refusals.items():
+        assert (code, errors.count("\n")) == (2, 1), errors
+        assert message in errors
+        assert "rejected.jsonl" not in errors
+    assert not out.exists()
+    assert study()[0] == 0
+    found = read_json(out / "study.json")
+    assert found["panels"][0]["test_rows"] == 20
+    other = tmp_path / "others.csv"
+    other.write_bytes(table.read_bytes())
+    code, _, errors = study(file=other)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert "out: holds a page of data_file reviews.csv, not others.csv" in errors
+    # The rows were counted while the file was there.
+    table.unlink()
+    code, shown, errors = study("--so-far")
+    assert code == 0, errors
+    assert "4 runs, 4 of them finished" in shown
+    assert read_json(out / "study.json")["runs"] == found["runs"]
+
+
 OPTIONAL = """
 question: {en: "Which is better?", zh: 哪个更好？}
 options: {test_samples: 40}
@@ -366,6 +405,26 @@ def test_an_arm_is_left_out_where_its_model_cannot_be_had(
         rows = re.findall(r"demo-tiny-chat-(\w+) +16 +1 +0 +~\d+ +~0\.\d\d +~\d\.\d\n", planned.stdout)
         assert rows == ["head", "lora"]
         assert planned.stdout.count("calibrating on") == 1
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_had_is_said_before_the_first_run(
+    command: Command, hub: FakeHub, tmp_path: Path
+) -> None:
+    card, out = tmp_path / "needed.yaml", tmp_path / "out"
+    card.write_text(OPTIONAL.replace("optional: true", "optional: false"), encoding="utf-8")
+    study = ("study", card, "--output", out)
+    done = command(*study, env=_without_hub(hub))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "study needed, chat: model someone/tiny-chat: could not be downloaded" in done.stderr
+    table = tmp_path / "reviews.csv"
+    lines = [f"第{at}家店：{'好吃' if at % 2 else '难吃'},{at % 2}" for at in range(400)]
+    table.write_text("\n".join(["t,l", *lines]), encoding="utf-8")
+    columns = ("--text-column", "t", "--label-column", "l", "--labels", "0=negative,1=positive")
+    done = command(*study, "--scale", "smoke", "--data-file", table, *columns)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "study needed, chat: label words 'negative' are" in done.stderr
+    assert not [*out.glob("runs/*")]
 
 
 @pytest.mark.slow

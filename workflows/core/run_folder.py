@@ -108,6 +108,11 @@ def checkpoint_is_gone(run: RunFolder) -> UserError:
     )
 
 
+def listed_in(run: RunFolder) -> str:
+    """What a refusal ends with that has written its rows to the run folder."""
+    return f" All rejected rows are listed in {run.rejected}."
+
+
 def finished_stages(run: RunFolder) -> dict[str, dict[str, Any]]:
     """For each finished stage its record: the fingerprints of its inputs, seconds, peak memory, when."""
     return read_json(run.stages) if run.stages.exists() else {}

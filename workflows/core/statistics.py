@@ -128,6 +128,7 @@ class Resampled:
     error: float  # the standard error
     too_narrow: float  # by how much the resamples spread less than that, since draws are few: 1 and above
     freedom: float  # the degrees of freedom of `error`
+    rows: int
 
 
 def resample_mean(values: np.ndarray) -> Resampled:
@@ -148,13 +149,19 @@ def resample_mean(values: np.ndarray) -> Resampled:
         too_narrow = math.sqrt(variance / (variances * (counts - 1) / counts).sum())
         freedom = float(variance**2 / (variances**2 / np.maximum(counts - 1, 1)).sum())
     drawn = crossed_bootstrap(values)
-    return Resampled(float(values.mean()), drawn, math.sqrt(variance), too_narrow, freedom)
+    return Resampled(float(values.mean()), drawn, math.sqrt(variance), too_narrow, freedom, values.shape[1])
 
 
 def resampled_interval(found: Resampled, level: float = 0.05) -> list[float]:
     """The middle 1 - `level` of the resamples, widened to what so few draws bear: Student's t in the normal
     distribution's place.
+
+    Where all rows are alike, which is no proof of certainty, by Wilson (1927), of what none of them shows.
     """
+    if found.error == 0:
+        z_squared = float(chi2.isf(level, 1))
+        unseen = z_squared / (found.rows + z_squared)
+        return [max(-1.0, found.mean - unseen), min(1.0, found.mean + unseen)]
     quantiles = np.quantile(found.drawn, [level / 2, 1 - level / 2])
     widened = found.too_narrow * student_t.isf(level / 2, found.freedom) / norm.isf(level / 2)
     return [float(found.mean + widened * (quantile - found.mean)) for quantile in quantiles]

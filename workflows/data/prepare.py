@@ -15,7 +15,7 @@ import numpy as np
 from workflows.core.errors import UserError
 from workflows.core.files import json_line, open_whole, sha256, write_json, write_jsonl
 from workflows.core.rows import Rows
-from workflows.core.run_folder import SPLITS, RunFolder
+from workflows.core.run_folder import SPLITS, RunFolder, listed_in
 from workflows.core.tables import open_table
 from workflows.data.corrections import apply_corrections, drop_corrected
 from workflows.data.examples import show_examples
@@ -70,7 +70,7 @@ def prepare(job: Job) -> dict[str, Any]:
             rows = classify_rows(tables, card, options.neutral, bar)
     except UnknownLabels as error:
         write_jsonl(run.rejected, rejected_rows(error.rows, error.rows.read()))
-        raise UserError(f"{error} All rejected rows are listed in {run.rejected}.") from error
+        raise UserError(f"{error}{listed_in(run)}") from error
     source = {split: rows.kept(split) for split in tables}
     for split, at in source.items():
         if len(at) == 0:

@@ -188,6 +188,15 @@ def check_label_words(tokenizer: Any, labels: tuple[Label, ...]) -> None:
             )
 
 
+def check_words(experiment: Experiment, folder: Path) -> None:
+    """As `check_label_words`, where the model's files are in `folder`; a head writes no words."""
+    from transformers import AutoTokenizer
+
+    if not experiment.has_head:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
+        check_label_words(tokenizer, experiment.labels)
+
+
 def label_tokens(template: Any, labels: tuple[Label, ...]) -> list[list[int]]:
     """Each label's whole answer: the tokens of its words, then the mark that ends an answer in training."""
     end = template.template_meta.stop_token_id
@@ -200,8 +209,6 @@ def with_local_model(experiment: Experiment) -> Experiment:
     What a hub id left open (model_type, template) is read from the folder's files.
     Raises UserError where the environment, the model or the label words do not fit.
     """
-    from transformers import AutoTokenizer
-
     check_environment(experiment.model, experiment.tuning.engine)
     check_machine(experiment)
     folder = fetch_model(experiment.arguments)
@@ -210,7 +217,5 @@ def with_local_model(experiment: Experiment) -> Experiment:
     readied = replace(experiment, model=ready)
     check_environment(ready, experiment.tuning.engine)  # the family of a hub id is known only now
     check_method(readied)
-    if not experiment.has_head:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=runs_own_code(folder))
-        check_label_words(tokenizer, experiment.labels)
+    check_words(experiment, folder)
     return readied

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from workflows.core.errors import UserError
+from workflows.core.files import read_json
 from workflows.core.statistics import (
     Resampled,
     deviation_interval,
@@ -19,7 +20,6 @@ from workflows.core.statistics import (
     holm_intervals,
     resample_mean,
     resampled_interval,
-    wilson_interval,
 )
 from workflows.core.texts import Text, text, with_interval
 from workflows.studies.card import Size, Study, sizes_of
@@ -120,6 +120,22 @@ def _panel(study: Study, values: tuple[Any, ...], taken: Taken, records: dict[st
     }
 
 
+def refuse_other_data(study: Study, folder: Path) -> None:
+    """Raise UserError where `folder` holds the page of another study, or of this one on other data."""
+    try:
+        there = read_json(folder / "study.json")
+        asked = {"study": study.name, **{name: _shown(value) for name, value in study.options.items()}}
+        held = {"study": there["study"], **there["options"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none is there, or nothing that can be read
+    for name in ("study", "dataset", "data_file", "model"):
+        if held.get(name) != asked.get(name):
+            raise UserError(
+                f"{folder}: holds a page of {name} {held.get(name)}, not {asked.get(name)}, which would be "
+                "written over; name another folder by --output."
+            )
+
+
 def refuse_other_test_rows(study: Study, one: tuple[Run, Record], other: tuple[Run, Record]) -> None:
     """Raise UserError where two runs of a panel, each with its record, were tested on different rows."""
     (run, record), (first, tested) = one, other
@@ -159,8 +175,6 @@ def _spread(right: np.ndarray) -> Point:
     """Accuracy of each draw, their mean with its interval, and their standard deviation."""
     each, found = right.mean(1).tolist(), resample_mean(right)
     low, high = resampled_interval(found)
-    if found.error == 0:  # all rows right, or none: that is no proof of certainty
-        low, high = wilson_interval(int(right[0].sum()), right.shape[1])
     return {
         "accuracies": each,
         "accuracy": mean(each),
@@ -217,6 +231,8 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     for arm, points in {} if panel["pairs"] else panel["arms"].items():
         said += [_luck(study.title(arm), point) for point in points if point["sd"] is not None]
     few = [each["draws"] for pair in panel["pairs"] for each in pair["points"] if not each["enough_draws"]]
+    if not panel["pairs"] and panel["arms"] and not said:
+        said.append(text("one_draw_has_no_spread"))
     if few and max(few) == 1:
         said.append(text("one_draw_is_too_few", fewest=FEWEST_DRAWS))
     elif few:

@@ -28,6 +28,7 @@ from workflows.experiment.cards import (
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import RunOptions, SourceOptions, TuningOptions, asked
 from workflows.experiment.resolve import GROUPS, options_of, resolve
+from workflows.model.swift_names import check_overrides
 
 Options = dict[str, Any]
 Rows = dict[str, int]  # by split; empty where nothing is known
@@ -174,20 +175,23 @@ def load_study(
     given: Options = {**groups.get("data", {}), **groups.get("tuning", {})}
     for flag in (f"--{each.replace('_', '-')}" for each in OF_A_STUDY if each in given):
         raise UserError(f"{flag}: is set by the study's sizes and draws; leave it out.")
-    if smoke:
-        study = _smoke(study)
-    without_effect = [option for option in given if option not in REPEATED and not _has_effect(study, option)]
+    whole, study = study, _smoke(study) if smoke else study
+    without_effect = [
+        option
+        for option in given
+        if option not in REPEATED and not (_has_effect(whole, option) and _has_effect(study, option))
+    ]
     if without_effect:
         flag = without_effect[0].replace("_", "-")
         raise UserError(
             f"--{flag}: would change no run of study {study.name}: its arms have their own; leave it out."
         )
     if "data_file" in given and "dataset" not in given:  # it takes the place of the study's own
-        if any("dataset" in arm.options for arm in study.arms.values()):
+        if any("dataset" in arm.options for arm in whole.arms.values()):
             raise UserError(
                 f"--data-file: the arms of study {study.name} differ by their data sets; leave it out."
             )
-        study = _without(study, "dataset")
+        study = _without(study, "dataset", "split")  # a split for the card's own files
     if draws is not None:
         arms = {arm: replace(each, draws=None) for arm, each in study.arms.items()}
         study = replace(study, draws=draws, arms=arms)
@@ -331,6 +335,7 @@ def _resolve(study: Study, panel: tuple[Any, ...], arm: str) -> Experiment:
         experiment = resolve(asked_of)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    check_overrides(experiment.overrides, experiment.recipe)
     if experiment.dataset.task == "regression":
         raise UserError(f"study {study.name}: is about accuracy; {experiment.dataset.name} has numbers.")
     return experiment

@@ -6,15 +6,15 @@ finished already, in this study, another or alone, is taken as it is.
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_json
-from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.run_folder import RunFolder, finished_stages, listed_in
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment, save_experiment
-from workflows.model.swift_names import check_overrides
 from workflows.pipeline.run import OUTPUTS, are_done, do_stages
 from workflows.studies.card import SYSTEMS, Cell, Rows, Size, Study, cells_of, sizes_of
 from workflows.studies.records import Record, key_of, record_of, stages_of
@@ -83,7 +83,6 @@ def find_runs(
         text = save_experiment(experiment)
         name = f"{experiment.name}-{fingerprint(text)}"
         if name not in runs:
-            check_overrides(experiment.overrides, experiment.recipe)
             size: Size = "all"
             if experiment.data.train_samples is not None:
                 size = experiment.data.train_samples
@@ -99,7 +98,10 @@ def find_runs(
         taken.append((cell, runs[name]))
     if not taken:
         sizes = ", ".join(map(str, sizes_of(study)))
-        raise UserError(f"study {study.name}: there are fewer training rows than each of its sizes, {sizes}.")
+        raise UserError(
+            f"study {study.name}: there are fewer training rows than each of its sizes, {sizes}; give more "
+            "rows, or a card of your own with smaller sizes."
+        )
     for run in runs.values():
         if not run.folder.experiment.exists():
             run.folder = _finished_elsewhere(run) or run.folder
@@ -112,24 +114,30 @@ def find_runs(
 def without_missing_models(
     study: Study, taken: Taken, weights: bool, screen: Screen
 ) -> tuple[Study, Taken, list[dict[str, str]]]:
-    """The study and its cells without the optional arms whose model cannot be had; these arms, each with its
-    `model` and `why`.
+    """The study and its cells without the optional arms whose model cannot be had, or cannot say the labels;
+    these arms, each with its `model` and `why`.
 
     An arm of which a run is finished stays; its other runs are left for later.  `weights`: whether models are
-    fetched whole, or what describes them only.  Raises UserError where no arm is left.
+    fetched whole, or, of optional arms, what describes them only.  Raises UserError where no arm is left or,
+    with `weights`, where it is so of an arm that is not optional: before the first run, not after each.
     """
-    whys: dict[str, str | None] = {}  # by model, which is asked for once
+    whys: dict[tuple[str, ...], str | None] = {}  # by model and label words, which are asked for once
     left_out: dict[str, dict[str, str]] = {}
     begun = {cell.arm for cell, run in taken if study.arms[cell.arm].optional and run.is_done}
     for cell, run in taken:
-        arm, model = cell.arm, run.experiment.model.name
-        if not study.arms[arm].optional or arm in left_out or run.without_model or run.is_done:
+        arm, model, optional = cell.arm, run.experiment.model.name, study.arms[cell.arm].optional
+        needed = optional or (weights and run.makes - {"baselines"})
+        if not needed or arm in left_out or run.without_model or run.is_done:
             continue
-        if model not in whys:
+        words = () if run.experiment.has_head else (label.words for label in run.experiment.labels)
+        asked = (model, *words)
+        if asked not in whys:
             screen.say(f"asking for model {model} …")
-            whys[model] = _why_no_model(run.experiment, weights, screen)
-        if (why := whys[model]) is None:
+            whys[asked] = _why_no_model(run.experiment, weights, screen)
+        if (why := whys[asked]) is None:
             continue
+        if not optional:
+            raise UserError(f"study {study.name}, {arm}: {why}")
         if arm in begun:
             run.without_model = True
             screen.say(f"arm {arm}, {run.size} training rows: left for later: {why}")
@@ -146,10 +154,10 @@ def without_missing_models(
 
 def _why_no_model(experiment: Experiment, weights: bool, screen: Screen) -> str | None:
     with tempfile.TemporaryDirectory() as folder, screen.output_to(Path(folder) / "swift.log"):
-        from workflows.model.folder import fetch_model
+        from workflows.model.folder import check_words, fetch_model
 
         try:
-            fetch_model(experiment.arguments, weights)
+            check_words(experiment, fetch_model(experiment.arguments, weights))
         except UserError as error:
             return str(error)
     return None
@@ -166,8 +174,9 @@ def _finished_elsewhere(run: Run) -> RunFolder | None:
     return None
 
 
-def row_counter(folder: Path, needed: bool, screen: Screen) -> Callable[[Experiment], Rows]:
-    """What counts the rows of an experiment's splits: its data are prepared, whole, in folder/data.
+def row_counter(folder: Path, counted: Path, needed: bool, screen: Screen) -> Callable[[Experiment], Rows]:
+    """What counts the rows of an experiment's splits: its data are prepared, whole, in folder/data, unless
+    counted/data has them.
 
     `needed`: whether data that cannot be had raise their UserError; else nothing is known of their rows.
     """
@@ -179,15 +188,22 @@ def row_counter(folder: Path, needed: bool, screen: Screen) -> Callable[[Experim
         )
         name = f"{experiment.dataset.name}-{fingerprint([asdict(data), asdict(experiment.dataset)])}"
         if name not in counts:
-            run, whole = RunFolder(folder / "data" / name), replace(experiment, data=data, mixed=())
+            run, whole = RunFolder(counted / "data" / name), replace(experiment, data=data, mixed=())
             if not are_done(run, whole, ("prepare",)):
+                path = folder / "data" / name
+                run = RunFolder(path, is_new=not path.exists())
                 screen.say(f"counting the rows of {experiment.dataset.name}")
                 try:
                     do_stages(run, whole, ("prepare",), screen)
                 except UserError as error:
+                    for each in (path.parent, folder):
+                        with suppress(OSError):  # it holds something
+                            each.rmdir()
+                    # What is listed in a temporary folder is gone when it is read.
+                    why = str(error) if folder == counted else str(error).replace(listed_in(run), "")
                     if needed:
-                        raise
-                    screen.say(f"not known how many rows there are: {error}")
+                        raise UserError(why) from error
+                    screen.say(f"not known how many rows there are: {why}")
                     return counts.setdefault(name, {})
             splits = read_json(run.manifest)["splits"]
             counts[name] = {split: splits[split]["rows"] for split in splits}

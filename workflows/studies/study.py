@@ -23,7 +23,7 @@ from workflows.experiment.options import RunOptions, flags_of
 from workflows.pipeline.cluster import Task, each_once, on_cluster, run_in_task
 from workflows.pipeline.run import OUTPUTS, do_stages, start_run
 from workflows.reporting.render import write_report
-from workflows.studies.answers import answer, refuse_other_test_rows
+from workflows.studies.answers import answer, refuse_other_data, refuse_other_test_rows
 from workflows.studies.card import Study, load_study
 from workflows.studies.hub_card import write_hub_card
 from workflows.studies.page import build_page
@@ -60,13 +60,15 @@ def work_on_study(
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
     _refuse_other_folder(folder)
     known = read_known_runs(known_runs)
-    with TemporaryDirectory(prefix="study-") if plan or so_far else nullcontext(folder) as counted:
-        taken = find_runs(study, folder, known, row_counter(Path(counted), not (plan or so_far), screen))
+    needed = not so_far and (not plan or flags.data.data_file is not None)  # what is named is there
+    with TemporaryDirectory(prefix="study-") if plan or so_far else nullcontext(folder) as place:
+        taken = find_runs(study, folder, known, row_counter(Path(place), folder, needed, screen))
     if plan:
         _, taken, _ = without_missing_models(study, taken, False, screen)
         runs = [*{run.name: run for _, run in taken}.values()]
         screen.say(render_plan(runs, lambda asked: estimate(asked, screen)))
         return folder, None
+    refuse_other_data(study, folder)
     command = [*COMMAND.split(), "study", name, *flags_of(flags, named)]
     command += [] if scale == "full" else ["--scale", scale]
     command += [] if draws is None else ["--draws", str(draws)]

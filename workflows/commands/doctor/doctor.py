@@ -7,7 +7,7 @@ from typing import Any
 from workflows.commands.doctor.checks import FILE, Check, as_json, check_machine, render_check
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen, as_typed
-from workflows.core.texts import in_language, text, texts
+from workflows.core.texts import in_language, one_after_another, text, texts
 
 
 def see_doctor(gpu: bool, as_one_object: bool, language: str, output: Path | None, screen: Screen) -> int:
@@ -30,7 +30,7 @@ def see_doctor(gpu: bool, as_one_object: bool, language: str, output: Path | Non
             checks.append(check)
             lines.say(render_check(check, language))
         wrong = [check.name for check in checks if check.status == "wrong"]
-        names = ", ".join(in_language(texts("doctor_checks")[name], language) for name in wrong)
+        names = one_after_another([texts("doctor_checks")[name] for name in wrong], ", ", "、")
         said = text("doctor_unwell", names=names) if wrong else text("doctor_well")
         lines.say(in_language(said, language))
         found: dict[str, Any] = {

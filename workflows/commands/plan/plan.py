@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from workflows.core.errors import UserError
-from workflows.core.run_folder import RunFolder
+from workflows.core.run_folder import RunFolder, listed_in
 from workflows.core.screen import Screen, as_text
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.recipes import Plain
@@ -49,7 +49,10 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
             start = time.monotonic()
             from workflows.commands.plan.estimate import estimate
 
-            return estimate(run, experiment, time.monotonic() - start, screen)
+            try:
+                return estimate(run, experiment, time.monotonic() - start, screen)
+            except UserError as error:  # the folder is gone when it is read
+                raise UserError(str(error).replace(listed_in(run), "")) from error
 
 
 def covers(experiment: Experiment) -> bool:
