@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from workflows.core.files import read_json, read_jsonl
+from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.run_folder import RunFolder, locked
 from workflows.experiment.cards import ROOT
 
@@ -192,6 +192,27 @@ def test_a_run_folder_of_another_experiment_is_not_touched(command: Command, tmp
     done = command("prepare", "--data-seed", 7, "--run-folder", tmp_path / "run")
     assert done.returncode == 2
     assert "holds another experiment" in done.stderr
+    run = RunFolder(tmp_path / "run")
+    before = run.experiment.read_bytes()
+    run.stages.unlink()  # as an exported model has none
+    done = command("prepare", "--data-seed", 7, "--run-folder", run.path)
+    assert done.returncode == 2
+    assert "holds another experiment" in done.stderr
+    assert run.experiment.read_bytes() == before
+    write_json(run.exported, {})
+    for words in (("score", run.path), ("reproduce", run.path), ("compare", run.path, tmp_path)):
+        done = command(*words)
+        assert done.returncode == 2
+        assert f"{run.path}: was written by `export`; name the run itself" in done.stderr
+
+
+def test_a_preset_has_no_model_and_no_data_of_its_own(command: Command, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("tuner_type: lora\nmodel: someone/model\n", encoding="utf-8")
+    done = command("run", "--method", preset, "--run-folder", tmp_path / "run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "mine.yaml: model: the run sets this itself; use --model; take it out." in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_is_no_run_is_not_touched(command: Command, tmp_path: Path) -> None:
@@ -207,6 +228,9 @@ def test_options_beside_a_run_folder_are_refused(command: Command, tmp_path: Pat
     done = command("run", tmp_path / "run", "--seed", 7, "--balance")
     assert done.returncode == 2
     assert "--balance, --seed would be ignored" in done.stderr
+    done = command("run", tmp_path / "run", "--seed", 42, "--method", "lora")  # defaults, and named
+    assert done.returncode == 2
+    assert "--method, --seed would be ignored" in done.stderr
     done = command("run", tmp_path / "other", "--seed", 7)
     assert done.returncode == 2
     assert (

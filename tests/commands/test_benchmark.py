@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import Command
-from workflows.commands.benchmark.benchmark import smallest_lead
+from tests.conftest import Command, make_experiment
+from workflows.commands.benchmark.benchmark import about, smallest_lead
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT
+from workflows.model.machine import Machine
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,14 @@ def test_a_benchmark_writes_times_and_ratios(
     if kind == "training":  # the same rows in the same order give the same losses
         assert figures["largest_difference_of_a_loss"] < 1e-4
         assert figures["steps"] == 3
+
+
+def test_the_dtype_is_that_of_the_run() -> None:
+    """The embedded model's card has its own."""
+    machine = Machine("cpu", "a CPU with bf16", "bfloat16", "")
+    assert about(make_experiment(), machine, {"rows": 1}, 1)["torch_dtype"] == "float32"
+    asked = make_experiment("--model", "qwen2.5-0.5b-instruct")
+    assert about(asked, machine, {"rows": 1}, 1)["torch_dtype"] == "bfloat16"
 
 
 def test_a_benchmark_needs_a_finished_run(command: Command, tmp_path: Path) -> None:

@@ -213,7 +213,8 @@ def test_where_the_checkpoint_is_gone_the_way_to_a_new_one_works(
     run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
     shutil.rmtree(run.sft)
     vllm = ("serve", run.path, "--engine", "vllm")
-    for words in (("export", run.path), ("predict", run.path, "--text", "好"), vllm):
+    benchmark = ("benchmark", "inference", run.path)
+    for words in (("export", run.path), ("predict", run.path, "--text", "好"), vllm, benchmark):
         said = command(*words)
         assert said.returncode == 2
         assert f"is gone; to train again remove {run.training}, then `run {run.path}`" in said.stderr

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from run_swift import main
 from workflows.core.errors import is_out_of_memory, what_to_mend
@@ -56,6 +56,14 @@ def test_a_folder_that_is_gone_is_named(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert f"{folder}: this folder is gone" in str(_line(lambda: WRITERS[name](folder / "file")))
     assert f"{folder}: this folder is gone" in str(_line(lambda: (folder / "file").open("w")))
+
+
+def test_weights_that_are_torn_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1000)}, path)
+    for whole in (path.read_bytes()[:2000], b"version https://git-lfs.github.com/spec/v1"):
+        path.write_bytes(whole)
+        assert "a .safetensors file of the model, its checkpoint" in str(_line(lambda: load_file(path)))
 
 
 def test_the_fault_of_a_program_keeps_its_traceback(tmp_path: Path) -> None:

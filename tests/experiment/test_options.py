@@ -174,3 +174,10 @@ def test_a_preset_of_ones_own_is_a_method(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_experiment(run.experiment) == experiment
     with pytest.raises(UserError, match=r"method 'none\.yaml' is not known"):
         make_experiment("--method", "none.yaml")
+
+
+def test_the_default_prompt_goes_by_whether_the_model_chats() -> None:
+    model = ["--model", "someone/my-qwen", "--set"]
+    assert make_experiment(*model, "use_chat_template=true").prompt.name == "zh-question"
+    assert make_experiment(*model, "use_chat_template=false").prompt.name == "zh-continue"
+    assert make_experiment(*model[:2]).prompt.name == "zh-continue"

@@ -26,6 +26,10 @@ from workflows.model.folder import check_label_words, check_machine, fetch_from_
 TINY = ROOT / "workflows" / "tiny" / "model"
 
 
+def _is_base(card: ModelCard) -> bool:
+    return card.arguments.get("use_chat_template") is False
+
+
 def _copy_tiny(folder: Path, **config: object) -> Path:
     shutil.copytree(TINY, folder)
     path = folder / "config.json"
@@ -53,7 +57,7 @@ def test_the_promised_models_have_cards() -> None:
         card = load_model_card(name)
         chats = ("qwen3-0.6b", "qwen3-1.7b", "qwen3.5-0.8b")
         is_base = "chat" not in name and "instruct" not in name and name not in ("tiny", *chats)
-        assert card.is_base == is_base, name
+        assert _is_base(card) == is_base, name
         assert (card.arguments.get("enable_thinking") is False) == (name in {*chats, *pictures}), name
         frozen = [card.arguments.get(part) for part in ("freeze_vit", "freeze_aligner")]
         assert frozen == ([True, True] if name in pictures else [None, None]), name
@@ -61,14 +65,26 @@ def test_the_promised_models_have_cards() -> None:
 
 def test_a_hub_id_of_a_card_is_that_card_and_others_go_by_their_name() -> None:
     assert load_model_card("Qwen/Qwen2.5-0.5B-Instruct") == load_model_card("qwen2.5-0.5b-instruct")
-    assert load_model_card("someone/Qwen2.5-3B").is_base
-    assert not load_model_card("someone/Qwen2.5-3B-Instruct").is_base
+    assert _is_base(load_model_card("someone/Qwen2.5-3B"))
+    assert not _is_base(load_model_card("someone/Qwen2.5-3B-Instruct"))
     assert load_model_card("Qwen/Qwen3.5-0.8B-Base") == load_model_card("qwen3.5-0.8b-base")
-    assert load_model_card("Qwen/Qwen3.5-2B-Base").is_base
-    assert not load_model_card("Qwen/Qwen3.5-2B").is_base
-    assert not load_model_card("someone/qwen3.5-based-reviews").is_base
+    assert _is_base(load_model_card("Qwen/Qwen3.5-2B-Base"))
+    assert not _is_base(load_model_card("Qwen/Qwen3.5-2B"))
+    assert not _is_base(load_model_card("someone/qwen3.5-based-reviews"))
     with pytest.raises(UserError, match=r"Did you mean qwen2\.5-0\.5b"):
         load_model_card("qwen2.5-0.5")
+
+
+def test_a_folder_that_was_not_copied_whole_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = _copy_tiny(tmp_path / "copied")
+    fetch_model(load_model_card(str(folder)).arguments)
+    weights = folder / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"copied: lacks weights, a part of them or the tokenizer"):
+        fetch_model(load_model_card(str(folder)).arguments)
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json: not readable as JSON: .*git lfs pull"):
+        load_model_card(str(folder))
 
 
 def test_a_folder_says_itself_whether_it_is_a_base_model(tmp_path: Path) -> None:
@@ -136,7 +152,7 @@ def test_a_chat_template_runs_nothing(tmp_path: Path) -> None:
 def test_a_folder_of_the_first_qwen_is_known_by_its_config(tmp_path: Path) -> None:
     folder = _copy_tiny(tmp_path / "Qwen-1_8B", model_type="qwen", architectures=["QWenLMHeadModel"])
     card = load_model_card(str(folder))
-    assert card.is_base
+    assert _is_base(card)
     assert card.arguments["model_type"] == "qwen"
 
 

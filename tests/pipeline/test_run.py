@@ -12,6 +12,7 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, sha256
 from workflows.core.run_folder import RunFolder, locked
 from workflows.core.screen import Screen
+from workflows.experiment.cards import METHODS
 from workflows.pipeline.run import do_stages, open_run, start_run
 
 
@@ -28,6 +29,17 @@ def test_a_run_that_was_killed_before_it_described_itself_begins_anew(tmp_path: 
     assert not joined.exists()
     shutil.rmtree(run.path / "data")
     assert [path.name for path in run.path.iterdir() if path.name != ".lock"] == ["experiment.yaml"]
+
+
+def test_an_unfinished_run_is_found_by_a_name_with_brackets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.pipeline.run.OUTPUTS", tmp_path / "outputs")
+    preset = shutil.copy(METHODS / "probe.yaml", tmp_path / "probe[1].yaml")
+    experiment = make_experiment("--method", preset)
+    assert "[1]" in experiment.name
+    first = start_run(experiment, None, Screen())
+    assert start_run(experiment, None, Screen()).path == first.path
 
 
 def test_a_run_that_was_there_before_a_refusal_stays(tmp_path: Path) -> None:

@@ -199,6 +199,10 @@ def test_a_folder_is_of_one_search_and_its_rows(tmp_path: Path) -> None:
     for other in (_space(tmp_path, "{lora_rank: [16]}", *flags), _space(tmp_path, "{lora_rank: [4]}")):
         with pytest.raises(UserError, match="holds a search of other options; name a new folder"):
             begin(out, other, Screen())
+    data.rename(tmp_path / "moved.csv")  # each trial would read it
+    with pytest.raises(UserError, match="the files of its rows are others now, or gone; bring them back"):
+        begin(out, _space(tmp_path, "{lora_rank: [4]}", *flags), Screen())
+    (tmp_path / "moved.csv").rename(data)
     data.write_text(data.read_text(encoding="utf-8") + "又一条,好\n再一条,差\n", encoding="utf-8")
     with pytest.raises(UserError, match="its rows have changed since it began"):
         begin(out, _space(tmp_path, "{lora_rank: [4]}", *flags), Screen())

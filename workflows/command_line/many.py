@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from workflows.command_line.shared import FinishedRun, Opens, Output, Push, Ray, Verbose, use_one_gpu
+from workflows.command_line.shared import FinishedRun, Opens, Output, Push, Ray, Verbose, Words, use_one_gpu
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.options import (
@@ -89,7 +89,7 @@ def study(
     ray: Ray = None,
     push: Push = None,
     verbose: Verbose = False,
-    words: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
+    words: Words = (),
 ) -> None:
     """Many runs that answer one question, on one page; goes on at the first unfinished run.
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from workflows.command_line.shared import Opens, Verbose, use_one_gpu
+from workflows.command_line.shared import Opens, Verbose, Words, use_one_gpu
 from workflows.core.errors import UserError
 from workflows.core.screen import Screen
-from workflows.experiment.options import NEW_RUN, ONE_PROCESS, Language, NewRun, ProcessOptions
+from workflows.experiment.options import NEW_RUN, ONE_PROCESS, Language, NewRun, ProcessOptions, named_in
 
 Run = Annotated[Path, Parameter(help="a run folder")]
 
@@ -21,9 +21,10 @@ def run(
     new: NewRun = NEW_RUN,
     processes: ProcessOptions = ONE_PROCESS,
     verbose: Verbose = False,
+    words: Words = (),
 ) -> None:
     """The whole job; goes on at the first unfinished stage."""
-    _work((), folder, new, verbose, processes=processes)
+    _work((), folder, new, verbose, processes=processes, words=words)
 
 
 def plan(
@@ -40,14 +41,16 @@ def plan(
 
     screen = Screen(verbose)
     result = planning.plan(resolve(new.options), new.run_folder, screen)
+    screen.say("\n" + planning.render_plan(result))
     if output is not None:
         write_json(output, result)
-    screen.say("\n" + planning.render_plan(result))
 
 
-def prepare(folder: Run | None = None, /, *, new: NewRun = NEW_RUN, verbose: Verbose = False) -> None:
+def prepare(
+    folder: Run | None = None, /, *, new: NewRun = NEW_RUN, verbose: Verbose = False, words: Words = ()
+) -> None:
     """Only the data: read, clean, split, write SWIFT's files."""
-    _work(("prepare",), folder, new, verbose)
+    _work(("prepare",), folder, new, verbose, words=words)
 
 
 def audit(
@@ -56,6 +59,7 @@ def audit(
     *,
     new: NewRun = NEW_RUN,
     verbose: Verbose = False,
+    words: Words = (),
 ) -> None:
     """Only the data, and which of its labels are likely wrong."""
     from workflows.experiment.cards import DATASETS, names_of
@@ -66,7 +70,7 @@ def audit(
             raise UserError(f"audit {what} --dataset {data.dataset}: name one data set.")
         new = replace(new, options=replace(options, data=replace(data, dataset=str(what))))
         what = None
-    _work(("prepare", "audit"), what, new, verbose)
+    _work(("prepare", "audit"), what, new, verbose, words=words)
 
 
 def train(folder: Run, /, *, processes: ProcessOptions = ONE_PROCESS, verbose: Verbose = False) -> None:
@@ -96,10 +100,11 @@ def _work(
     verbose: bool = False,
     lang: Language | None = None,
     processes: ProcessOptions = ONE_PROCESS,
+    words: tuple[str, ...] = (),
 ) -> None:
     """`work_on_run`, whose import would double the time of --help."""
     from workflows.commands.run import work_on_run
 
     if not {"prepare", "baselines", "report"}.intersection(stages):  # a model may be needed
         use_one_gpu(says=processes.nproc == 1)
-    work_on_run(stages, folder, new, Screen(verbose), lang, processes)
+    work_on_run(stages, folder, new, Screen(verbose), lang, processes, named_in(words))

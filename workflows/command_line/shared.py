@@ -17,6 +17,8 @@ Ray = Annotated[
 ]  # docs/en/scale.md
 Verbose = Annotated[Flag, Parameter(help="show SWIFT's own log on the screen too")]
 
+Words = Annotated[tuple[str, ...], Parameter(parse=False)]  # the command line: which options it names
+
 
 def use_one_gpu(says: bool = True) -> None:
     """Settle on the GPU that is used, where there is one, before anything else asks for it."""

@@ -15,8 +15,8 @@ from workflows.core.table_writers import write_csv
 from workflows.core.texts import Text, label_text, one_after_another, text, texts
 from workflows.core.unusual import say_unusual
 from workflows.experiment.cards import COMMAND
-from workflows.experiment.experiment import Experiment, load_experiment
-from workflows.pipeline.run import check_answers
+from workflows.experiment.experiment import Experiment
+from workflows.pipeline.run import check_answers, open_run
 from workflows.reporting.blocks import Block, Grid, Paragraph, Picture, Report, Section
 from workflows.reporting.figures import draw_losses_of_runs, save_figure
 from workflows.reporting.render import write_report
@@ -45,7 +45,7 @@ def compare(folders: list[Path], common: bool, folder: Path, lang: str) -> dict[
     short = [each.resolve().name for each in folders]
     names = short if len(set(short)) == len(runs) else [str(each) for each in folders]
     by_name = dict(zip(names, runs, strict=True))
-    experiments = {name: load_experiment(run.experiment) for name, run in by_name.items()}
+    experiments = {name: open_run(run.path)[1] for name, run in by_name.items()}
     _check_labels(experiments)
     answers = {name: _answers(run) for name, run in by_name.items()}
     for name, run in by_name.items():

@@ -1,5 +1,6 @@
 """Starts or opens a run, does its stages, and shows the scores."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.core.texts import text
 from workflows.experiment.cards import COMMAND
-from workflows.experiment.options import ONE_PROCESS, Language, NewRun, ProcessOptions, flags_of
+from workflows.experiment.options import Language, NewRun, ProcessOptions, flags_of
 from workflows.experiment.resolve import resolve
 from workflows.pipeline.run import do_stages, join_stages, open_run, start_run
 from workflows.pipeline.stages import STAGES
@@ -23,12 +24,14 @@ def work_on_run(
     new: NewRun,
     screen: Screen,
     lang: Language | None,
-    processes: ProcessOptions = ONE_PROCESS,
+    processes: ProcessOptions,
+    named: Collection[str],
 ) -> None:
     """Do `stages` of a run (none named: all), and show the scores where they are made anew.
 
     `folder`: a run that is there and describes itself; None starts `new`.  `processes`: on another machine
-    than 0 they only help.  Raises UserError where `new` would be ignored, and as the stages do.
+    than 0 they only help.  `named`: the options on the command line.  Raises UserError where `new` would be
+    ignored, and as the stages do.
     """
     names = stages or tuple(stage.name for stage in STAGES)
     if processes.node_rank >= processes.nnodes:
@@ -53,7 +56,7 @@ def work_on_run(
             said = text("tiny_at_the_start")
             screen.say(f"{said.en}\n{said.zh}")
     else:
-        flags = ", ".join(flag for flag in flags_of(new) if flag.startswith("--"))
+        flags = ", ".join(flag for flag in flags_of(new, named) if flag.startswith("--"))
         if flags and not RunFolder(folder).experiment.exists():
             raise UserError(
                 f"{folder}: there is no such run; the folder of a new one is named by --run-folder {folder}."

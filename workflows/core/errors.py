@@ -68,6 +68,11 @@ def what_to_mend(error: BaseException | None, written: Iterable[str | Path]) -> 
                 "nothing of it was run. Take one with .safetensors, or train again in a new folder."
             )
         number, path = _number_and_path(error)
+        if number is None and type(error).__name__ == "SafetensorError":
+            return (
+                "a .safetensors file of the model, its checkpoint or the probe is torn, or a pointer of "
+                "git-lfs: bring a whole copy back, or fetch or train it again"
+            )
         if number in FULL:
             return f"no space is left: {_fullest(written)}; free some; {GOES_ON}"
         if number == errno.ENOMEM or is_out_of_memory(error):

@@ -91,21 +91,17 @@ class RunFolder:
 def checkpoint_of(run: RunFolder) -> Path:
     """The folder of the checkpoint that a run's training kept: an adapter, or (full tuning) a whole model.
 
-    Raises UserError where it lies elsewhere, or wants code beside it to be run: the run may be anybody's.
+    Raises UserError where it lies elsewhere, wants code beside it to be run (the run may be anybody's), or
+    is gone: the record of a training alone counts as done.
     """
     name = str(read_json(run.training)["checkpoint"])
     if not re.fullmatch(r"checkpoint-\d+", name):
         raise UserError(f"{run.training}: its checkpoint {name!r} is no folder of {run.sft}.")
     folder = run.sft / name
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is gone; to train again remove {run.training}, then `run {run.path}`.")
     check_folder(folder)
     return folder
-
-
-def checkpoint_is_gone(run: RunFolder) -> UserError:
-    """What to do where only the record of a training is left, which counts as done."""
-    return UserError(
-        f"{checkpoint_of(run)}: is gone; to train again remove {run.training}, then `run {run.path}`."
-    )
 
 
 def listed_in(run: RunFolder) -> str:
@@ -131,15 +127,19 @@ def mark_finished(run: RunFolder, stage: str, record: dict[str, Any]) -> None:
 
 
 def discard_if_unstarted(run: RunFolder, said: str) -> None:
-    """Remove the folder of a new run that was refused and holds no whole stage's files yet: data have a
-    manifest, which is written last.  What the refusal `said` names stays, such as a list of rejected rows.
+    """Remove the folder of a new run that was refused and holds no whole stage's files yet.  What the refusal
+    `said` names stays, such as a list of rejected rows.
     """
-    data = run.manifest.parent
-    begun = {run.experiment.name, LOCK, "logs", data.name}
-    if not run.path.exists() or run.manifest.exists() or f"{data}" in said:
-        return
-    if {path.name for path in run.path.iterdir()} <= begun:
+    if run.path.exists() and holds_a_start_alone(run) and f"{run.manifest.parent}" not in said:
         shutil.rmtree(run.path)
+
+
+def holds_a_start_alone(run: RunFolder) -> bool:
+    """Whether a run folder that is there holds no whole stage's files yet: data have a manifest, which is
+    written last.
+    """
+    begun = {run.experiment.name, LOCK, "logs", run.manifest.parent.name}
+    return not run.manifest.exists() and {path.name for path in run.path.iterdir()} <= begun
 
 
 @contextmanager

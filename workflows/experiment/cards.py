@@ -112,11 +112,6 @@ class ModelCard:
     name: str
     arguments: Arguments
 
-    @property
-    def is_base(self) -> bool:
-        """Whether the model only continues text, without a chat template."""
-        return self.arguments.get("use_chat_template") is False
-
 
 @dataclass(frozen=True)
 class Prompt:

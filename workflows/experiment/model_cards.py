@@ -53,7 +53,7 @@ def describe_folder(folder: Path) -> Arguments:
     if family == "qwen3_5":  # the configs of base and chat end with the same token
         arguments |= {"model_type": family, "template": family, "enable_thinking": False}
         arguments |= {"freeze_vit": True, "freeze_aligner": True}  # it sees pictures too; there are none here
-        tokenizer = json.loads(_text(folder / "tokenizer_config.json") or "{}")
+        tokenizer = _read(folder / "tokenizer_config.json")
         is_base = tokenizer.get("eos_token") == "<|endoftext|>" or _is_named_base(folder.name)
         return {**arguments, "use_chat_template": False} if is_base else arguments
     if family not in {"qwen2", "qwen3"}:
@@ -62,7 +62,7 @@ def describe_folder(folder: Path) -> Arguments:
     system_of_qwen2_5 = "You are Qwen, created by Alibaba Cloud" in chat
     template = "qwen3" if family == "qwen3" else "qwen2_5" if system_of_qwen2_5 else "qwen"
     arguments |= {"model_type": family, "template": template}
-    added = json.loads(_text(folder / "tokenizer.json") or "{}").get("added_tokens", [])
+    added = _read(folder / "tokenizer.json").get("added_tokens", [])
     if "<|endoftext|>" in [each["content"] for each in added if each["id"] == config.get("eos_token_id")]:
         arguments["use_chat_template"] = False
     elif family == "qwen3":
@@ -76,10 +76,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"model folder {folder}: it has no config.json; give the folder that holds the weights."
         )
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file of a model, empty where it is not there; a UserError where it is torn."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(_text(path) or "{}"))
     except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON: {error}.") from error
+        raise UserError(
+            f"{path}: not readable as JSON: {error}; is it whole? (`git clone` leaves pointers: git lfs pull)"
+        ) from error
 
 
 def _is_named_base(name: str) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from workflows.core.errors import UserError
-from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of, finished_stages
+from workflows.core.permissions import is_off
+from workflows.core.run_folder import RunFolder, checkpoint_of, finished_stages
 from workflows.experiment.cards import (
     COMMAND,
     METHODS,
@@ -83,7 +84,8 @@ def resolve(options: RunOptions) -> Experiment:
         model = load_model_card(name)
         if name not in names_of(MODELS) and Path(absolute(name)).is_dir():
             tuning = replace(tuning, model=absolute(name))
-        chat_or_base = "zh-continue" if model.is_base else "zh-question"
+        asked = {**preset, **model.arguments, **overrides}
+        chat_or_base = "zh-continue" if is_off(asked.get("use_chat_template", True)) else "zh-question"
         in_words = not has_head(preset) and dataset.task == "single_label"
         prompt = load_prompt(tuning.prompt or (chat_or_base if in_words else "review-only"))
         tuning = replace(tuning, prompt=prompt.file or tuning.prompt)
@@ -123,8 +125,7 @@ def open_source(options: TuningOptions, recipe: Recipe | None) -> Experiment | N
             f"--from-run {options.from_run}: is not finished; finish it first: "
             f"{COMMAND} run {options.from_run}"
         )
-    if not checkpoint_of(run).is_dir():
-        raise checkpoint_is_gone(run)
+    checkpoint_of(run)
     if kind in SAME_MODEL and source.has_head:
         raise UserError(f"--from-run {options.from_run}: its head writes no words; name a run that does.")
     if kind in ("pseudo-label", "distill") and source.prompt.shots:

@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 
 from workflows.core.errors import UserError
 from workflows.core.permissions import is_offline
-from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
+from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.secrets import Unseen
 from workflows.experiment.cards import MAX_NEW_TOKENS, Arguments
 from workflows.experiment.experiment import Experiment, load_experiment
@@ -95,8 +95,6 @@ def build_sft_arguments(
     tuning = experiment.tuning
     if isinstance(experiment.recipe, Preference) and tuning.from_run is not None:
         adapter = checkpoint_of(RunFolder(Path(tuning.from_run)))
-        if not adapter.is_dir():
-            raise checkpoint_is_gone(RunFolder(Path(tuning.from_run)))
         if not (adapter / "adapter_config.json").exists():
             raise UserError(f"{tuning.from_run}: is fully tuned; method {tuning.method} needs an adapter.")
         refuse_other_prompting(experiment, load_experiment(RunFolder(Path(tuning.from_run)).experiment))

@@ -17,6 +17,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.recipes import Plain, Preference, Recipe
 
 FILE = Path(__file__).with_suffix(".json")
@@ -61,6 +62,8 @@ OWNED = {
     "use_cpu": 'to leave a GPU alone, put CUDA_VISIBLE_DEVICES="" before the command',
     "resume_from_checkpoint": "the same command goes on by itself",
 }
+# What presets have for `swift sft`; here an option, or what the method needs, is put in its place.
+OF_A_PRESET = {"seed", "data_seed", "task_type", "num_labels", "problem_type"}
 
 
 # What the plain script (tuning/plain.py) hands on to transformers' Trainer, which has the same names.
@@ -76,6 +79,17 @@ OF_EVERY_RUN = {
     *("use_chat_template", "response_prefix", "enable_thinking", "per_device_eval_batch_size", "report_to"),
     *("logging_dir", "swanlab_project", "swanlab_workspace", "swanlab_exp_name", "swanlab_mode"),
 }
+
+
+def check_arguments(experiment: Experiment) -> None:
+    """Check the preset and --set before anything is run.
+
+    Raises UserError for a name in the preset that the run sets itself, and as `check_overrides`.
+    """
+    for name in sorted(experiment.preset.keys() & (OWNED.keys() - OF_A_PRESET)):
+        method = experiment.tuning.method
+        raise UserError(f"method {method}: {name}: the run sets this itself; {OWNED[name]}; take it out.")
+    check_overrides(experiment.overrides, experiment.recipe)
 
 
 def check_overrides(overrides: dict[str, str], recipe: Recipe | None = None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from workflows.core.run_folder import (
     RunFolder,
     discard_if_unstarted,
     finished_stages,
+    holds_a_start_alone,
     is_locked,
     locked,
     mark_begun,
@@ -31,7 +33,7 @@ from workflows.experiment.job import Job, Stops
 from workflows.experiment.options import ONE_PROCESS, ProcessOptions
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import peak_memory, reset_peak_memory
-from workflows.model.swift_names import check_overrides
+from workflows.model.swift_names import check_arguments
 from workflows.pipeline.lines import lines_again, lines_of
 from workflows.pipeline.spread import check_processes, do_by_many
 from workflows.pipeline.stages import STAGES, Stage, makers
@@ -46,14 +48,14 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     """The run folder for an experiment: the unfinished one of the same experiment where there is one, else a
     new one.
     """
-    check_overrides(experiment.overrides, experiment.recipe)
+    check_arguments(experiment)
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)
         if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or _holds_more(run)):
             raise UserError(f"--run-folder {folder}: is no run folder and not empty; name a new one.")
         if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
-            if finished_stages(run) or is_locked(run):
+            if is_locked(run) or not holds_a_start_alone(run):
                 raise UserError(
                     f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
                 )
@@ -77,7 +79,7 @@ def _holds_more(run: RunFolder) -> bool:
 
 
 def _unfinished(experiment: Experiment, text: str) -> RunFolder | None:
-    for path in sorted(OUTPUTS.glob(f"{experiment.name}-*/experiment.yaml"), reverse=True):
+    for path in sorted(OUTPUTS.glob(f"{escape(experiment.name)}-*/experiment.yaml"), reverse=True):
         run = RunFolder(path.parent)
         if (
             path.read_text(encoding="utf-8") == text
@@ -98,8 +100,10 @@ def timed_folder(name: str) -> Path:
 
 
 def open_run(folder: Path) -> tuple[RunFolder, Experiment]:
-    """An existing run folder and its experiment; a UserError where it is none."""
+    """An existing run folder and its experiment; a UserError where it is none, or an exported model."""
     run = RunFolder(folder)
+    if run.exported.exists():
+        raise UserError(f"{folder}: was written by `export`; name the run itself.")
     return run, load_experiment(run.experiment)
 
 

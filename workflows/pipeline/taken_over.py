@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, open_whole
 from workflows.core.run_folder import SPLITS, RunFolder, checkpoint_of, finished_stages
 
@@ -80,7 +81,11 @@ def _trained_on(inputs: dict[str, str]) -> dict[str, str]:
 
 def _is_whole(run: RunFolder, record: dict[str, Any]) -> bool:
     """Whether what lies in sft/ is the training of the record, and not a later one that was stopped."""
-    if not (run.trained_on.exists() and run.training.exists() and checkpoint_of(run).is_dir()):
+    if not (run.trained_on.exists() and run.training.exists()):
+        return False
+    try:
+        checkpoint_of(run)
+    except UserError:
         return False
     return run.trained_on.read_text(encoding="utf-8") == fingerprint(record["inputs"])
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_json, read_jsonl, write_json
-from workflows.core.run_folder import RunFolder, hold
+from workflows.core.run_folder import RunFolder, finished_stages, hold
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.pipeline.run import are_done, do_stages, start_run
+from workflows.pipeline.stages import STAGES
 from workflows.search.space import Space
 
 LOCKS = "locks"  # the folder of what processes hold
@@ -51,6 +52,15 @@ def begin(folder: Path, space: Space, screen: Screen) -> None:
                 with suppress(OSError):
                     folder.rmdir()
             raise
+        # The trials read the files themselves.
+        stage = STAGES[0]
+        depends = stage.depends(RunFolder(folder / "none"), space.asked)
+        now = {name: fingerprint(value) for name, value in depends.items()}
+        if now != finished_stages(run)[stage.name]["inputs"]:
+            raise UserError(
+                f"{folder}: the files of its rows are others now, or gone; bring them back (--data-file, "
+                "--data-dir, REVIEW_DATA_DIR), or name a new folder by --output."
+            )
         rows = fingerprint([_rows(run, split) for split in ("train", "val")])
         if known.get("rows", rows) != rows:
             raise UserError(f"{folder}: its rows have changed since it began; name a new folder by --output.")

@@ -191,8 +191,8 @@ class Trials:
 
     def _cannot(self, trial: Trial, why: str, seconds: float) -> None:
         """Note of a trial why its values cannot be trained."""
+        trial.set_user_attr("seconds", seconds)  # first: one that has failed counts, with its seconds
         trial.set_user_attr(FAILED, why)
-        trial.set_user_attr("seconds", seconds)
         self.study.tell(trial, state=TrialState.FAIL)
 
     def result_lock(self) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from workflows.core.errors import UserError
-from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
+from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, as_typed
 from workflows.core.secrets import KEY_VARIABLE
 from workflows.experiment.checks import check_environment, check_method
@@ -81,8 +81,6 @@ def _check_for_vllm(folder: Path) -> Experiment:
     experiment = load_experiment(run.experiment)
     check_method(replace(experiment, tuning=replace(experiment.tuning, engine="vllm")))
     checkpoint = checkpoint_of(run)
-    if not checkpoint.is_dir():
-        raise checkpoint_is_gone(run)
     if not (checkpoint / "adapter_config.json").exists():
         raise UserError(f"{folder}: its checkpoint is no adapter; leave out --engine vllm.")
     return experiment

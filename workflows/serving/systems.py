@@ -18,7 +18,7 @@ from workflows.baselines.baselines import fit_baselines, join_said
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.rows import Row, Rows
-from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of, finished_stages
+from workflows.core.run_folder import RunFolder, checkpoint_of, finished_stages
 from workflows.data.examples import Chooser, example_chooser
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review, strip_text
@@ -122,8 +122,6 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
 
         return System(run, experiment, name, by_tfidf, choose)
     checkpoint = checkpoint_of(run) if name == "tuned" and not exported else None
-    if checkpoint is not None and not checkpoint.is_dir():
-        raise checkpoint_is_gone(run)
     from workflows.serving.models import by_model, by_probe, load_model
 
     model, template, worn = load_model(experiment, checkpoint, models)

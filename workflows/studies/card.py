@@ -28,7 +28,7 @@ from workflows.experiment.cards import (
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import RunOptions, SourceOptions, TuningOptions, asked
 from workflows.experiment.resolve import GROUPS, options_of, resolve
-from workflows.model.swift_names import check_overrides
+from workflows.model.swift_names import check_arguments
 
 Options = dict[str, Any]
 Rows = dict[str, int]  # by split; empty where nothing is known
@@ -335,7 +335,7 @@ def _resolve(study: Study, panel: tuple[Any, ...], arm: str) -> Experiment:
         experiment = resolve(asked_of)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    check_overrides(experiment.overrides, experiment.recipe)
+    check_arguments(experiment)
     if experiment.dataset.task == "regression":
         raise UserError(f"study {study.name}: is about accuracy; {experiment.dataset.name} has numbers.")
     return experiment

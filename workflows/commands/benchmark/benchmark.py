@@ -51,6 +51,7 @@ from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import (
     Machine,
+    dtype_of_answers,
     find_machine,
     is_full,
     memory_within_reach,
@@ -174,7 +175,7 @@ def benchmark_training(run: RunFolder, steps: int, repeats: int, screen: Screen)
             ours, plain = (_train(run, experiment, machine, steps, each, bar) for each in (False, True))
             seconds["ours"].append(sum(ours["seconds"]))
             seconds["swift"].append(sum(plain["seconds"]))
-            speed = products_per_second(machine.torch_dtype, machine.device)
+            speed = products_per_second(_dtype(experiment, machine), machine.device)
             each = 6 if is_full(experiment.arguments) else 4  # forward, back, all weights
             seconds[products].append(each * body * sum(plain["tokens"]) / speed)
     return {
@@ -342,5 +343,9 @@ def about(experiment: Experiment, machine: Machine, counts: dict[str, int], toke
         **counts,
         "tokens": tokens,
         "device": f"{machine.device} ({machine.name})",
-        "torch_dtype": machine.torch_dtype,
+        "torch_dtype": _dtype(experiment, machine),
     }
+
+
+def _dtype(experiment: Experiment, machine: Machine) -> str:
+    return dtype_of_answers(experiment.arguments, experiment.pinned, machine)

@@ -23,7 +23,7 @@ from workflows.commands.export.model_card import is_place, write_model_card
 from workflows.core.errors import UserError
 from workflows.core.files import open_whole, read_json, read_jsonl, sha256, write_json
 from workflows.core.rows import Row, Rows, question
-from workflows.core.run_folder import RunFolder, checkpoint_is_gone, checkpoint_of
+from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen, as_typed
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment, load_experiment, save_experiment
@@ -59,8 +59,6 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
         raise UserError(f"export: {run.path} has a head; only models that write their answers are exported.")
     folder = (output or run.path / "export").expanduser().resolve()
     checkpoint = checkpoint_of(run)
-    if not checkpoint.is_dir():
-        raise checkpoint_is_gone(run)
     made_of = {"checkpoint": checkpoint.name, "answers_sha256": sha256(run.predictions("tuned"))}
     if folder.exists():
         written = RunFolder(folder).exported
@@ -69,7 +67,9 @@ def export(run: RunFolder, output: Path | None, screen: Screen) -> Path:
             raise UserError(f"{folder}: is there already; name another with --output, or remove it.")
         screen.say(f"exported before: {as_typed(folder)}")
         return folder
-    machine = replace(find_machine(), torch_dtype=read_json(run.environment)["machine"]["torch_dtype"])
+    machine = find_machine()
+    if run.environment.exists():  # a run that was given away may lack it
+        machine = replace(machine, torch_dtype=read_json(run.environment)["machine"]["torch_dtype"])
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
