@@ -32,6 +32,7 @@ from workflows.experiment.resolve import resolve
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
+TINY = ROOT / "workflows" / "tiny" / "model"
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # Files that take longest: they go first, so that no process works on one alone at the end.
@@ -149,6 +150,14 @@ def make_experiment(*flags: object) -> Experiment:
     """The experiment that the flags of `run` describe."""
     return resolve(read_options(*flags))
 
+
+def settings(*each: str) -> list[str]:
+    """The flags that set arguments of SWIFT, each written name=value."""
+    return [part for setting in each for part in ("--set", setting)]
+
+
+# One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
+LAST = settings("max_steps=3", "eval_steps=3", "save_steps=3")
 
 RUN_ALL = """
 import json, sys

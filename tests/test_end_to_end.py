@@ -16,7 +16,7 @@ from threading import Event
 import pytest
 import torch
 
-from tests.conftest import PATIENCE, Command
+from tests.conftest import PATIENCE, TINY, Command
 from tests.fake_hub import FakeHub
 from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, write_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
@@ -232,7 +232,7 @@ def test_a_file_with_three_labels_through_the_stages_one_by_one(command: Command
 
 def test_a_model_by_hub_id_is_fetched_from_modelscope(command: Command, hub: FakeHub, tmp_path: Path) -> None:
     """The embedded weights stand on the hub in the place of a Qwen2.5 base model."""
-    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
+    for path in TINY.iterdir():
         hub.put("models", "Qwen/Qwen2.5-0.5B", path.name, path.read_bytes())
     options = [
         "--model",

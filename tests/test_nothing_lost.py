@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from run_swift import main
-from tests.conftest import GPU_HERE, PATIENCE, Command, free_port
+from tests.conftest import GPU_HERE, PATIENCE, Command, free_port, settings
 from tests.kill_runs import Killer, differences, kill_all
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder
@@ -107,8 +107,7 @@ def test_a_full_disk_and_one_that_may_not_be_written_are_one_line_and_no_loss(
     command: Command, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "disk" / "run")
-    checkpoints = "max_steps=4", "save_steps=2", "eval_steps=2"
-    few = [part for each in checkpoints for part in ("--set", each)]
+    few = settings("max_steps=4", "save_steps=2", "eval_steps=2")
     with _disk(tmp_path / "disk", "1500k") as resize:
         whole = command(
             "prepare", "--train-samples", 96, "--test-samples", 20, *few, "--run-folder", run.path

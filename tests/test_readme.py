@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from run_swift import app
-from tests.conftest import run_commands
+from tests.conftest import TINY, run_commands
 from tests.fake_hub import serve_hub
 from tests.tiny_encoder import build_encoder
 from workflows.core.files import read_json
@@ -166,7 +166,7 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
     with serve_hub(project_copy / "hub") as hub:
         for path in bert.iterdir():
             hub.put("models", "google-bert/bert-base-chinese", path.name, path.read_bytes())
-        for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
+        for path in TINY.iterdir():
             for repository in ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen1.5-0.5B-Chat"):
                 hub.put("models", repository, path.name, path.read_bytes())
         jd = "sentence,label,dataset\n" + "".join(f"{row['text']},{row['label']}.0,jd\n" for row in demo_rows)
@@ -237,15 +237,14 @@ def test_the_builder_makes_the_shipped_tokenizer_and_config(project_copy: Path) 
         cwd=project_copy,
         check=True,
     )
-    shipped = ROOT / "workflows" / "tiny" / "model"
     made = project_copy / "my-tiny"
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        assert (made / name).read_bytes() == (shipped / name).read_bytes()
-    configs = [read_json(folder / "config.json") for folder in (made, shipped)]
+        assert (made / name).read_bytes() == (TINY / name).read_bytes()
+    configs = [read_json(folder / "config.json") for folder in (made, TINY)]
     for config in configs:
         config.pop("transformers_version")
     assert configs[0] == configs[1]
-    assert sum(path.stat().st_size for path in shipped.iterdir()) < 8 * 2**20
+    assert sum(path.stat().st_size for path in TINY.iterdir()) < 8 * 2**20
 
 
 def _short(arguments: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from run_swift import main
-from tests.conftest import Command, make_experiment
+from tests.conftest import TINY, Command, make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json, write_jsonl
 from workflows.core.permissions import RUNS_CODE, RUNS_CODE_BY_PATH, check_arguments, permitted
@@ -231,9 +231,7 @@ def _pickled_model(run: RunFolder, ran: Path) -> None:
 
 def _own_model(run: RunFolder) -> Path:
     """A model inside of the run folder, which the experiment names."""
-    from workflows.experiment.cards import ROOT
-
-    folder = shutil.copytree(ROOT / "workflows" / "tiny" / "model", run.path / "model")
+    folder = shutil.copytree(TINY, run.path / "model")
     _change_experiment(run, "resolved", "model", "arguments", model=str(folder))
     return folder
 

@@ -13,11 +13,10 @@ import pytest
 import torch
 from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command, run_command
+from tests.conftest import TINY, Command, run_command
 from tests.served import assert_served_as_answered
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
-from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.options import TuningOptions, flags_of
 from workflows.inference.head import head_scores, score_rows
@@ -149,9 +148,8 @@ def test_what_was_saved_gives_the_same_scores_in_a_new_process(
     merged = merge_adapter(model)
     merged.save_pretrained(tmp_path / "merged")
     adapter = run.sft / read_json(run.training)["checkpoint"]
-    base = ROOT / "workflows" / "tiny" / "model"
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, base, adapter, tmp_path / "merged", json.dumps(tokens)],
+        [sys.executable, "-c", LOAD, TINY, adapter, tmp_path / "merged", json.dumps(tokens)],
         capture_output=True,
         text=True,
         check=False,

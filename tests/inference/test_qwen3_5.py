@@ -12,7 +12,7 @@ from safetensors import safe_open
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import make_experiment
+from tests.conftest import LAST, make_experiment, settings
 from tests.tiny_qwen3_5 import build_qwen3_5, stand_in_for_pictures
 from workflows.commands.export.export import export
 from workflows.core.files import read_json, read_jsonl
@@ -58,9 +58,8 @@ def _load(experiment: Experiment, folder: Path, checkpoint: Path | None = None) 
 
 @pytest.fixture(scope="module")
 def experiment(folder: Path) -> Experiment:
-    settings = ("max_steps=3", "eval_steps=3", "save_steps=3", "torch_dtype=float32")
     options = ["--train-samples", "48", "--test-samples", "24", "--model", str(folder)]
-    return make_experiment(*options, *(part for setting in settings for part in ("--set", setting)))
+    return make_experiment(*options, *LAST, *settings("torch_dtype=float32"))
 
 
 @pytest.fixture(scope="module")

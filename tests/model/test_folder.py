@@ -13,17 +13,15 @@ from jinja2.exceptions import SecurityError
 from peft.import_utils import is_torchao_available
 from transformers import AutoTokenizer
 
-from tests.conftest import make_experiment
+from tests.conftest import TINY, make_experiment
 from tests.fake_hub import FakeHub
 from workflows.core.errors import UserError
 from workflows.core.hubs import Hub
 from workflows.core.told import listening
-from workflows.experiment.cards import MODELS, ROOT, Label, ModelCard, names_of
+from workflows.experiment.cards import MODELS, Label, ModelCard, names_of
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.model_cards import describe_folder, load_model_card
 from workflows.model.folder import check_label_words, check_machine, fetch_from_hubs, fetch_model
-
-TINY = ROOT / "workflows" / "tiny" / "model"
 
 
 def _copy_tiny(folder: Path, **config: object) -> Path:

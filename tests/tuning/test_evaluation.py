@@ -14,13 +14,12 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from tests.conftest import make_experiment
+from tests.conftest import TINY, make_experiment, settings
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.splits import sample_rows
-from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import save_experiment
 from workflows.inference.infer import measure_validation, merged_for_a_while
 from workflows.inference.predictions import head_loss
@@ -30,8 +29,7 @@ from workflows.model.machine import find_machine
 from workflows.pipeline.run import do_stages
 from workflows.tuning.callbacks import Pace, Plan, register_watch
 
-TINY = ROOT / "workflows" / "tiny" / "model"
-SETTINGS = ("max_steps=8", "eval_steps=2", "save_steps=2", "callbacks=witness")
+SETTINGS = settings("max_steps=8", "eval_steps=2", "save_steps=2", "callbacks=witness")
 
 
 @pytest.mark.slow
@@ -50,8 +48,7 @@ def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint
 
     callbacks_map["witness"] = Witness
     run = RunFolder(tmp_path / "run")
-    options = [part for setting in SETTINGS for part in ("--set", setting)]
-    experiment = make_experiment("--train-samples", "256", "--test-samples", "20", *options)
+    experiment = make_experiment("--train-samples", "256", "--test-samples", "20", *SETTINGS)
     run.path.mkdir()
     run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
     do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command, make_experiment, run_command
+from tests.conftest import LAST, Command, make_experiment, run_command
 from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256
@@ -28,8 +28,6 @@ from workflows.serving.systems import open_system
 
 pytestmark = pytest.mark.slow
 
-# One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
-LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
 SIZES = ["--train-samples", "60", "--test-samples", "20"]
 # Of three checkpoints, by the largest loss; each with ranks of its own, which AdaLoRA takes from every step.
 FIRST_IS_BEST = [

@@ -8,7 +8,7 @@ import torch
 from swift.callbacks import callbacks_map
 from swift.trainers import Seq2SeqTrainer
 
-from tests.conftest import make_experiment
+from tests.conftest import LAST, make_experiment, settings
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
@@ -20,14 +20,13 @@ from workflows.tuning.callbacks import RUN_WATCH
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ("max_steps=3", "eval_steps=3", "save_steps=3", "logging_steps=1", "lora_dropout=0")
+SETTINGS = [*LAST, *settings("logging_steps=1", "lora_dropout=0")]
 
 
 @pytest.mark.parametrize("method", ["lora", "label-loss", "head"])
 def test_losses_are_the_same_row_by_row(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [part for setting in SETTINGS for part in ("--set", setting)]
     experiment = make_experiment(
-        "--method", method, "--train-samples", "96", "--test-samples", "20", *options
+        "--method", method, "--train-samples", "96", "--test-samples", "20", *SETTINGS
     )
     losses: list[list[float]] = []
     for tokens in (2048, 1):
@@ -73,10 +72,9 @@ def test_a_step_of_several_batches_without_memory_goes_on_with_smaller_ones_and_
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return step(trainer, model, inputs, *args)
 
-    settings = ["max_steps=3", "eval_steps=1", "save_steps=1", "logging_steps=1", "lora_dropout=0"]
-    settings += ["per_device_train_batch_size=16", "gradient_accumulation_steps=2"]
-    settings += ["group_by_length=false"]  # else SWIFT draws the order of rows by the rows of a batch
-    options = [part for setting in settings for part in ("--set", setting)]
+    options = settings("max_steps=3", "eval_steps=1", "save_steps=1", "logging_steps=1", "lora_dropout=0")
+    options += settings("per_device_train_batch_size=16", "gradient_accumulation_steps=2")
+    options += settings("group_by_length=false")  # else SWIFT draws the order of rows by the rows of a batch
     experiment = make_experiment("--train-samples", "96", "--test-samples", "20", *options)
     losses: list[list[float]] = []
     for name in ("enough", "short"):
