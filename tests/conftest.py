@@ -241,6 +241,12 @@ def demo_run(
 
 
 @pytest.fixture
+def own_run(demo_run: tuple[RunFolder, str], tmp_path: Path) -> RunFolder:
+    """The finished run, a copy that may be changed."""
+    return RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
+
+
+@pytest.fixture
 def hub(tmp_path: Path) -> Iterator[FakeHub]:
     """A ModelScope and Hugging Face hub on loopback, empty, with caches of its own."""
     with serve_hub(tmp_path / "hub") as served:
