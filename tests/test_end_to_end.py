@@ -224,8 +224,7 @@ def test_a_file_with_three_labels_through_the_stages_one_by_one(command: Command
 
 def test_a_model_by_hub_id_is_fetched_from_modelscope(command: Command, hub: FakeHub, tmp_path: Path) -> None:
     """The embedded weights stand on the hub in the place of a Qwen2.5 base model."""
-    for path in TINY.iterdir():
-        hub.put("models", "Qwen/Qwen2.5-0.5B", path.name, path.read_bytes())
+    hub.put_folder("models", "Qwen/Qwen2.5-0.5B", TINY)
     options = [
         "--model",
         "Qwen/Qwen2.5-0.5B",

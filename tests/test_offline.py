@@ -118,8 +118,7 @@ def test_no_other_machine_is_reached_and_no_secret_is_kept(
     project_copy: Path, hub: FakeHub, demo_run: tuple[RunFolder, str]
 ) -> None:
     port = free_port()
-    for path in TINY.iterdir():
-        hub.put("models", HUB_ID, path.name, path.read_bytes())
+    hub.put_folder("models", HUB_ID, TINY)
     rows = "".join(f"{row['label']},{row['text']}\n" for row in read_demo_rows()[:400])
     hub.put("datasets", "XiangPan/waimai_10k", "waimai_10k.csv", f"label,review\n{rows}".encode())
     (project_copy / "few.yaml").write_text(STUDY, encoding="utf-8")

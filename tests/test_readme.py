@@ -164,11 +164,9 @@ def finished(project_copy: Path, demo_rows: list[dict[str, str]]) -> dict[str, t
     _write(project_copy / "ratings.csv", "comment,rating", rated)
     bert = build_encoder(project_copy / "bert", [row["text"] for row in demo_rows])
     with serve_hub(project_copy / "hub") as hub:
-        for path in bert.iterdir():
-            hub.put("models", "google-bert/bert-base-chinese", path.name, path.read_bytes())
-        for path in TINY.iterdir():
-            for repository in ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen1.5-0.5B-Chat"):
-                hub.put("models", repository, path.name, path.read_bytes())
+        hub.put_folder("models", "google-bert/bert-base-chinese", bert)
+        for repository in ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen1.5-0.5B-Chat"):
+            hub.put_folder("models", repository, TINY)
         jd = "sentence,label,dataset\n" + "".join(f"{row['text']},{row['label']}.0,jd\n" for row in demo_rows)
         hub.put("datasets", "DAMO_NLP/jd", "train.csv", jd.encode())
         hub.put(

@@ -47,8 +47,7 @@ def test_plan_of_a_hub_model_has_the_figures_of_the_run_and_fetches_no_weights(
     command: Command, hub: FakeHub, demo_run: tuple[RunFolder, str], tmp_path: Path
 ) -> None:
     run, _ = demo_run
-    for path in TINY.iterdir():
-        hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())
+    hub.put_folder("models", "someone/tiny-chat", TINY)
     short = Path(tempfile.mkdtemp(prefix="p"))  # datasets' processes meet at a socket in it: 107 characters
     before = sorted((ROOT / "outputs").iterdir())
     done = command(

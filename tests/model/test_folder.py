@@ -239,11 +239,6 @@ def test_the_first_qwen_has_no_head() -> None:
         check_method(first)
 
 
-def _put_tiny(hub: FakeHub, model: str) -> None:
-    for path in TINY.iterdir():
-        hub.put("models", model, path.name, path.read_bytes())
-
-
 @pytest.mark.parametrize(
     ("first", "address", "named", "other"),
     [
@@ -254,7 +249,7 @@ def _put_tiny(hub: FakeHub, model: str) -> None:
 def test_what_one_hub_does_not_give_comes_from_the_other(
     hub_here: FakeHub, first: Hub, address: str, named: str, other: str
 ) -> None:
-    _put_tiny(hub_here, f"someone/{first}")
+    hub_here.put_folder("models", f"someone/{first}", TINY)
     hub_here.fail(address, 403)
     said: list[str] = []
     with listening(said.append) as told:
@@ -276,7 +271,7 @@ def test_what_one_hub_does_not_give_comes_from_the_other(
 def test_without_a_hub_its_cache_does_if_it_is_whole(
     hub_here: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _put_tiny(hub_here, "someone/cached")
+    hub_here.put_folder("models", "someone/cached", TINY)
     folder = fetch_from_hubs("someone/cached", None, "modelscope", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     fetch_from_hubs.cache_clear()

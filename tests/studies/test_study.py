@@ -356,8 +356,7 @@ def test_an_arm_is_left_out_where_its_model_cannot_be_had(
     assert second not in again["runs"]
     assert again["panels"][0]["unfinished"] == [{"arm": "chat", "size": 16, "draws": 1, "of": 2}]
     # With the model on the hub the arms are there; what describes it is in the cache when the hub is gone.
-    for path in TINY.iterdir():
-        hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())
+    hub.put_folder("models", "someone/tiny-chat", TINY)
     for env in (hub.env, gone):
         planned = command(*study, "--plan", env=env)
         assert planned.returncode == 0, planned.stderr
