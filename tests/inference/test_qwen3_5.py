@@ -17,19 +17,19 @@ from tests.tiny_qwen3_5 import build_qwen3_5, stand_in_for_pictures
 from workflows.commands.export.export import export
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.rows import Rows, question
-from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.core.run_folder import checkpoint_of
 from workflows.core.screen import Screen
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import MAX_NEW_TOKENS, Label
-from workflows.experiment.experiment import Experiment, save_experiment
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import load_model_card
 from workflows.inference.features import Frame, probed_layers, read_features
 from workflows.inference.head import score_rows
 from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import Answer, Greedy, Tokens, prompt_tokens, score_prompts
 from workflows.model.folder import label_tokens
-from workflows.pipeline.run import do_stages
+from workflows.pipeline.run import do_stages, start_run
 
 pytest.importorskip("transformers.models.qwen3_5", reason="Qwen3.5 needs transformers>=5.2")
 
@@ -152,9 +152,7 @@ def test_it_answers_without_thinking(loaded: tuple[Any, Any], rows: Rows) -> Non
 def test_a_run_tunes_the_layers_for_text_and_answers_as_swift_does(
     experiment: Experiment, folder: Path, tmp_path: Path
 ) -> None:
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    run = start_run(experiment, tmp_path / "run", Screen())
     do_stages(
         run, experiment, ("prepare", "tokens", "zero_shot", "probe", "train", "tuned", "score"), Screen()
     )

@@ -12,8 +12,7 @@ from tests.tiny_encoder import build_encoder
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen
-from workflows.experiment.experiment import save_experiment
-from workflows.pipeline.run import do_stages
+from workflows.pipeline.run import do_stages, start_run
 
 pytestmark = pytest.mark.slow
 
@@ -69,9 +68,8 @@ def test_every_weight_takes_steps_of_a_small_learning_rate(
 def test_a_head_on_a_bf16_model_is_trained_in_fp32_and_so_goes_on_after_a_stop(tmp_path: Path) -> None:
     options = [*MIXED, *settings("torch_dtype=bfloat16", "max_steps=4", "eval_steps=2", "save_steps=2")]
     sizes = ("--train-samples", "40", "--test-samples", "8", "--eval-rows", "2")
-    run, experiment = RunFolder(tmp_path / "run"), make_experiment("--method", "head", *sizes, *options)
-    run.path.mkdir()
-    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    experiment = make_experiment("--method", "head", *sizes, *options)
+    run = start_run(experiment, tmp_path / "run", Screen())
     do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
     first, last = (load_file(run.sft / f"checkpoint-{step}" / "adapter_model.safetensors") for step in (2, 4))
     assert {weight.dtype for weight in last.values()} == {torch.float32}
