@@ -25,6 +25,7 @@ from tests.forks import PATIENCE
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.experiment.options import NEW_RUN, RunOptions
 from workflows.experiment.resolve import resolve
 
@@ -149,6 +150,15 @@ def read_options(*flags: object) -> RunOptions:
 def make_experiment(*flags: object) -> Experiment:
     """The experiment that the flags of `run` describe."""
     return resolve(read_options(*flags))
+
+
+def prepare_run(folder: Path, *flags: object) -> RunFolder:
+    """A run folder with the data that the flags of `run` ask for, and nothing else."""
+    from workflows.data.prepare import prepare  # which loads scikit-learn
+
+    run = RunFolder(folder)
+    prepare(Job(run, make_experiment(*flags)))
+    return run
 
 
 def settings(*each: str) -> list[str]:
