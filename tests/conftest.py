@@ -25,6 +25,7 @@ from tests.forks import PATIENCE
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment
+from workflows.experiment.job import Job
 from workflows.experiment.options import NEW_RUN, RunOptions
 from workflows.experiment.resolve import resolve
 
@@ -32,6 +33,7 @@ from workflows.experiment.resolve import resolve
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
+TINY = ROOT / "workflows" / "tiny" / "model"
 GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # Files that take longest: they go first, so that no process works on one alone at the end.
@@ -150,6 +152,23 @@ def make_experiment(*flags: object) -> Experiment:
     return resolve(read_options(*flags))
 
 
+def prepare_run(folder: Path, *flags: object) -> RunFolder:
+    """A run folder with the data that the flags of `run` ask for, and nothing else."""
+    from workflows.data.prepare import prepare  # which loads scikit-learn
+
+    run = RunFolder(folder)
+    prepare(Job(run, make_experiment(*flags)))
+    return run
+
+
+def settings(*each: str) -> list[str]:
+    """The flags that set arguments of SWIFT, each written name=value."""
+    return [part for setting in each for part in ("--set", setting)]
+
+
+# One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
+LAST = settings("max_steps=3", "eval_steps=3", "save_steps=3")
+
 RUN_ALL = """
 import json, sys
 from run_swift import main
@@ -229,6 +248,12 @@ def demo_run(
     if not (project_copy / shown).exists():
         shutil.copytree(first / shown, project_copy / shown)
     return RunFolder(project_copy / shown), screen
+
+
+@pytest.fixture
+def own_run(demo_run: tuple[RunFolder, str], tmp_path: Path) -> RunFolder:
+    """The finished run, a copy that may be changed."""
+    return RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -47,6 +47,11 @@ class FakeHub:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
+    def put_folder(self, kind: str, repository: str, folder: Path) -> None:
+        """Publish the files of a folder."""
+        for path in folder.iterdir():
+            self.put(kind, repository, path.name, path.read_bytes())
+
 
 @contextmanager
 def serve_hub(root: Path) -> Iterator[FakeHub]:

@@ -10,10 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.conftest import read_demo_rows
+from tests.conftest import TINY, read_demo_rows
 from tests.pretended_device import DEVICE, WHY_NOT, PretendedDevice, moved
 from tests.tuning.test_label_loss import WORDS, label_loss, padded_batch
-from workflows.experiment.cards import ROOT
 from workflows.inference.head import head_scores
 from workflows.inference.scorer import Greedy, score_prompts
 from workflows.model.loaded import body_of
@@ -22,7 +21,6 @@ from workflows.tuning import step
 from workflows.tuning.label_loss import Terms
 from workflows.tuning.step import cut, share_beginning
 
-TINY = ROOT / "workflows" / "tiny" / "model"
 BEGINNING = [7, 8, 9, 10, 11, 12]
 PROMPTS = [[*BEGINNING, *range(20, 20 + length)] for length in (3, 30, 7, 8, 12)] + [[5, 6, 7]]
 LABELS = [[30, 3], [31, 32, 3], [31, 33, 34, 3]]

@@ -4,7 +4,6 @@ interrupted.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from threading import Event
 import pytest
 import torch
 
-from tests.conftest import PATIENCE, Command
+from tests.conftest import PATIENCE, TINY, Command
 from tests.fake_hub import FakeHub
 from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, write_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
@@ -78,33 +77,27 @@ def test_the_default_job_ends_with_a_tuned_model_and_an_honest_table(demo_run: t
     assert read_json(run.environment)["machine"]["device"] in ("cpu", "cuda", "mps")
 
 
-def test_a_finished_run_is_not_run_again_and_a_changed_stage_is(
-    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
-) -> None:
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "copy"))
-    before = finished_stages(run)
-    again = command("run", run.path)
+def test_a_finished_run_is_not_run_again_and_a_changed_stage_is(command: Command, own_run: RunFolder) -> None:
+    before = finished_stages(own_run)
+    again = command("run", own_run.path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before") == 10
-    assert str(run.report_page) in again.stdout
-    assert finished_stages(run) == before
-    rows = read_jsonl(run.predictions("tuned"))
-    run.predictions("tuned").write_text(
+    assert str(own_run.report_page) in again.stdout
+    assert finished_stages(own_run) == before
+    rows = read_jsonl(own_run.predictions("tuned"))
+    own_run.predictions("tuned").write_text(
         "".join(json.dumps({**row, "prediction": None}, ensure_ascii=False) + "\n" for row in rows),
         encoding="utf-8",
     )
-    assert command("score", run.path).returncode == 0
-    assert read_json(run.scores)["systems"]["tuned"]["accuracy"] == 0.0
+    assert command("score", own_run.path).returncode == 0
+    assert read_json(own_run.scores)["systems"]["tuned"]["accuracy"] == 0.0
 
 
-def test_answers_to_other_rows_are_not_scored(
-    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
-) -> None:
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    rows = read_jsonl(run.predictions("tuned"))
+def test_answers_to_other_rows_are_not_scored(command: Command, own_run: RunFolder) -> None:
+    rows = read_jsonl(own_run.predictions("tuned"))
     other = {"positive": "negative", "negative": "positive"}
-    write_jsonl(run.predictions("tuned"), ({**row, "gold": other[row["gold"]]} for row in rows))
-    done = command("score", run.path)
+    write_jsonl(own_run.predictions("tuned"), ({**row, "gold": other[row["gold"]]} for row in rows))
+    done = command("score", own_run.path)
     assert done.returncode == 2
     assert "tuned.jsonl: not the rows of" in done.stderr
 
@@ -179,18 +172,17 @@ def test_an_interrupted_inference_asks_only_for_the_missing_rows(
 
 
 def test_both_engines_give_the_same_answers(
-    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+    command: Command, demo_run: tuple[RunFolder, str], own_run: RunFolder
 ) -> None:
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    experiment = load_experiment(run.experiment)
+    experiment = load_experiment(own_run.experiment)
     by_swift = replace(experiment, tuning=replace(experiment.tuning, engine="swift", probe_rows=16))
-    run.experiment.write_text(save_experiment(by_swift), encoding="utf-8")
-    done = command("infer", run.path)
+    own_run.experiment.write_text(save_experiment(by_swift), encoding="utf-8")
+    done = command("infer", own_run.path)
     assert done.returncode == 0, done.stderr
     assert "zero_shot: again, --engine, --probe-rows changed" in done.stdout
     assert "done before" not in done.stdout
     for system in ("zero_shot", "tuned"):
-        fast, swift = (read_jsonl(each.predictions(system)) for each in (demo_run[0], run))
+        fast, swift = (read_jsonl(each.predictions(system)) for each in (demo_run[0], own_run))
         assert [row["output"] for row in fast] == [row["output"] for row in swift]
     figures = read_json(demo_run[0].scores)["systems"]["tuned"]["probabilities"]
     assert figures["disagreements"] == 0
@@ -232,8 +224,7 @@ def test_a_file_with_three_labels_through_the_stages_one_by_one(command: Command
 
 def test_a_model_by_hub_id_is_fetched_from_modelscope(command: Command, hub: FakeHub, tmp_path: Path) -> None:
     """The embedded weights stand on the hub in the place of a Qwen2.5 base model."""
-    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
-        hub.put("models", "Qwen/Qwen2.5-0.5B", path.name, path.read_bytes())
+    hub.put_folder("models", "Qwen/Qwen2.5-0.5B", TINY)
     options = [
         "--model",
         "Qwen/Qwen2.5-0.5B",

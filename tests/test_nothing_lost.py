@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ import psutil
 import pytest
 
 from run_swift import main
-from tests.conftest import GPU_HERE, PATIENCE, Command, free_port
+from tests.conftest import GPU_HERE, PATIENCE, Command, free_port, settings
 from tests.kill_runs import Killer, differences, kill_all
 from workflows.core.files import read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder
@@ -107,8 +106,7 @@ def test_a_full_disk_and_one_that_may_not_be_written_are_one_line_and_no_loss(
     command: Command, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "disk" / "run")
-    checkpoints = "max_steps=4", "save_steps=2", "eval_steps=2"
-    few = [part for each in checkpoints for part in ("--set", each)]
+    few = settings("max_steps=4", "save_steps=2", "eval_steps=2")
     with _disk(tmp_path / "disk", "1500k") as resize:
         whole = command(
             "prepare", "--train-samples", 96, "--test-samples", 20, *few, "--run-folder", run.path
@@ -153,9 +151,9 @@ def _disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
     "name", ["stages.json", "training.json", "data/test.jsonl", "predictions/tuned.jsonl"]
 )
 def test_a_damaged_file_of_a_run_is_named(
-    demo_run: tuple[RunFolder, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    own_run: RunFolder, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    run = shutil.copytree(demo_run[0].path, tmp_path / "run")
+    run = own_run.path
     whole = (run / name).read_bytes()
     (run / name).write_bytes(whole[: len(whole) // 2])
     command = ["report" if name == "training.json" else "score", str(run)]
@@ -168,15 +166,12 @@ def test_a_damaged_file_of_a_run_is_named(
     assert main(command) == 0
 
 
-def test_the_report_says_where_memory_ran_out(
-    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
-) -> None:
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    stages = read_json(run.stages)
+def test_the_report_says_where_memory_ran_out(command: Command, own_run: RunFolder) -> None:
+    stages = read_json(own_run.stages)
     del stages["report"]
     stages["train"]["told"] = [asdict(text("memory_ran_out_in_a_step", tokens=512))]
-    write_json(run.stages, stages)
-    assert command("report", run.path).returncode == 0
-    page = run.report_page.read_text(encoding="utf-8")
+    write_json(own_run.stages, stages)
+    assert command("report", own_run.path).returncode == 0
+    page = own_run.report_page.read_text(encoding="utf-8")
     assert "raining: memory ran out, so 512 tokens at most are computed at a time" in page
     assert "内存不足，此后每次最多计算 512 个 token" in page

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from run_swift import main
-from tests.conftest import free_port, read_demo_rows
+from tests.conftest import TINY, free_port, read_demo_rows
 from tests.fake_hub import FakeHub
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.core.secrets import hide
-from workflows.experiment.cards import ROOT
 
 # Runs the command lines of its input; one that would never end is asked, then stopped. With --offline this
 # machine must not be reached either: a hub is served on it.
@@ -78,7 +77,7 @@ VARIABLES = (
 SECRETS = {name: f"leaked-{name.lower()}" for name in VARIABLES}
 SMALL = ("--train-samples", "64", "--test-samples", "20", "--set", "max_steps=2")
 HUB_ID = "Qwen/Qwen2.5-0.5B-Instruct"
-TINY = "workflows/tiny/model"
+MODELS = "tiny,workflows/tiny/model"
 STUDY = "question: {en: a, zh: b}\narms: {tfidf: {}}\noptions: {test_samples: 20}\nsizes: [64]\ndraws: 1\n"
 A, B, C, D = (f"outputs/{name}" for name in "abcd")
 COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and what is said
@@ -89,7 +88,7 @@ COMMANDS: list[tuple[tuple[str, ...], int, str]] = [  # with its exit code, and 
     (("report", A), 0, "done before"),
     (("plan", *SMALL), 0, "this machine: "),
     (("reproduce", A), 0, "equal"),
-    (("select-model", "--models", f"tiny,{TINY}", "--cases", "4", "--output", "outputs/s"), 0, "selection:"),
+    (("select-model", "--models", MODELS, "--cases", "4", "--output", "outputs/s"), 0, "selection:"),
     (("study", "few.yaml", "--output", "outputs/study"), 0, "report: "),
     (("search", *SMALL, "--trials", "1", "--output", "outputs/search"), 0, "preset: "),
     (("benchmark", "inference", A, "--rows", "8", "--repeats", "1", "--output", "outputs/x"), 0, "ours"),
@@ -119,8 +118,7 @@ def test_no_other_machine_is_reached_and_no_secret_is_kept(
     project_copy: Path, hub: FakeHub, demo_run: tuple[RunFolder, str]
 ) -> None:
     port = free_port()
-    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
-        hub.put("models", HUB_ID, path.name, path.read_bytes())
+    hub.put_folder("models", HUB_ID, TINY)
     rows = "".join(f"{row['label']},{row['text']}\n" for row in read_demo_rows()[:400])
     hub.put("datasets", "XiangPan/waimai_10k", "waimai_10k.csv", f"label,review\n{rows}".encode())
     (project_copy / "few.yaml").write_text(STUDY, encoding="utf-8")

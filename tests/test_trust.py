@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from run_swift import main
-from tests.conftest import Command, make_experiment
+from tests.conftest import TINY, Command, make_experiment
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json, write_jsonl
 from workflows.core.permissions import RUNS_CODE, RUNS_CODE_BY_PATH, check_arguments, permitted
@@ -31,12 +31,6 @@ def ran(tmp_path: Path) -> Path:
     return tmp_path / "ran"
 
 
-@pytest.fixture
-def strangers(demo_run: tuple[RunFolder, str], tmp_path: Path) -> RunFolder:
-    """A finished run that came from anywhere."""
-    return RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "strangers"))
-
-
 def _plugin(folder: Path, ran: Path) -> str:
     path = folder / "plugin.py"
     path.write_text(f"open({str(ran)!r}, 'w')", encoding="utf-8")
@@ -53,13 +47,13 @@ def _change_experiment(run: RunFolder, *keys: str, **arguments: Any) -> None:
 
 
 def test_no_command_takes_code_from_a_run_folder(
-    command: Command, strangers: RunFolder, demo_run: tuple[RunFolder, str], ran: Path, tmp_path: Path
+    command: Command, own_run: RunFolder, demo_run: tuple[RunFolder, str], ran: Path, tmp_path: Path
 ) -> None:
-    _change_experiment(strangers, "resolved", "preset", external_plugins=[_plugin(strangers.path, ran)])
-    folder, own = str(strangers.path), tmp_path / "own.yaml"
+    _change_experiment(own_run, "resolved", "preset", external_plugins=[_plugin(own_run.path, ran)])
+    folder, own = str(own_run.path), tmp_path / "own.yaml"
     own.write_text(
         "question: {en: a, zh: b}\narms: {lora: {}}\nsizes: [64]\ndraws: 1\n"
-        f"options: {{set: [external_plugins={strangers.path / 'plugin.py'}]}}\n",
+        f"options: {{set: [external_plugins={own_run.path / 'plugin.py'}]}}\n",
         encoding="utf-8",
     )
     commands = [
@@ -82,13 +76,11 @@ def test_no_command_takes_code_from_a_run_folder(
     assert "--trust-code lora_rank: runs no code" in unknown.stderr
 
 
-def test_a_plugin_that_the_command_line_trusts_runs(
-    command: Command, strangers: RunFolder, ran: Path
-) -> None:
-    plugin = _plugin(strangers.path, ran)
+def test_a_plugin_that_the_command_line_trusts_runs(command: Command, own_run: RunFolder, ran: Path) -> None:
+    plugin = _plugin(own_run.path, ran)
     options = ["--train-samples", "32", "--test-samples", "5", "--set", "max_steps=1"]
-    flags = [*options, "--set", f"external_plugins={plugin}", "--run-folder", strangers.path / "new"]
-    for words in (["prepare", *flags], ["train", strangers.path / "new"]):
+    flags = [*options, "--set", f"external_plugins={plugin}", "--run-folder", own_run.path / "new"]
+    for words in (["prepare", *flags], ["train", own_run.path / "new"]):
         done = command(*words, "--trust-code", "external_plugins")
         assert done.returncode == 0, done.stderr
     assert ran.exists()
@@ -150,42 +142,42 @@ def test_a_training_tells_no_hub_of_itself_unless_it_is_asked_to(tmp_path: Path)
 
 
 def test_a_tag_of_python_in_yaml_is_refused(
-    strangers: RunFolder, ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_run: RunFolder, ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = tmp_path / "hostile.yaml"
     hostile.write_text(f"user: {YAML_TAG.format(ran)}", encoding="utf-8")
-    strangers.experiment.write_text(f"format: {YAML_TAG.format(ran)}", encoding="utf-8")
+    own_run.experiment.write_text(f"format: {YAML_TAG.format(ran)}", encoding="utf-8")
     for words in (
         ["study", hostile],
         ["run", "--prompt", hostile],
-        ["predict", strangers.path, "--text", "好"],
+        ["predict", own_run.path, "--text", "好"],
     ):
         assert main([*map(str, words)]) == 2
         assert "could not determine a constructor for the tag" in capsys.readouterr().err
     assert not ran.exists()
 
 
-def test_a_checkpoint_lies_in_its_run_folder(strangers: RunFolder, tmp_path: Path) -> None:
+def test_a_checkpoint_lies_in_its_run_folder(own_run: RunFolder, tmp_path: Path) -> None:
     for elsewhere in (str(tmp_path), "../../model", ".."):
-        write_json(strangers.training, {**read_json(strangers.training), "checkpoint": elsewhere})
+        write_json(own_run.training, {**read_json(own_run.training), "checkpoint": elsewhere})
         with pytest.raises(UserError, match="is no folder of"):
-            checkpoint_of(strangers)
+            checkpoint_of(own_run)
 
 
 def test_a_link_in_a_run_folder_leads_to_no_file_of_ours(
-    strangers: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours = tmp_path / "ours.txt"
     ours.write_text("ours", encoding="utf-8")
-    strangers.scores.unlink()
-    for path in (strangers.path / ".lock", strangers.log("score")):
+    own_run.scores.unlink()
+    for path in (own_run.path / ".lock", own_run.log("score")):
         path.unlink(missing_ok=True)
         path.symlink_to(ours)
-        assert main(["score", str(strangers.path)]) == 2
+        assert main(["score", str(own_run.path)]) == 2
         assert f"{path}: is a link or the like" in capsys.readouterr().err
         path.unlink()
     assert ours.read_text(encoding="utf-8") == "ours"
-    assert main(["score", str(strangers.path)]) == 0
+    assert main(["score", str(own_run.path)]) == 0
 
 
 class _Payload:
@@ -231,9 +223,7 @@ def _pickled_model(run: RunFolder, ran: Path) -> None:
 
 def _own_model(run: RunFolder) -> Path:
     """A model inside of the run folder, which the experiment names."""
-    from workflows.experiment.cards import ROOT
-
-    folder = shutil.copytree(ROOT / "workflows" / "tiny" / "model", run.path / "model")
+    folder = shutil.copytree(TINY, run.path / "model")
     _change_experiment(run, "resolved", "model", "arguments", model=str(folder))
     return folder
 
@@ -285,10 +275,10 @@ def _arguments_beside_the_weights(run: RunFolder, ran: Path) -> None:
     ids=lambda value: value.__name__.strip("_") if callable(value) else None,
 )
 def test_nothing_of_a_strangers_folder_is_run(
-    command: Command, strangers: RunFolder, ran: Path, change: Change, words: str, code: int
+    command: Command, own_run: RunFolder, ran: Path, change: Change, words: str, code: int
 ) -> None:
-    change(strangers, ran)
-    done = command(*words.format(strangers.path).split())
+    change(own_run, ran)
+    done = command(*words.format(own_run.path).split())
     assert not ran.exists()
     assert done.returncode == code, done.stderr
     if code == 2:

@@ -13,9 +13,8 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import is_torchvision_available
 
-from workflows.experiment.cards import ROOT
+from tests.conftest import TINY
 
-TINY = ROOT / "workflows" / "tiny" / "model"
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<think>", "</think>")
 PICTURES = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "processor_class": "LlavaProcessor"}
 PICTURES |= {

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from cleanlab.rank import get_label_quality_scores
 
-from tests.conftest import make_experiment
+from tests.conftest import make_experiment, prepare_run
 from workflows.baselines.audit import audit, out_of_fold, rank
 from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
-from workflows.data.prepare import prepare
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.job import Job
 from workflows.pipeline.run import do_stages
@@ -42,10 +41,8 @@ def test_flipped_labels_come_first_on_hotel_reviews(shared_data: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Experiment]:
-    experiment = make_experiment("--train-samples", "600")
-    run = RunFolder(tmp_path_factory.mktemp("audit"))
-    prepare(Job(run, experiment))
-    return run, experiment
+    flags = ("--train-samples", "600")
+    return prepare_run(tmp_path_factory.mktemp("audit"), *flags), make_experiment(*flags)
 
 
 def test_the_table_can_be_corrected_and_is_not_overwritten(prepared: tuple[RunFolder, Experiment]) -> None:

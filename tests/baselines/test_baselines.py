@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, make_experiment
+from tests.conftest import Command, make_experiment, prepare_run
 from workflows.baselines.baselines import (
     NGRAMS,
     character_ngrams,
@@ -15,7 +15,6 @@ from workflows.baselines.baselines import (
 )
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.data.prepare import prepare
 from workflows.experiment.job import Job
 from workflows.scoring.score import score
 
@@ -23,14 +22,12 @@ from workflows.scoring.score import score
 @pytest.mark.slow
 def test_tfidf_reaches_the_published_level_on_hotel_reviews(shared_data: Path, tmp_path: Path) -> None:
     options = ["--dataset", "chnsenticorp", "--data-file", str(shared_data / "ChnSentiCorp_htl_all.csv")]
-    experiment = make_experiment(*options)
-    run = RunFolder(tmp_path)
-    prepare(Job(run, experiment))
-    run_baselines(Job(run, experiment))
-    systems = score(Job(run, experiment))["systems"]
+    job = Job(prepare_run(tmp_path, *options), make_experiment(*options))
+    run_baselines(job)
+    systems = score(job)["systems"]
     assert systems["tfidf"]["accuracy"] >= 0.90
     assert systems["majority"]["accuracy"] == 533 / 777
-    rows = read_jsonl(run.predictions("tfidf"))
+    rows = read_jsonl(job.run.predictions("tfidf"))
     assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in rows)
     assert all(max(row["probabilities"], key=row["probabilities"].get) == row["prediction"] for row in rows)
 
@@ -72,11 +69,11 @@ def test_a_label_that_training_lacks_is_never_predicted(tmp_path: Path) -> None:
         "text",
         "--label-column",
         "label",
+        "--labels",
+        "差,中,好",
     ]
-    experiment = make_experiment(*options, "--labels", "差,中,好")
-    run = RunFolder(tmp_path / "run")
-    prepare(Job(run, experiment))
-    run_baselines(Job(run, experiment))
+    run = prepare_run(tmp_path / "run", *options)
+    run_baselines(Job(run, make_experiment(*options)))
     predictions = read_jsonl(run.predictions("tfidf"))
     assert [row["prediction"] for row in predictions][1] == "差"
     assert all(row["probabilities"]["中"] == 0.0 for row in predictions)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import Command, make_experiment
+from tests.conftest import TINY, Command, make_experiment
 from workflows.commands.benchmark.benchmark import about, smallest_lead
 from workflows.core.files import read_json
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import MAX_NEW_TOKENS, ROOT
+from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.model.machine import Machine
 
 
@@ -88,7 +88,7 @@ def test_preparing_is_timed_on_tables_of_three_sizes(command: Command, tmp_path:
 
 
 def test_how_nearly_an_answer_was_another_is_read_along_the_greedy_answer() -> None:
-    model = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     prompt = [7, 8, 9, 10, 20, 21]
     template = SimpleNamespace(template_meta=SimpleNamespace(stop_token_id=model.config.eos_token_id))
     written = model.generate(

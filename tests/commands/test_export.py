@@ -208,23 +208,22 @@ def test_the_folder_is_a_model_for_another_run(
 
 
 def test_where_the_checkpoint_is_gone_the_way_to_a_new_one_works(
-    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+    command: Command, own_run: RunFolder
 ) -> None:
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    shutil.rmtree(run.sft)
-    vllm = ("serve", run.path, "--engine", "vllm")
-    benchmark = ("benchmark", "inference", run.path)
-    for words in (("export", run.path), ("predict", run.path, "--text", "好"), vllm, benchmark):
+    shutil.rmtree(own_run.sft)
+    vllm = ("serve", own_run.path, "--engine", "vllm")
+    benchmark = ("benchmark", "inference", own_run.path)
+    for words in (("export", own_run.path), ("predict", own_run.path, "--text", "好"), vllm, benchmark):
         said = command(*words)
         assert said.returncode == 2
-        assert f"is gone; to train again remove {run.training}, then `run {run.path}`" in said.stderr
-    run.training.unlink()
-    experiment = load_experiment(run.experiment)
+        assert f"is gone; to train again remove {own_run.training}, then `run {own_run.path}`" in said.stderr
+    own_run.training.unlink()
+    experiment = load_experiment(own_run.experiment)
     short = replace(experiment, preset={**experiment.preset, "max_steps": 1})
-    run.experiment.write_text(save_experiment(short), encoding="utf-8")
-    done = command("train", run.path)
+    own_run.experiment.write_text(save_experiment(short), encoding="utf-8")
+    done = command("train", own_run.path)
     assert done.returncode == 0, done.stderr
-    assert checkpoint_of(run).is_dir()
+    assert checkpoint_of(own_run).is_dir()
 
 
 def test_a_folder_that_answers_otherwise_is_not_kept(

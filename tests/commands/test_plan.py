@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, make_experiment
+from tests.conftest import TINY, Command, make_experiment, settings
 from tests.fake_hub import FakeHub
 from workflows.commands.plan.devices import DEVICES, changes_to_fit
 from workflows.commands.plan.plan import estimate_runs
@@ -47,11 +47,9 @@ def test_plan_of_a_hub_model_has_the_figures_of_the_run_and_fetches_no_weights(
     command: Command, hub: FakeHub, demo_run: tuple[RunFolder, str], tmp_path: Path
 ) -> None:
     run, _ = demo_run
-    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
-        hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())
+    hub.put_folder("models", "someone/tiny-chat", TINY)
     short = Path(tempfile.mkdtemp(prefix="p"))  # datasets' processes meet at a socket in it: 107 characters
     before = sorted((ROOT / "outputs").iterdir())
-    card = ("num_train_epochs=3", "per_device_train_batch_size=32", "per_device_eval_batch_size=64")
     done = command(
         *(
             "plan",
@@ -62,7 +60,7 @@ def test_plan_of_a_hub_model_has_the_figures_of_the_run_and_fetches_no_weights(
             "--output",
             tmp_path / "plan.json",
         ),
-        *(part for each in card for part in ("--set", each)),
+        *settings("num_train_epochs=3", "per_device_train_batch_size=32", "per_device_eval_batch_size=64"),
         env={**hub.env, "TMPDIR": str(short)},
     )
     assert done.returncode == 0, done.stderr[-3000:]

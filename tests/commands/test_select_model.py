@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import TINY, Command
 from workflows.core.files import read_json, read_jsonl, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import ROOT
-
-TINY = ROOT / "workflows" / "tiny" / "model"
 
 
 @pytest.fixture(scope="module")

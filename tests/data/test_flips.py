@@ -6,24 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import make_experiment
+from tests.conftest import make_experiment, prepare_run
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import SPLITS, RunFolder
 from workflows.core.screen import Screen
-from workflows.data.prepare import prepare
-from workflows.experiment.job import Job
 from workflows.pipeline.lines import lines_of
 from workflows.pipeline.run import are_done, do_stages
 from workflows.scoring.table import render_scores
 
 SAMPLE = ["--train-samples", "320", "--sample-seed", "1", "--test-samples", "50"]
-
-
-def _prepare(folder: Path, *options: str) -> RunFolder:
-    run = RunFolder(folder)
-    prepare(Job(run, make_experiment(*options)))
-    return run
 
 
 def _labels(run: RunFolder, *splits: str) -> dict[str, int]:
@@ -37,12 +29,12 @@ def _changed(run: RunFolder, plain: RunFolder) -> dict[str, tuple[int, int]]:
 
 
 def test_as_many_labels_as_asked_are_wrong_and_a_larger_share_has_them_too(tmp_path: Path) -> None:
-    plain = _prepare(tmp_path / "plain", *SAMPLE)
+    plain = prepare_run(tmp_path / "plain", *SAMPLE)
     rows = {name: len(_labels(plain, name)) for name in SPLITS}
     assert (rows["train"], rows["val"]) == (320, 41)
     before: set[str] = set()
     for share in (0.05, 0.1, 0.2):
-        run = _prepare(tmp_path / f"{share}", *SAMPLE, "--flip-labels", str(share))
+        run = prepare_run(tmp_path / f"{share}", *SAMPLE, "--flip-labels", str(share))
         wrong = _changed(run, plain)
         counts = {name: len(wrong.keys() & _labels(plain, name)) for name in SPLITS}
         assert counts == {"train": round(share * 320), "val": round(share * 41), "test": 0}
@@ -68,7 +60,7 @@ def test_as_many_labels_as_asked_are_wrong_and_a_larger_share_has_them_too(tmp_p
 def test_another_sample_has_other_wrong_labels_and_the_same_one_the_same(tmp_path: Path) -> None:
     asked = ["--train-samples", "2000", "--flip-labels", "0.1"]
     first, again, other = (
-        read_jsonl(_prepare(tmp_path / name, *asked, "--sample-seed", seed).flipped)
+        read_jsonl(prepare_run(tmp_path / name, *asked, "--sample-seed", seed).flipped)
         for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
     )
     assert first == again
@@ -82,7 +74,7 @@ def test_each_other_label_is_as_likely(tmp_path: Path) -> None:
     own = ["--data-file", str(file), "--text-column", "t", "--label-column", "l", "--labels", "差,中,好"]
     pairs = Counter(
         (row["before"], row["after"])
-        for row in read_jsonl(_prepare(tmp_path / "run", *own, "--flip-labels", "0.5").flipped)
+        for row in read_jsonl(prepare_run(tmp_path / "run", *own, "--flip-labels", "0.5").flipped)
     )
     assert pairs.keys() == {(a, b) for a in "差中好" for b in "差中好" if a != b}
     assert all(180 < count < 270 for count in pairs.values())  # of 1,350 in six ways
@@ -91,7 +83,7 @@ def test_each_other_label_is_as_likely(tmp_path: Path) -> None:
 def test_labels_are_flipped_after_corrections_by_hand_and_mixed_rows_keep_theirs(
     tmp_path: Path, demo_rows: list[dict[str, str]]
 ) -> None:
-    plain = _prepare(tmp_path / "plain")
+    plain = prepare_run(tmp_path / "plain")
     table = tmp_path / "mine.csv"
     wrong = read_jsonl(plain.split("train"))[:200]
     lines = (f'{row["id"]},"{row["review"]}",{["positive", "negative"][row["label"]]}' for row in wrong)
@@ -99,8 +91,8 @@ def test_labels_are_flipped_after_corrections_by_hand_and_mixed_rows_keep_theirs
     lines = (f"{i % 2},第{i}单外卖{'差好'[i % 2]}，{i * i}号骑手" for i in range(600))
     (tmp_path / "waimai_10k.csv").write_text("label,review\n" + "\n".join(lines), encoding="utf-8")
     asked = ["--apply", str(table), "--data-dir", str(tmp_path), "--mix", "waimai=0.1"]
-    corrected = _prepare(tmp_path / "corrected", *asked)
-    run = _prepare(tmp_path / "run", *asked, "--flip-labels", "0.2")
+    corrected = prepare_run(tmp_path / "corrected", *asked)
+    run = prepare_run(tmp_path / "run", *asked, "--flip-labels", "0.2")
     assert run.corrections.read_bytes() == corrected.corrections.read_bytes()
     wrong_now = _changed(run, corrected)
     own = [id for id in _labels(run, "train") if not id.startswith("waimai/")]

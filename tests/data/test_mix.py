@@ -5,19 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, make_experiment
+from tests.conftest import Command, make_experiment, prepare_run
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
-from workflows.core.run_folder import RunFolder
 from workflows.data.mix import compare_lengths
-from workflows.data.prepare import prepare
-from workflows.experiment.job import Job
-
-
-def _prepare(folder: Path, *options: str) -> RunFolder:
-    run = RunFolder(folder)
-    prepare(Job(run, make_experiment(*options)))
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +24,9 @@ def other(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, st
 
 
 def test_mixed_rows_are_training_rows_that_the_target_does_not_have(other: Path, tmp_path: Path) -> None:
-    plain = _prepare(tmp_path / "plain", "--train-samples", "1000")
+    plain = prepare_run(tmp_path / "plain", "--train-samples", "1000")
     options = ["--train-samples", "1000", "--data-dir", str(other), "--mix", "waimai=0.5"]
-    run = _prepare(tmp_path / "run", *options)
+    run = prepare_run(tmp_path / "run", *options)
     train = read_jsonl(run.split("train"))
     assert train[:1000] == read_jsonl(plain.split("train"))
     for name in ("val", "test"):
@@ -57,13 +48,13 @@ def test_mixed_rows_are_training_rows_that_the_target_does_not_have(other: Path,
         assert name == "waimai/train"
         assert source[int(number) - 1]["review"].strip() == row["review"]
         assert row["messages"][1]["content"] == ["负面", "正面"][int(source[int(number) - 1]["label"])]
-    again = _prepare(tmp_path / "again", *options)
+    again = prepare_run(tmp_path / "again", *options)
     assert again.split("train").read_bytes() == run.split("train").read_bytes()
 
 
 def test_examples_may_be_mixed_rows(other: Path, tmp_path: Path) -> None:
     options = ["--train-samples", "20", "--data-dir", str(other), "--mix", "waimai=20"]
-    run = _prepare(tmp_path, *options, "--prompt", "zh-nearest", "--test-samples", "10")
+    run = prepare_run(tmp_path, *options, "--prompt", "zh-nearest", "--test-samples", "10")
     rows = read_jsonl(run.split("train"))
     assert all(len(row["examples"]) == 4 for row in rows)
     assert any(id.startswith("waimai/") for row in rows for id in row["examples"])
@@ -91,7 +82,7 @@ def test_what_cannot_be_mixed_is_one_line(
     other: Path, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        _prepare(tmp_path, "--data-dir", str(other), *options)
+        prepare_run(tmp_path, "--data-dir", str(other), *options)
     assert complaint in str(error.value)
 
 

@@ -6,23 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_experiment
+from tests.conftest import make_experiment, prepare_run
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
-from workflows.data.prepare import prepare
-from workflows.experiment.job import Job
 from workflows.pipeline.run import are_done, do_stages
 
 WORDS = ("又脏又吵，服务也差", "干净安静，早餐很好")
 OWN = [(str(i % 2), f"酒店在{i}路{i * i}号，{WORDS[i % 2]}，第{i * 37}间") for i in range(600)]
-
-
-def _prepare(folder: Path, *options: str) -> RunFolder:
-    run = RunFolder(folder)
-    prepare(Job(run, make_experiment(*options)))
-    return run
 
 
 def _write_hotels(folder: Path, rows: list[tuple[str, str]]) -> None:
@@ -45,8 +37,8 @@ def _ids_by_text(run: RunFolder) -> dict[str, str]:
 
 def test_training_rows_stay_and_test_rows_are_those_of_the_other_set(hotels: Path, tmp_path: Path) -> None:
     asked = ["--data-dir", str(hotels), "--train-samples", "300", "--sample-seed", "1"]
-    plain = _prepare(tmp_path / "plain", *asked, "--test-samples", "50", "--split", "course")
-    there = _prepare(
+    plain = prepare_run(tmp_path / "plain", *asked, "--test-samples", "50", "--split", "course")
+    there = prepare_run(
         tmp_path / "there",
         *(
             "--data-dir",
@@ -59,7 +51,7 @@ def test_training_rows_stay_and_test_rows_are_those_of_the_other_set(hotels: Pat
             "course",
         ),
     )
-    run = _prepare(
+    run = prepare_run(
         tmp_path / "run",
         *asked,
         "--test-dataset",
@@ -93,7 +85,7 @@ def test_there_may_be_more_test_rows_than_of_its_own(hotels: Path, tmp_path: Pat
     few = tmp_path / "few.csv"
     few.write_text("t,l\n" + "".join(f"第{i}条{WORDS[i % 2]},{i % 2}\n" for i in range(90)), encoding="utf-8")
     own = ["--data-file", str(few), "--text-column", "t", "--label-column", "l"]
-    run = _prepare(
+    run = prepare_run(
         tmp_path / "run",
         *(*own, "--labels", "0=negative,1=positive", "--data-dir", str(hotels)),
         *("--test-dataset", "chnsenticorp", "--test-samples", "60"),
@@ -112,8 +104,8 @@ def test_a_training_row_that_stands_in_the_test_set_is_left_out_and_counted(
     rows += [(row["label"], f"{row['text']}！！") for row in demo_rows[400:1400]]  # nearly the same
     _write_hotels(tmp_path / "data", rows)
     asked = ["--data-dir", str(tmp_path / "data"), *(["--keep-near-copies"] if kept else [])]
-    plain = _prepare(tmp_path / "plain", *asked)
-    run = _prepare(tmp_path / "run", *asked, "--test-dataset", "chnsenticorp")
+    plain = prepare_run(tmp_path / "plain", *asked)
+    run = prepare_run(tmp_path / "run", *asked, "--test-dataset", "chnsenticorp")
     tested = _ids_by_text(run)
     used = {row["review"] for name in ("train", "val") for row in read_jsonl(run.split(name))}
     before = {row["review"] for name in ("train", "val") for row in read_jsonl(plain.split(name))}
@@ -136,7 +128,7 @@ def test_a_training_row_that_stands_in_the_test_set_is_left_out_and_counted(
 def test_no_row_that_is_mixed_in_stands_in_the_test_set(hotels: Path, tmp_path: Path) -> None:
     """--split course has other test rows of it than the split that its mixed rows are from."""
     asked = ["--data-dir", str(hotels), "--split", "course", "--train-samples", "300"]
-    run = _prepare(tmp_path, *asked, "--test-dataset", "chnsenticorp", "--mix", "chnsenticorp=1")
+    run = prepare_run(tmp_path, *asked, "--test-dataset", "chnsenticorp", "--mix", "chnsenticorp=1")
     tested = _ids_by_text(run)
     assert not tested.keys() & {row["review"] for row in read_jsonl(run.split("train"))}
     assert read_json(run.manifest)["mixed"]["chnsenticorp"]["left_out"]["same text as a row of test"] > 10
@@ -180,7 +172,7 @@ def test_what_cannot_be_tested_on_is_one_line(
     hotels: Path, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        _prepare(tmp_path, "--data-dir", str(hotels), *options)
+        prepare_run(tmp_path, "--data-dir", str(hotels), *options)
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -6,15 +6,14 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from tests.conftest import make_experiment, read_options
+from tests.conftest import TINY, make_experiment, read_options
 from workflows.core.errors import UserError
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment, content_of, load_experiment, save_experiment
 from workflows.experiment.options import DEFAULTS, RunOptions, asked, flags_of
 from workflows.pipeline.stages import STAGES
 
-MODEL = str(ROOT / "workflows" / "tiny" / "model")
+MODEL = str(TINY)
 OWN = ["--text-column", "文 本", "--label-column", "星"]
 
 

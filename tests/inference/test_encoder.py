@@ -5,19 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import Command
-from tests.served import assert_served_as_answered
+from tests.served import assert_served_as_answered, load_for_answers
 from tests.tiny_encoder import build_encoder
-from workflows.core.files import read_json, read_jsonl
-from workflows.core.run_folder import RunFolder
+from workflows.core.files import read_jsonl
+from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.experiment import load_experiment
 from workflows.inference.head import row_windows, score_rows
 from workflows.inference.scorer import prompt_tokens
-from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import with_local_model
-from workflows.model.machine import Machine
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +42,7 @@ def run(command: Command, encoder: Path) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def loaded(run: RunFolder) -> tuple[Any, Any]:
-    experiment = with_local_model(load_experiment(run.experiment))
-    checkpoint = run.sft / read_json(run.training)["checkpoint"]
-    file = run.path / "none.jsonl"
-    arguments = build_infer_arguments(experiment, Machine("cpu", "", "float32", ""), file, file, checkpoint)
-    model, template = prepare_model_template(arguments)
-    return model.eval(), template
+    return load_for_answers(load_experiment(run.experiment), run.path, checkpoint_of(run))
 
 
 def test_what_is_read_of_a_text(loaded: tuple[Any, Any]) -> None:

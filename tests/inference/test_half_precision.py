@@ -5,11 +5,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from workflows.experiment.cards import ROOT
+from tests.conftest import TINY
 from workflows.inference.infer import merged_for_a_while
 from workflows.inference.scorer import Answer, Greedy, score_prompts
 
-TINY = ROOT / "workflows" / "tiny" / "model"
 PROMPTS = [[5, 6, 7, 8, *range(70, 70 + length)] for length in (9, 4, 30, 12, 5)]
 LABELS = [[100, 3], [200, 201, 3]]
 

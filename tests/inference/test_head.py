@@ -11,21 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command, run_command
-from tests.served import assert_served_as_answered
+from tests.conftest import TINY, Command, run_command
+from tests.served import assert_served_as_answered, load_for_answers
 from workflows.core.files import read_json, read_jsonl
-from workflows.core.run_folder import RunFolder, finished_stages
-from workflows.experiment.cards import ROOT
+from workflows.core.run_folder import RunFolder, checkpoint_of, finished_stages
 from workflows.experiment.experiment import load_experiment
 from workflows.experiment.options import TuningOptions, flags_of
 from workflows.inference.head import head_scores, score_rows
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import with_local_model
-from workflows.model.machine import Machine
 
 pytestmark = pytest.mark.slow
 
@@ -81,15 +76,8 @@ def run(runs: dict[str, RunFolder]) -> RunFolder:
 @pytest.fixture(scope="module")
 def loaded(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """The model with the adapter on it, and its template, as inference loads them."""
-    return _load(run, tmp_path_factory.mktemp("loaded") / "none.jsonl")
-
-
-def _load(run: RunFolder, file: Path) -> tuple[Any, Any]:
-    experiment = with_local_model(load_experiment(run.experiment))
-    adapter = run.sft / read_json(run.training)["checkpoint"]
-    machine = Machine("cpu", "", "float32", "")
-    model, template = prepare_model_template(build_infer_arguments(experiment, machine, file, file, adapter))
-    return model.eval(), template
+    folder = tmp_path_factory.mktemp("loaded")
+    return load_for_answers(load_experiment(run.experiment), folder, checkpoint_of(run))
 
 
 def _one_by_one(model: Any, rows: list[list[int]]) -> list[list[float]]:
@@ -142,16 +130,15 @@ def test_what_was_saved_gives_the_same_scores_in_a_new_process(
     run: RunFolder, loaded: tuple[Any, Any], tmp_path: Path
 ) -> None:
     _, template = loaded
-    model, _ = _load(run, tmp_path / "none.jsonl")  # a copy, to be merged
+    adapter = checkpoint_of(run)
+    model, _ = load_for_answers(load_experiment(run.experiment), tmp_path, adapter)  # a copy, to be merged
     rows = read_jsonl(run.split("test"))
     tokens = [prompt_tokens(template, row) for row in rows]
     tuned = _one_by_one(model, tokens)
     merged = merge_adapter(model)
     merged.save_pretrained(tmp_path / "merged")
-    adapter = run.sft / read_json(run.training)["checkpoint"]
-    base = ROOT / "workflows" / "tiny" / "model"
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, base, adapter, tmp_path / "merged", json.dumps(tokens)],
+        [sys.executable, "-c", LOAD, TINY, adapter, tmp_path / "merged", json.dumps(tokens)],
         capture_output=True,
         text=True,
         check=False,

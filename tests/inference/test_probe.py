@@ -9,9 +9,9 @@ import torch
 from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import make_experiment
+from tests.served import load_for_answers
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
@@ -24,10 +24,7 @@ from workflows.inference.probe import probe
 from workflows.inference.regressions import STRENGTH, fit, out_of_fold, outputs_of
 from workflows.inference.scorer import Tokens, prompt_tokens
 from workflows.inference.threshold import fit_threshold, shifted
-from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
-from workflows.model.machine import Machine
 
 EXPERIMENT = make_experiment()
 
@@ -35,11 +32,7 @@ EXPERIMENT = make_experiment()
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """The embedded model and its template, as inference loads them."""
-    file = tmp_path_factory.mktemp("probe") / "none.jsonl"
-    machine = Machine("cpu", "", "float32", "")
-    return prepare_model_template(
-        build_infer_arguments(with_local_model(EXPERIMENT), machine, file, file, None)
-    )
+    return load_for_answers(EXPERIMENT, tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture(scope="module")

@@ -10,28 +10,26 @@ import pytest
 import torch
 from safetensors import safe_open
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
-from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import make_experiment
+from tests.conftest import LAST, make_experiment, settings
+from tests.served import load_for_answers
 from tests.tiny_qwen3_5 import build_qwen3_5, stand_in_for_pictures
 from workflows.commands.export.export import export
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.rows import Rows, question
-from workflows.core.run_folder import RunFolder, checkpoint_of
+from workflows.core.run_folder import checkpoint_of
 from workflows.core.screen import Screen
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
 from workflows.experiment.cards import MAX_NEW_TOKENS, Label
-from workflows.experiment.experiment import Experiment, save_experiment
+from workflows.experiment.experiment import Experiment
 from workflows.experiment.model_cards import load_model_card
 from workflows.inference.features import Frame, probed_layers, read_features
 from workflows.inference.head import score_rows
 from workflows.inference.infer import answer_batches, merge_adapter
 from workflows.inference.scorer import Answer, Greedy, Tokens, prompt_tokens, score_prompts
-from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import label_tokens, with_local_model
-from workflows.model.machine import Machine
-from workflows.pipeline.run import do_stages
+from workflows.model.folder import label_tokens
+from workflows.pipeline.run import do_stages, start_run
 
 pytest.importorskip("transformers.models.qwen3_5", reason="Qwen3.5 needs transformers>=5.2")
 
@@ -49,23 +47,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield build_qwen3_5(base / "Qwen3.5-tiny")
 
 
-def _load(experiment: Experiment, folder: Path, checkpoint: Path | None = None) -> tuple[Any, Any]:
-    """Model and template as inference loads them."""
-    file, machine = folder / "none.jsonl", Machine("cpu", "", "float32", "")
-    arguments = build_infer_arguments(with_local_model(experiment), machine, file, file, checkpoint)
-    return prepare_model_template(arguments)
-
-
 @pytest.fixture(scope="module")
 def experiment(folder: Path) -> Experiment:
-    settings = ("max_steps=3", "eval_steps=3", "save_steps=3", "torch_dtype=float32")
     options = ["--train-samples", "48", "--test-samples", "24", "--model", str(folder)]
-    return make_experiment(*options, *(part for setting in settings for part in ("--set", setting)))
+    return make_experiment(*options, *LAST, *settings("torch_dtype=float32"))
 
 
 @pytest.fixture(scope="module")
 def loaded(experiment: Experiment, folder: Path) -> tuple[Any, Any]:
-    return _load(experiment, folder)
+    return load_for_answers(experiment, folder)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +134,7 @@ def test_features_are_those_of_each_prompt_alone(loaded: tuple[Any, Any], rows: 
 
 
 def test_a_head_reads_each_row_as_if_alone(folder: Path, rows: Rows) -> None:
-    model, template = _load(make_experiment("--method", "head", "--model", str(folder)), folder)
+    model, template = load_for_answers(make_experiment("--method", "head", "--model", str(folder)), folder)
     together = {each["id"]: each["scores"] for batch in score_rows(model, template, rows) for each in batch}
     assert len({score for [[score, _]] in together.values()}) == len(rows)
     for row in rows:
@@ -162,9 +152,7 @@ def test_it_answers_without_thinking(loaded: tuple[Any, Any], rows: Rows) -> Non
 def test_a_run_tunes_the_layers_for_text_and_answers_as_swift_does(
     experiment: Experiment, folder: Path, tmp_path: Path
 ) -> None:
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    run = start_run(experiment, tmp_path / "run", Screen())
     do_stages(
         run, experiment, ("prepare", "tokens", "zero_shot", "probe", "train", "tuned", "score"), Screen()
     )
@@ -173,13 +161,13 @@ def test_a_run_tunes_the_layers_for_text_and_answers_as_swift_does(
     assert any("linear_attn.in_proj_qkv" in name for name in names)
     assert all("language_model" in name for name in names)
     assert read_json(run.probe)["missing"] is None
-    model, template = _load(experiment, folder, checkpoint_of(run))
+    model, template = load_for_answers(experiment, folder, checkpoint_of(run))
     model = merge_adapter(model)
     test, tuned = read_jsonl(run.split("test")), read_jsonl(run.predictions("tuned"))
     assert [row["output"] for row in tuned] == _alone(model, template, test)
     exported = export(run, None, Screen())
     again = replace(experiment, model=load_model_card(str(exported)))
-    assert _alone(*_load(again, folder), test) == [row["output"] for row in tuned]
+    assert _alone(*load_for_answers(again, folder), test) == [row["output"] for row in tuned]
     val = read_jsonl(run.split("val"))
     history = read_json(run.training)["log_history"]
     measured = next(entry["eval_loss"] for entry in history if "eval_loss" in entry)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from swift.infer_engine import RequestConfig
-from swift.pipelines.utils import prepare_model_template
 
 from tests.conftest import make_experiment
+from tests.served import load_for_answers
 from workflows.core.errors import UserError
 from workflows.data.messages import write_row
 from workflows.data.reviews import Review
@@ -16,9 +16,7 @@ from workflows.inference.infer import answer_batches, has_own_code
 from workflows.inference.plain_scorer import answer_by_engine
 from workflows.inference.scorer import Answer, Greedy, prompt_tokens, score_prompts
 from workflows.model import batches
-from workflows.model.arguments import build_infer_arguments
-from workflows.model.folder import label_tokens, with_local_model
-from workflows.model.machine import Machine
+from workflows.model.folder import label_tokens
 
 EXPERIMENT = make_experiment()
 # Words of one token and of several; one is the beginning of another.
@@ -28,11 +26,7 @@ LABELS = (Label("bad", "负面"), Label("good", "正面"), Label("best", "正面
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """The embedded model and its template, as inference loads them."""
-    file = tmp_path_factory.mktemp("scorer") / "none.jsonl"
-    machine = Machine("cpu", "", "float32", "")
-    return prepare_model_template(
-        build_infer_arguments(with_local_model(EXPERIMENT), machine, file, file, None)
-    )
+    return load_for_answers(EXPERIMENT, tmp_path_factory.mktemp("scorer"))
 
 
 @pytest.fixture(scope="module")

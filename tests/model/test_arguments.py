@@ -12,11 +12,11 @@ import torch
 from swift import InferArguments, SftArguments
 from swift.pipelines.infer.deploy import SwiftDeploy
 
-from tests.conftest import make_experiment
+from tests.conftest import TINY, make_experiment, settings
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, write_json, write_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import METHODS, MODELS, ROOT, load_preset, names_of, read_yaml
+from workflows.experiment.cards import METHODS, MODELS, load_preset, names_of, read_yaml
 from workflows.experiment.recipes import Preference
 from workflows.inference.scorer import prompt_tokens
 from workflows.inference.swift_engine import limit_vllm
@@ -129,7 +129,7 @@ def test_every_preset_becomes_sft_arguments(run: RunFolder, method: str) -> None
 
 def test_swifts_defaults_are_what_the_preset_says_of_them(run: RunFolder, tmp_path: Path) -> None:
     folder = tmp_path / "tiny-chat"  # a folder's name pins nothing, as the card of `tiny` does
-    shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder)
+    shutil.copytree(TINY, folder)
     experiment = with_local_model(make_experiment("--model", folder, "--method", "swift-defaults"))
     arguments = build_sft_arguments(run, experiment, CPU)
     own = arguments.training_args
@@ -229,7 +229,7 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
     expected: tuple[int, int, bool, int],
 ) -> None:
     folder = tmp_path / "tiny-chat"  # a folder's name pins nothing, as the card of `tiny` does
-    shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder)
+    shutil.copytree(TINY, folder)
     here = ("--set", "use_cpu=true", "--set", "torch_dtype=float32")  # the machine that is meant has a GPU
     ready = with_local_model(make_experiment("--model", str(folder), *here, *options))
     if "jd-qwen-1.8b" in options:  # the first Qwen's module
@@ -244,9 +244,7 @@ def test_tokens_at_a_time_and_checkpointing_follow_the_memory_at_the_same_batch(
 
 def test_a_plain_script_is_given_nothing_that_it_does_not_read() -> None:
     read = ("learning_rate=1e-3", "lora_rank=4", "max_steps=3", "torch_dtype=float32", "max_batch_size=4")
-    experiment = make_experiment(
-        "--method", "plain-peft", *(part for each in read for part in ("--set", each))
-    )
+    experiment = make_experiment("--method", "plain-peft", *settings(*read))
     check_overrides(experiment.overrides, experiment.recipe)
     for name in ("warmup_ratio", "use_dora", "eval_steps", "gradient_checkpointing", "target_modules"):
         value = experiment.preset.get(name, "1")

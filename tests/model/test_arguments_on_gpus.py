@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import TINY
 from tests.pretended import A10, T4, V100, Gpu, torch_shows
 from tests.tiny_encoder import build_encoder
 from workflows.core.errors import UserError
@@ -15,7 +16,6 @@ from workflows.core.files import write_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import (
     METHODS,
-    ROOT,
     ModelCard,
     load_dataset_card,
     load_preset,
@@ -44,7 +44,7 @@ MACHINES = {
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
     """A Qwen and an encoder whose cards pin nothing."""
     folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder / "tiny-chat")
+    shutil.copytree(TINY, folder / "tiny-chat")
     build_encoder(folder / "tiny-bert", ["好"])
     return {name: ModelCard(name, describe_folder(folder / name)) for name in ("tiny-chat", "tiny-bert")}
 

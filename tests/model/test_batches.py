@@ -8,14 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
+from tests.conftest import TINY
 from workflows.core.errors import UserError
 from workflows.core.told import listening
-from workflows.experiment.cards import ROOT
 from workflows.inference.scorer import Greedy, _Scorer, score_prompts
 from workflows.model import batches
 from workflows.model.batches import in_batches, length_batches, most_rows, row_bytes
 
-TINY = ROOT / "workflows" / "tiny" / "model"
 QWEN1_5 = Qwen2Config(
     hidden_size=2048,
     intermediate_size=5504,

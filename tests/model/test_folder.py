@@ -13,17 +13,15 @@ from jinja2.exceptions import SecurityError
 from peft.import_utils import is_torchao_available
 from transformers import AutoTokenizer
 
-from tests.conftest import make_experiment
+from tests.conftest import TINY, make_experiment
 from tests.fake_hub import FakeHub
 from workflows.core.errors import UserError
 from workflows.core.hubs import Hub
 from workflows.core.told import listening
-from workflows.experiment.cards import MODELS, ROOT, Label, ModelCard, names_of
+from workflows.experiment.cards import MODELS, Label, ModelCard, names_of
 from workflows.experiment.checks import check_environment, check_method
 from workflows.experiment.model_cards import describe_folder, load_model_card
 from workflows.model.folder import check_label_words, check_machine, fetch_from_hubs, fetch_model
-
-TINY = ROOT / "workflows" / "tiny" / "model"
 
 
 def _is_base(card: ModelCard) -> bool:
@@ -257,11 +255,6 @@ def test_the_first_qwen_has_no_head() -> None:
         check_method(first)
 
 
-def _put_tiny(hub: FakeHub, model: str) -> None:
-    for path in TINY.iterdir():
-        hub.put("models", model, path.name, path.read_bytes())
-
-
 @pytest.mark.parametrize(
     ("first", "address", "named", "other"),
     [
@@ -272,7 +265,7 @@ def _put_tiny(hub: FakeHub, model: str) -> None:
 def test_what_one_hub_does_not_give_comes_from_the_other(
     hub_here: FakeHub, first: Hub, address: str, named: str, other: str
 ) -> None:
-    _put_tiny(hub_here, f"someone/{first}")
+    hub_here.put_folder("models", f"someone/{first}", TINY)
     hub_here.fail(address, 403)
     said: list[str] = []
     with listening(said.append) as told:
@@ -294,7 +287,7 @@ def test_what_one_hub_does_not_give_comes_from_the_other(
 def test_without_a_hub_its_cache_does_if_it_is_whole(
     hub_here: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _put_tiny(hub_here, "someone/cached")
+    hub_here.put_folder("models", "someone/cached", TINY)
     folder = fetch_from_hubs("someone/cached", None, "modelscope", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     fetch_from_hubs.cache_clear()

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from workflows.experiment.cards import ROOT
+from tests.conftest import TINY
 from workflows.model.loaded import LoadedModel
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(("begins", "is_kept"), [(True, True), ("gaussian", True), ("pissa", False)])
 def test_a_base_that_an_adapter_took_from_is_loaded_anew(begins: Any, is_kept: bool) -> None:
-    model = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model").float()
+    model = AutoModelForCausalLM.from_pretrained(TINY).float()
     before = copy.deepcopy(model.state_dict())
     base = LoadedModel(model=model, loaded_with="this")
     base.remove_adapter(

@@ -5,14 +5,12 @@ import copy
 import torch
 from transformers import AutoModelForCausalLM
 
-from workflows.experiment.cards import ROOT
+from tests.conftest import TINY
 from workflows.model.patches import (
     PLAIN_ATTENTION,
     make_output_layer_input_contiguous,
     use_plain_attention_for_short_rows,
 )
-
-TINY = ROOT / "workflows" / "tiny" / "model"
 
 
 def test_logits_and_gradients_stay_what_they_were() -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_experiment
+from tests.conftest import TINY, make_experiment
 from workflows.commands.export.model_card import write_model_card
 from workflows.core.costs import costs_of
 from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, write_json
 from workflows.core.run_folder import RunFolder, checkpoint_of, finished_stages
 from workflows.core.screen import Screen
-from workflows.experiment.cards import ROOT
 from workflows.pipeline.run import are_done, do_stages
 from workflows.pipeline.taken_over import take_over_training
 from workflows.scoring.table import render_scores
@@ -139,7 +138,7 @@ def test_a_run_on_other_test_rows_answers_as_if_it_had_trained_itself(
     assert costs_of(run)["tuned"]["tuning"] == costs_of(first)["tuned"]["tuning"]
     (tmp_path / "card").mkdir()
     check = {"dtype": "float32", "outputs_differing": [], "test_rows": 30}
-    write_model_card(tmp_path / "card", run, other, ROOT / "workflows" / "tiny" / "model", check)
+    write_model_card(tmp_path / "card", run, other, TINY, check)
     card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     assert "Trained on demo, tested on 30 test rows of waimai" in card
     assert "在 demo 上训练，在 waimai 的 30 条测试数据上测试" in card

@@ -2,7 +2,6 @@
 is refused before anything starts.
 """
 
-import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -87,40 +86,34 @@ def _is_of(scores: dict[str, object], figures: dict[str, float]) -> None:
         )
 
 
-@pytest.fixture
-def scored(demo_run: tuple[RunFolder, str], tmp_path: Path) -> RunFolder:
-    """The finished run, a copy."""
-    return RunFolder(Path(shutil.copytree(demo_run[0].path, tmp_path / "run")))
-
-
 def _reporting_to(name: str) -> Experiment:
     return make_experiment("--set", f"report_to={name}")
 
 
 def test_mlflow_has_the_losses_and_later_the_scores_in_one_run(
-    scored: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow = pytest.importorskip("mlflow", reason="an extra, which a run needs only where report_to names it")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database takes ten seconds to be made
     experiment = _reporting_to("mlflow")
-    with tracked(scored, experiment):
+    with tracked(own_run, experiment):
         assert mlflow.active_run() is not None  # transformers' callback logs to it
         mlflow.log_metric("loss", 0.5, step=1)
     assert mlflow.active_run() is None
-    scores = score_and_track(Job(scored, experiment))
+    scores = score_and_track(Job(own_run, experiment))
     (found,) = mlflow.MlflowClient().search_runs(["0"])
-    assert found.info.run_id == read_json(scored.tracked)["mlflow"]
+    assert found.info.run_id == read_json(own_run.tracked)["mlflow"]
     assert (found.info.status, found.data.metrics.pop("loss")) == ("FINISHED", 0.5)
     assert found.data.params["run.dataset"] == "demo"
     _is_of(scores, found.data.metrics)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "other").as_uri())
     with pytest.raises(UserError, match=r"report_to=mlflow: .* Is it set as it was when the run began"):
-        score_and_track(Job(scored, experiment))
+        score_and_track(Job(own_run, experiment))
 
 
 def test_swanlab_keeps_the_scores_here_under_the_id_of_the_losses(
-    scored: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swanlab = pytest.importorskip(
         "swanlab", reason="an extra, which a run needs only where report_to names it"
@@ -128,13 +121,13 @@ def test_swanlab_keeps_the_scores_here_under_the_id_of_the_losses(
     monkeypatch.setenv("SWANLAB_MODE", "offline")
     monkeypatch.setenv("SWANLAB_API_KEY", "a-key-for-the-test")
     experiment = _reporting_to("swanlab")
-    with tracked(scored, experiment):
-        assert swanlab.get_run().id == read_json(scored.tracked)["swanlab"]
+    with tracked(own_run, experiment):
+        assert swanlab.get_run().id == read_json(own_run.tracked)["swanlab"]
     assert not swanlab.has_run()
-    score_and_track(Job(scored, experiment))
-    pieces = [*(scored.sft / "swanlog").glob("run-*")]
-    assert {path.name.rpartition("-")[2] for path in pieces} == {read_json(scored.tracked)["swanlab"]}
-    written = b"".join(path.read_bytes() for path in (scored.sft / "swanlog").rglob("*") if path.is_file())
+    score_and_track(Job(own_run, experiment))
+    pieces = [*(own_run.sft / "swanlog").glob("run-*")]
+    assert {path.name.rpartition("-")[2] for path in pieces} == {read_json(own_run.tracked)["swanlab"]}
+    written = b"".join(path.read_bytes() for path in (own_run.sft / "swanlog").rglob("*") if path.is_file())
     assert b"test/tuned/accuracy_low" in written
     assert "微调后".encode() in written
     assert b"a-key-for-the-test" not in written

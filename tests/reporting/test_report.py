@@ -3,7 +3,6 @@
 import html
 import re
 import resource
-import shutil
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -91,34 +90,29 @@ def test_the_report_of_the_default_job_has_everything_in_both_languages(
     assert f"{accuracy:.3f} (" in markdown
 
 
-def test_the_language_is_the_readers_choice(
-    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
-) -> None:
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    assert '<body class="language-zh">' in run.report_page.read_text(encoding="utf-8")
-    done = command("report", run.path, "--lang", "en")
+def test_the_language_is_the_readers_choice(command: Command, own_run: RunFolder) -> None:
+    assert '<body class="language-zh">' in own_run.report_page.read_text(encoding="utf-8")
+    done = command("report", own_run.path, "--lang", "en")
     assert done.returncode == 0, done.stderr
-    assert '<body class="language-en">' in run.report_page.read_text(encoding="utf-8")
-    assert "## Result" in run.report_markdown.read_text(encoding="utf-8")
+    assert '<body class="language-en">' in own_run.report_page.read_text(encoding="utf-8")
+    assert "## Result" in own_run.report_markdown.read_text(encoding="utf-8")
 
 
 def test_a_report_without_its_training_rows_says_what_is_missing(
-    command: Command, demo_run: tuple[RunFolder, str], tmp_path: Path
+    command: Command, own_run: RunFolder
 ) -> None:
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    run.split("train").unlink()
-    done = command("report", run.path)
+    own_run.split("train").unlink()
+    done = command("report", own_run.path)
     assert done.returncode == 2
-    assert f"data/train.jsonl is missing; run `prepare {run.path}` first" in done.stderr
+    assert f"data/train.jsonl is missing; run `prepare {own_run.path}` first" in done.stderr
 
 
 @pytest.fixture
-def small_run(demo_run: tuple[RunFolder, str], tmp_path: Path) -> RunFolder:
+def small_run(own_run: RunFolder) -> RunFolder:
     """A copy of the finished run without what only training gives."""
-    run = RunFolder(shutil.copytree(demo_run[0].path, tmp_path / "run"))
-    for path in (run.training, run.tokens, run.environment, run.audit_summary):
+    for path in (own_run.training, own_run.tokens, own_run.environment, own_run.audit_summary):
         path.unlink()
-    return run
+    return own_run
 
 
 def test_texts_of_data_and_model_are_shown_as_they_are(small_run: RunFolder) -> None:

@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 
 from run_swift import app
 from tests.conftest import Command, make_experiment, read_demo_rows, start_command
-from tests.test_readme import commands_of
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, finished_stages
@@ -208,13 +207,6 @@ def test_without_optuna_the_command_names_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r'needs optuna, .* pip install "optuna>=5"$'):
         work_on_search(DEFAULTS, None, 3, None, None, Screen())
-
-
-def test_the_commands_of_its_page_are_read() -> None:
-    searches = [line.split()[2:] for line in commands_of("docs/en/search.md") if " search " in line]
-    assert len(searches) > 1
-    for arguments in searches:
-        app.parse_args(arguments, exit_on_error=False, print_error=False)
 
 
 def test_a_search_without_evaluations_is_refused_before_anything_is_trained(

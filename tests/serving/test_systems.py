@@ -13,12 +13,11 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import Command, make_experiment
+from tests.conftest import TINY, Command, make_experiment
 from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import ROOT
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import find_machine
@@ -65,7 +64,7 @@ def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> No
         "adalora": AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj"]),
     }
     for name, config in kinds.items():
-        base = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model")
+        base = AutoModelForCausalLM.from_pretrained(TINY)
         get_peft_model(base, config).save_pretrained(str(tmp_path / name))
     arguments = build_infer_arguments(
         with_local_model(make_experiment()), find_machine(), Path(os.devnull), Path(os.devnull), None
@@ -75,7 +74,7 @@ def test_adapters_of_unlike_kinds_answer_beside_each_other(tmp_path: Path) -> No
     for name, wear in worn.items():
         with wear() as dressed:
             assert dressed.peft_type == kinds[name].peft_type
-    shipped = AutoModelForCausalLM.from_pretrained(ROOT / "workflows" / "tiny" / "model").state_dict()
+    shipped = AutoModelForCausalLM.from_pretrained(TINY).state_dict()
     with models.load(arguments, None)[2]() as untuned:
         weights = dict(untuned.get_base_model().named_parameters())
     query = "model.layers.0.self_attn.q_proj"

@@ -10,12 +10,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from run_swift import main
-from tests.conftest import Command, start_command
+from tests.conftest import TINY, Command, start_command
 from tests.fake_hub import FakeHub
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, write_json
 from workflows.core.run_folder import RunFolder
-from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import DEFAULTS, DataOptions, RunOptions
 from workflows.experiment.resolve import resolve
@@ -396,8 +395,7 @@ def test_an_arm_is_left_out_where_its_model_cannot_be_had(
     assert second not in again["runs"]
     assert again["panels"][0]["unfinished"] == [{"arm": "chat", "size": 16, "draws": 1, "of": 2}]
     # With the model on the hub the arms are there; what describes it is in the cache when the hub is gone.
-    for path in (ROOT / "workflows" / "tiny" / "model").iterdir():
-        hub.put("models", "someone/tiny-chat", path.name, path.read_bytes())
+    hub.put_folder("models", "someone/tiny-chat", TINY)
     for env in (hub.env, gone):
         planned = command(*study, "--plan", env=env)
         assert planned.returncode == 0, planned.stderr

@@ -14,24 +14,20 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from tests.conftest import make_experiment
+from tests.conftest import TINY, make_experiment, settings
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
-from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.data.splits import sample_rows
-from workflows.experiment.cards import ROOT
-from workflows.experiment.experiment import save_experiment
 from workflows.inference.infer import measure_validation, merged_for_a_while
 from workflows.inference.predictions import head_loss
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import find_machine
-from workflows.pipeline.run import do_stages
+from workflows.pipeline.run import do_stages, start_run
 from workflows.tuning.callbacks import Pace, Plan, register_watch
 
-TINY = ROOT / "workflows" / "tiny" / "model"
-SETTINGS = ("max_steps=8", "eval_steps=2", "save_steps=2", "callbacks=witness")
+SETTINGS = settings("max_steps=8", "eval_steps=2", "save_steps=2", "callbacks=witness")
 
 
 @pytest.mark.slow
@@ -49,11 +45,8 @@ def test_its_loss_is_that_of_swifts_own_evaluation_and_keeps_the_same_checkpoint
             swifts.append(found.metrics["eval_loss"])
 
     callbacks_map["witness"] = Witness
-    run = RunFolder(tmp_path / "run")
-    options = [part for setting in SETTINGS for part in ("--set", setting)]
-    experiment = make_experiment("--train-samples", "256", "--test-samples", "20", *options)
-    run.path.mkdir()
-    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    experiment = make_experiment("--train-samples", "256", "--test-samples", "20", *SETTINGS)
+    run = start_run(experiment, tmp_path / "run", Screen())
     do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
     assert ours == pytest.approx(swifts, rel=1e-3)
     assert len(ours) == 4

@@ -7,27 +7,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import make_experiment, run_command
+from tests.conftest import LAST, TINY, make_experiment, run_command, settings
 from tests.tiny_encoder import build_encoder
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.core.screen import Screen
-from workflows.experiment.cards import ROOT
-from workflows.experiment.experiment import save_experiment
-from workflows.pipeline.run import do_stages
+from workflows.pipeline.run import do_stages, start_run
 
 pytestmark = pytest.mark.slow
 
 # What a CPU with bf16 gets by itself, so that it is so on every machine; no warm-up: three steps are all.
 MIXED = ["--set", "bf16=true", "--set", "warmup_ratio=0", "--set", "lr_scheduler_type=constant"]
-LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, demo_rows: list[dict[str, str]]) -> dict[str, RunFolder]:
     """The finished runs by method; `model` in their parent folder is what each began with."""
     folder = tmp_path_factory.mktemp("full")
-    shutil.copytree(ROOT / "workflows" / "tiny" / "model", folder / "full" / "model")
+    shutil.copytree(TINY, folder / "full" / "model")
     build_encoder(folder / "encoder" / "model", [row["text"] for row in demo_rows])
     runs = {method: RunFolder(folder / method / "run") for method in ("full", "encoder")}
     commands = [
@@ -69,12 +66,10 @@ def test_every_weight_takes_steps_of_a_small_learning_rate(
 
 
 def test_a_head_on_a_bf16_model_is_trained_in_fp32_and_so_goes_on_after_a_stop(tmp_path: Path) -> None:
-    settings = ("torch_dtype=bfloat16", "max_steps=4", "eval_steps=2", "save_steps=2")
-    options = [*MIXED, *(part for setting in settings for part in ("--set", setting))]
+    options = [*MIXED, *settings("torch_dtype=bfloat16", "max_steps=4", "eval_steps=2", "save_steps=2")]
     sizes = ("--train-samples", "40", "--test-samples", "8", "--eval-rows", "2")
-    run, experiment = RunFolder(tmp_path / "run"), make_experiment("--method", "head", *sizes, *options)
-    run.path.mkdir()
-    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    experiment = make_experiment("--method", "head", *sizes, *options)
+    run = start_run(experiment, tmp_path / "run", Screen())
     do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
     first, last = (load_file(run.sft / f"checkpoint-{step}" / "adapter_model.safetensors") for step in (2, 4))
     assert {weight.dtype for weight in last.values()} == {torch.float32}

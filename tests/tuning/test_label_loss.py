@@ -11,17 +11,16 @@ from swift.metrics import MeanMetric
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workflows.experiment.cards import ROOT
+from tests.conftest import TINY
 from workflows.tuning.label_loss import LabelLoss, Terms, balanced_weights, branchings, find_label
 
-FOLDER = ROOT / "workflows" / "tiny" / "model"
 # Words that part at their first token, that share it, and that are the beginning of another's.
 WORDS = ("负面", "正面", "正面，非常好", "负数")
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(FOLDER)
+    return AutoTokenizer.from_pretrained(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def labels(tokenizer: Any) -> list[list[int]]:
 def model() -> Any:
     """The embedded model with an adapter that changes what it says."""
     torch.manual_seed(1)
-    base = AutoModelForCausalLM.from_pretrained(FOLDER).float()
+    base = AutoModelForCausalLM.from_pretrained(TINY).float()
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     return adapted.train()
 

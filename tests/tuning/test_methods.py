@@ -6,21 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from swift.pipelines.utils import prepare_model_template
 
-from tests.conftest import Command, make_experiment, run_command
-from tests.served import assert_served_as_answered
+from tests.conftest import LAST, Command, make_experiment, run_command
+from tests.served import assert_served_as_answered, load_for_answers
 from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl, sha256
 from workflows.core.run_folder import RunFolder, checkpoint_of
 from workflows.experiment.experiment import load_experiment
 from workflows.inference.infer import merge_adapter
 from workflows.inference.scorer import prompt_tokens
-from workflows.model.arguments import (
-    build_infer_arguments,
-    build_sft_arguments,
-    refuse_other_prompting,
-)
+from workflows.model.arguments import build_sft_arguments, refuse_other_prompting
 from workflows.model.folder import with_local_model
 from workflows.model.machine import Machine
 from workflows.model.swift_names import check_overrides
@@ -28,8 +23,6 @@ from workflows.serving.systems import open_system
 
 pytestmark = pytest.mark.slow
 
-# One checkpoint, the last: the first one's step has a learning rate of nearly nothing.
-LAST = [part for name in ("max_steps", "eval_steps", "save_steps") for part in ("--set", f"{name}=3")]
 SIZES = ["--train-samples", "60", "--test-samples", "20"]
 # Of three checkpoints, by the largest loss; each with ranks of its own, which AdaLoRA takes from every step.
 FIRST_IS_BEST = [
@@ -172,12 +165,8 @@ def test_label_smoothing_changes_the_loss_by_what_it_is_defined_as(runs: dict[st
 def test_a_merged_model_says_what_the_unmerged_one_does(
     runs: dict[str, RunFolder], name: str, tmp_path: Path
 ) -> None:
-    run, file = runs[name], tmp_path / "none.jsonl"
-    experiment = with_local_model(load_experiment(run.experiment))
-    machine = Machine("cpu", "", "float32", "")
-    arguments = build_infer_arguments(experiment, machine, file, file, checkpoint_of(run))
-    model, template = prepare_model_template(arguments)
-    model.eval()
+    run = runs[name]
+    model, template = load_for_answers(load_experiment(run.experiment), tmp_path, checkpoint_of(run))
     torch.manual_seed(1)
     with torch.no_grad():  # three steps change little: what was trained gets an effect that cannot be missed
         for part, weight in model.named_parameters():

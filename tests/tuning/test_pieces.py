@@ -8,33 +8,28 @@ import torch
 from swift.callbacks import callbacks_map
 from swift.trainers import Seq2SeqTrainer
 
-from tests.conftest import make_experiment
+from tests.conftest import LAST, make_experiment, settings
 from workflows.core.errors import UserError
 from workflows.core.files import read_json
-from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
-from workflows.experiment.experiment import save_experiment
 from workflows.model import memory
-from workflows.pipeline.run import do_stages
+from workflows.pipeline.run import do_stages, start_run
 from workflows.tuning.callbacks import RUN_WATCH
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ("max_steps=3", "eval_steps=3", "save_steps=3", "logging_steps=1", "lora_dropout=0")
+SETTINGS = [*LAST, *settings("logging_steps=1", "lora_dropout=0")]
 
 
 @pytest.mark.parametrize("method", ["lora", "label-loss", "head"])
 def test_losses_are_the_same_row_by_row(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [part for setting in SETTINGS for part in ("--set", setting)]
     experiment = make_experiment(
-        "--method", method, "--train-samples", "96", "--test-samples", "20", *options
+        "--method", method, "--train-samples", "96", "--test-samples", "20", *SETTINGS
     )
     losses: list[list[float]] = []
     for tokens in (2048, 1):
         monkeypatch.setitem(memory.PIECE_TOKENS, "cpu", tokens)
-        run = RunFolder(tmp_path / str(tokens))
-        run.path.mkdir()
-        run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+        run = start_run(experiment, tmp_path / str(tokens), Screen())
         do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
         history = read_json(run.training)["log_history"]
         losses.append([entry[key] for entry in history for key in ("loss", "eval_loss") if key in entry])
@@ -49,10 +44,8 @@ def test_a_training_without_memory_for_one_row_is_one_line_that_says_what_would_
     def no_memory(arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
-    run = RunFolder(tmp_path / "run")
     experiment = make_experiment("--train-samples", "96", "--test-samples", "20")
-    run.path.mkdir()
-    run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+    run = start_run(experiment, tmp_path / "run", Screen())
     do_stages(run, experiment, ("prepare", "tokens"), Screen())
     monkeypatch.setattr("workflows.tuning.train.sft_main", no_memory)
     line = r"memory ran out in training: .* GB free .* goes on from the last"
@@ -73,16 +66,13 @@ def test_a_step_of_several_batches_without_memory_goes_on_with_smaller_ones_and_
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return step(trainer, model, inputs, *args)
 
-    settings = ["max_steps=3", "eval_steps=1", "save_steps=1", "logging_steps=1", "lora_dropout=0"]
-    settings += ["per_device_train_batch_size=16", "gradient_accumulation_steps=2"]
-    settings += ["group_by_length=false"]  # else SWIFT draws the order of rows by the rows of a batch
-    options = [part for setting in settings for part in ("--set", setting)]
+    options = settings("max_steps=3", "eval_steps=1", "save_steps=1", "logging_steps=1", "lora_dropout=0")
+    options += settings("per_device_train_batch_size=16", "gradient_accumulation_steps=2")
+    options += settings("group_by_length=false")  # else SWIFT draws the order of rows by the rows of a batch
     experiment = make_experiment("--train-samples", "96", "--test-samples", "20", *options)
     losses: list[list[float]] = []
     for name in ("enough", "short"):
-        run = RunFolder(tmp_path / name)
-        run.path.mkdir()
-        run.experiment.write_text(save_experiment(experiment), encoding="utf-8")
+        run = start_run(experiment, tmp_path / name, Screen())
         do_stages(run, experiment, ("prepare", "tokens", "train"), Screen())
         history = read_json(run.training)["log_history"]
         losses.append([entry["loss"] for entry in history if "loss" in entry])

@@ -8,13 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from workflows.experiment.cards import ROOT
+from tests.conftest import TINY
 from workflows.model.batches import length_batches
 from workflows.model.loaded import body_of
 from workflows.tuning import step
 from workflows.tuning.step import cut, share_beginning, shares_beginning, train_in_pieces
 
-TINY = ROOT / "workflows" / "tiny" / "model"
 BEGINNING = [7, 8, 9, 10, 11, 12]
 ROWS = [[*BEGINNING, *range(20, 20 + length)] for length in (3, 30, 7, 8, 12)]
 
