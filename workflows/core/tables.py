@@ -160,7 +160,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
 
     Raises UserError for two of one name, and, unless only the header is looked at, csv.Error for what pandas
     would read otherwise than it was meant, without a word: a quoted cell that goes on after its quote is
-    joined with lines after it, and a carriage return within an unquoted one ends its row.
+    joined with lines after it, and a carriage return within an unquoted one ends its row; and for a row with
+    too many cells, whose line pandas does not count as an editor does.
     """
     csv.field_size_limit(sys.maxsize)
     line = ""
@@ -181,7 +182,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
                     header = row
                     break
                 empty.append(row)
-            whole = reader.line_num
+            width, top = len(header), reader.line_num
+            whole = top
             refuse_twice(table.path, [name for name in header if name])
             ended = line[-1:]
             ends.add(ended)
@@ -189,6 +191,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
                 for row in reader:
                     if row and ended == "\r":  # what follows it is a row, not the rest of a line's end
                         cut = cut or whole
+                    if any(row[width:]) and not cut:
+                        raise csv.Error(f"{len(row)} cells, where the header in line {top} has {width}")
                     ended, whole = line[-1:], reader.line_num
                     ends.add(ended)
                 if cut and "\n" in ends:
@@ -196,7 +200,6 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
                     raise csv.Error("a carriage return within an unquoted text ends the row")
         except csv.Error as error:
             raise csv.Error(f"line {whole + 1}: {error}") from error
-    width = len(header)
     return width, len(empty) if width == 1 else sum(not _is_blank(row) for row in empty)
 
 
