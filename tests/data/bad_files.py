@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "a loop of links": ("a.csv", loop, "a.csv: cannot be read: Too many levels of symbolic links"),
     "a broken link": ("a.csv", lambda path: path.symlink_to("gone"), "there is no such file"),
     "no ending": ("a", typed(TEXT), r"format \(none\) is not read; use one of .csv"),
-    "a packed file": ("a.csv.gz", binary(b"\x1f\x8b\x08\x00"), "format .gz is not read"),
+    "a packed file": ("a.csv.gz", binary(b"\x1f\x8b\x08\x00"), "format .gz is not read; .*: unpack a packed"),
     # What is another file
     "empty": ("a.csv", binary(b""), "a.csv: the file is empty"),
     "blank lines": ("a.csv", typed("\n \n\n"), "a.csv: the file is empty"),

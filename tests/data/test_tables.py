@@ -94,15 +94,20 @@ def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encodin
     [
         ("a.csv", "label,review\n1,好\n0,差,很差\n", "line 3: 3 cells, where the header in line 1 has 2"),
         ("a.csv", "label,review\n1,好,但是早餐很差\n0,差\n", "not a regular table: line 2: 3 cells"),
-        ("a.csv", '\nlabel,review\n\n1,"好\n吃"\n0,差,很差\n', "line 6: 3 cells, where the header in line 2 has 2"),
+        (
+            "a.csv",
+            '\nlabel,review\n\n1,"好\n吃"\n0,差,很差\n',
+            "line 6: 3 cells, where the header in line 2 ",
+        ),
         ("a.csv", 'label,review\n1,"没有结尾的引号\n0,差\n', "line 2: unexpected end of data"),
         ("a.csv", "label,review\n0,差\n1,还行。\r味道很好\n0,差\n", "line 3: a carriage return within"),
         ("a.csv", "label,review\n1,还行。\r味道,很好,吃\n0,差\n", "line 2: a carriage return within"),
         ("a.csv", "", "empty"),
-        ("a.jsonl", '{"label": 1}\n{"label": \n', "line 2: not JSON"),
-        ("a.jsonl", "[1]\n", "line 1: holds list"),
-        ("a.parquet", "no parquet", "not readable as parquet"),
-        ("a.doc", "label,review", "format .doc is not read"),
+        ("a.jsonl", '{"label": 1}\n{"label": \n', "line 2: not JSON: .*; write one object a line, or"),
+        ("a.jsonl", "[1]\n", "line 1: holds list, not an object with keys; write one object a line, or"),
+        ("a.parquet", "no parquet", "not readable as parquet: .*[^.]; write it anew, or as CSV"),
+        ("a.xlsx", "no sheet", "not readable as xlsx: .*; open it in a spreadsheet and save it as .xlsx, or"),
+        ("a.doc", "label,review", "format .doc is not read; .* save any other table as .xlsx or as CSV"),
     ],
 )
 def test_what_is_no_table_is_refused_with_the_place(

@@ -38,6 +38,7 @@ CHUNK_ROWS, CHUNK_CELLS = 20_000, 2_000_000  # at most
 CHUNKS_ARE_WHOLE = int(pd.__version__.split(".")[0]) >= 3
 HEADER_CHARACTERS = 1 << 16
 COLUMNS_NAMED, NAME_CHARACTERS = 20, 40  # in an error, at most
+ONE_A_LINE = "write one object a line, or save the table as CSV in UTF-8"
 
 
 class NotText(str):
@@ -64,7 +65,8 @@ def open_table(path: Path) -> Table:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UserError(
-            f"{path}: format {path.suffix or '(none)'} is not read; use one of {', '.join(FORMATS)}."
+            f"{path}: format {path.suffix or '(none)'} is not read; use one of {', '.join(FORMATS)}: "
+            "unpack a packed file, save any other table as .xlsx or as CSV in UTF-8."
         )
     encoding = None if kind in ("parquet", "xlsx") else find_encoding(path)
     return Table(path, kind, encoding, sha256(path))
@@ -235,9 +237,11 @@ def _parse_line(table: Table, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{table.path}, line {number}: not JSON: {error}.") from error
+        raise UserError(f"{table.path}, line {number}: not JSON: {error}; {ONE_A_LINE}.") from error
     if not isinstance(row, dict):
-        raise UserError(f"{table.path}, line {number}: holds {type(row).__name__}, not an object with keys.")
+        raise UserError(
+            f"{table.path}, line {number}: holds {type(row).__name__}, not an object with keys; {ONE_A_LINE}."
+        )
     return row
 
 
@@ -264,8 +268,11 @@ def _read_binary(table: Table) -> Iterator[pd.DataFrame]:
     except UserError:
         raise
     except Exception as error:  # each engine has its own exceptions for a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{table.path}: not readable as {table.format}: {reason}.") from error
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        anew = "open it in a spreadsheet and save it as .xlsx" if table.format == "xlsx" else "write it anew"
+        raise UserError(
+            f"{table.path}: not readable as {table.format}: {reason}; {anew}, or as CSV in UTF-8."
+        ) from error
 
 
 def _as_strings(frame: pd.DataFrame, other: type[str]) -> pd.DataFrame:
