@@ -284,9 +284,14 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "a cell right of the columns": (
         "a.xlsx",
         excel([*TABLE, [1, "好", "?"]]),
-        "row 12: has a cell in column 3",
+        "row 12 of the sheet: has a cell in column 3, and the names in row 1 end at column 2; name that one",
     ),
-    "the last cell of a sheet": ("a.xlsx", far_cell, "row 1048576: has a cell in column 16384"),
+    "the last cell of a sheet": ("a.xlsx", far_cell, "row 1048576 of the sheet: has a cell in column 16384"),
+    "a title above the columns of a sheet": (
+        "a.xlsx",
+        excel([["评论表"], *TABLE]),
+        "where row 1 is a title, delete it",
+    ),
     "two sheets of rows": (
         "a.xlsx",
         excel(TABLE, TABLE),

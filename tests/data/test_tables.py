@@ -97,7 +97,7 @@ def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encodin
         (
             "a.csv",
             '\nlabel,review\n\n1,"好\n吃"\n0,差,很差\n',
-            "line 6: 3 cells, where the header in line 2 ",
+            "line 6: 3 cells, where the header in line 2 has 2",
         ),
         ("a.csv", 'label,review\n1,"没有结尾的引号\n0,差\n', "line 2: unexpected end of data"),
         ("a.csv", "label,review\n0,差\n1,还行。\r味道很好\n0,差\n", "line 3: a carriage return within"),

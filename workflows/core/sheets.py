@@ -72,13 +72,15 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
         book.close()
 
 
-def _aligned(path: Path, rows: Iterator[tuple[int, Cells]], last: int, width: int) -> Iterator[Cells]:
-    """All rows below the row `last`, the empty ones between them too, with as many cells as columns."""
+def _aligned(path: Path, rows: Iterator[tuple[int, Cells]], top: int, width: int) -> Iterator[Cells]:
+    """All rows below the row `top`, the empty ones between them too, with as many cells as columns."""
+    last = top
     for number, cells in rows:
         if len(cells) > width:
             raise UserError(
-                f"{path}, row {number}: has a cell in column {len(cells)}, and the first row names {width} "
-                "columns; name that one, too, or empty it."
+                f"{path}, row {number} of the sheet: has a cell in column {len(cells)}, and the names in row "
+                f"{top} end at column {width}; name that one, too, or empty it; where row {top} is a title, "
+                "delete it."
             )
         yield from repeat([""] * width, number - last - 1)
         yield [*cells, *[""] * (width - len(cells))]
