@@ -1,7 +1,9 @@
 """Files of every format and encoding come out as the same rows; damaged ones are refused with the place."""
 
 import json
+import re
 from pathlib import Path
+from zipfile import ZipFile
 
 import pandas as pd
 import pytest
@@ -147,6 +149,23 @@ def test_sheets_that_are_not_read_are_told(tmp_path: Path) -> None:
     with listening(lambda said: None) as told:
         assert read_table(path)["评论"].tolist() == ["很好"]
     assert [each.zh for each in told] == ["a.xlsx：只读工作表 全部；以下工作表有内容但没有读：2024"]
+
+
+def test_a_sheet_without_styles_is_read_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As some programs write it."""
+    path, plain = tmp_path / "a.xlsx", tmp_path / "plain.xlsx"
+    _frame().to_excel(path, index=False)
+    with ZipFile(path) as styled, ZipFile(plain, "w") as written:
+        for name in styled.namelist():
+            content = styled.read(name)
+            if name == "xl/styles.xml":
+                content = re.sub(rb"<cellStyles.*</cellStyles>", b"", content)
+                assert b"cellStyles" not in content
+            written.writestr(name, content)
+    assert read_table(plain)["review"].tolist() == TEXTS
+    assert [str(each.message) for each in recwarn] == []
 
 
 def test_empty_objects_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

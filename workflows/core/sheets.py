@@ -6,6 +6,7 @@ Not covered: formulas whose values the file does not hold, which are empty cells
 in the first of them.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, repeat
@@ -34,6 +35,8 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
     """
     from openpyxl import load_workbook
 
+    # Of styles and the like, which no row depends on. For good: rows are read in a thread.
+    warnings.filterwarnings("ignore", module="openpyxl")
     with open(path, "rb") as file:
         if file.read(4) == b"\xd0\xcf\x11\xe0":
             raise UserError(f"{path}: is an old Excel file, or has a password: save it as .xlsx without one.")
