@@ -170,7 +170,7 @@ def test_a_file_of_ones_own_is_led_to_the_right_flags(command: Command, tmp_path
     )
     flags: list[object] = ["prepare", "--data-file", file, "--run-folder", tmp_path / "run"]
     first = command(*flags)
-    assert "The file has '评论', '星级'" in first.stderr
+    assert "The file has '评论', '星级'. Where the names shown are a review already, put" in first.stderr
     flags += ["--text-column", "评论", "--label-column", "星级"]
     second = command(*flags)
     assert "--labels 1=…,3=…,5=…" in second.stderr

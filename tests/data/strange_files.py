@@ -25,7 +25,7 @@ NOT_WANTED: dict[str, tuple[str, Make, str]] = {
     "no header": (
         "a.csv",
         typed(LINES),
-        "columns review, label are wanted, the file has '1', '房间很大，早餐也不错'",
+        "columns review, label are wanted, the file has '1', '房间很大，早餐也不错'.* put a row",
     ),
     "header alone": ("a.csv", typed("label,review\n"), r"no usable row is left \(0 read; rejected: \)"),
     "header twice": ("a.csv", typed(f"label,review\n{TEXT}"), f"a.csv, row 1: label 'label' {UNKNOWN}"),

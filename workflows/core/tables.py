@@ -38,6 +38,7 @@ CHUNK_ROWS, CHUNK_CELLS = 20_000, 2_000_000  # at most
 CHUNKS_ARE_WHOLE = int(pd.__version__.split(".")[0]) >= 3
 HEADER_CHARACTERS = 1 << 16
 COLUMNS_NAMED, NAME_CHARACTERS = 20, 40  # in an error, at most
+NO_HEADER = "Where the names shown are a review already, put a row with the columns' names above it."
 ONE_A_LINE = "write one object a line, or save the table as CSV in UTF-8"
 
 

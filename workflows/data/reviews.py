@@ -18,7 +18,15 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.statistics import describe_lengths
-from workflows.core.tables import NotText, Table, as_unicode, name_columns, read_chunks, shorten
+from workflows.core.tables import (
+    NO_HEADER,
+    NotText,
+    Table,
+    as_unicode,
+    name_columns,
+    read_chunks,
+    shorten,
+)
 from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
 from workflows.experiment.labels import INVISIBLE, can_be_named, labels_flag, normalise_label
@@ -168,7 +176,8 @@ def choose_layout(card: DatasetCard, path: Path, columns: list[str], alone: bool
     raise UserError(
         f"{path}: columns {wanted} are wanted, the file has {name_columns(columns)}. Name them with "
         "--text-column and --label-column"
-        + ("." if alone else ", which hold for all files of the data set, or rename them in this one.")
+        + ("" if alone else ", which hold for all files of the data set, or rename them in this one")
+        + f". {NO_HEADER}"
     )
 
 
