@@ -175,7 +175,7 @@ def test_a_file_of_ones_own_is_led_to_the_right_flags(command: Command, tmp_path
     second = command(*flags)
     assert "--labels 1=…,3=…,5=…" in second.stderr
     third = command(*flags, "--labels", "1=差评,5=好评")
-    assert "我的评论.csv, row 3: label '3' is none of 差评, 好评" in third.stderr
+    assert "我的评论.csv, row 3 below the header: label '3' is none of 差评, 好评" in third.stderr
     assert "--labels 1=差评,5=好评,3=" in third.stderr
     rejected = RunFolder(tmp_path / "run").rejected
     assert len(rejected.read_text(encoding="utf-8").splitlines()) == 20

@@ -245,7 +245,7 @@ def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path)
     file.write_text("text,aspects\n好吃,taste\n好看,taste;colour\n", encoding="utf-8")
     done = command("prepare", "--dataset", "demo-aspects", "--method", "head", *options)
     assert done.returncode == 2
-    assert "rows.csv, row 2: label 'taste;colour' is none of taste, service" in done.stderr
+    assert "rows.csv, row 2 below the header: label 'taste;colour' is none of taste, service" in done.stderr
     assert f"listed in {tmp_path / 'run' / 'data' / 'rejected.jsonl'}" in done.stderr
     assert [row["label"] for row in read_jsonl(tmp_path / "run" / "data" / "rejected.jsonl")] == [
         "taste;colour"
@@ -254,7 +254,7 @@ def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path)
     file.write_text("comment,rating\n好吃,5\n好看,五\n", encoding="utf-8")
     done = command("prepare", "--dataset", "dianping-stars", "--method", "head", *options)
     assert done.returncode == 2
-    assert "rows.csv, row 2: label '五' is no number" in done.stderr
+    assert "rows.csv, row 2 below the header: label '五' is no number" in done.stderr
 
 
 def test_labels_are_audited_where_a_row_has_one(command: Command, tmp_path: Path) -> None:

@@ -350,7 +350,9 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str], neutral: str | Non
     if neutral is not None:
         values = {**values, neutral: (*values[neutral], *layout.neutral)}
         left_out = [*layout.unlabelled]
-    where = f"{rows.tables[split].path.name}, row {number}: label {shorten(value)}"
+    table = rows.tables[split]
+    row = f"row {number}" if table.format in ("jsonl", "parquet") else f"row {number} below the header"
+    where = f"{table.path.name}, {row}: label {shorten(value)}"
     mapping = [f"{known}={name}" for name, group in values.items() for known in group]
     listed = ", ".join(f"{shorten(other)} in {count} row(s)" for other, count in counts.most_common(5))
     if not mapping:
