@@ -73,7 +73,7 @@ NOT_WANTED: dict[str, tuple[str, Make, str]] = {
     "stars": (
         "a.csv",
         typed(f"{TEXT}3,一般\n"),
-        "row 11 below the header: label '3' .*--labels 0=negative,1=positive,3=",
+        "row 11 below the header: label '3' .* are right for this file: --labels 0=negative,1=positive,3=",
     ),
     "dates as labels": ("a.csv", typed("label,review\n2024-01-31,好\n"), f"label '2024-01-31' {UNKNOWN}"),
     "dates as labels in XLSX": (

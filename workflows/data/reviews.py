@@ -369,7 +369,10 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str], neutral: str | Non
         used = mapping if (rows.labels >= 0).any() else []  # values that no row has would only confuse
         empty = [f"{other}=" for other in (*(left_out if used else []), *asked)]
         flag = labels_flag(",".join([*used, *empty]))
-        wanted = f"Write the label's name behind each `=`; an empty name leaves such rows out: {flag}"
+        wanted = "Write the label's name behind each `=`; an empty name leaves such rows out"
+        # They may be the card's, and the file one of other labels: 1 of 5 stars is no good review.
+        wanted += "; look whether those that are filled in are right for this file" if used else ""
+        wanted += f": {flag}"
         wanted += "" if neutral is None else " (without --neutral)"
     known = ", ".join(value for group in values.values() for value in group)
     known += f"; left out: {', '.join(left_out)}" if left_out else ""
