@@ -263,7 +263,7 @@ def _prepare_other(job: Job, flag: str, run: RunFolder, experiment: Experiment) 
     except UserError as error:
         said = str(error).replace("--train-samples", "rows wanted:")
         # Of a data set that joins, --data-file is not read.
-        said = said.replace("the file with --data-file FILE, or its folder", "its folder")
+        said = said.replace("the file with --data-file FILE, or with", "with")
         if flag.startswith("--mix") and ("there are only" in said or "--balance:" in said):
             said += " Take a smaller ratio, or fewer rows of this one by --train-samples."
         raise UserError(f"{flag}: {said}") from error
