@@ -126,6 +126,10 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
         (["trian", "outputs/first"], 'Did you mean "train"?'),
         (["run", "--set", "lora_rank=eight"], "--set lora_rank=eight: SWIFT takes a whole number for it."),
         (["run", "--data-file", "no.csv"], "no such file"),
+        (
+            ["run", "--data-file", "README.md", "README_zh.md"],
+            "README_zh.md: is a file, not a run; --data-file",
+        ),
         (["run", "--test-file", "test.csv"], "--test-file goes with --data-file"),
         (["run", "--model", "qwen-1.8b"], "transformers<4.50"),
         (["run", "--neutral", "negative"], "names no neutral label value"),

@@ -54,6 +54,11 @@ def work_on_run(
             screen.say(f"{said.en}\n{said.zh}")
     else:
         flags = ", ".join(flag for flag in flags_of(new) if flag.startswith("--"))
+        if flags and folder.is_file():  # as a shell makes of --data-file *.csv
+            raise UserError(
+                f"{folder}: is a file, not a run; --data-file takes one file: put all rows into one, or name "
+                "those for validation and test with --val-file and --test-file."
+            )
         if flags and not RunFolder(folder).experiment.exists():
             raise UserError(
                 f"{folder}: there is no such run; the folder of a new one is named by --run-folder {folder}."
