@@ -256,6 +256,19 @@ def test_the_flag_that_an_error_advises_works(command: Command, tmp_path: Path, 
     assert "40 kept" in done.stdout, done.stderr
 
 
+def test_who_tunes_tiny_on_rows_of_their_own_is_told(command: Command, tmp_path: Path) -> None:
+    """Whatever the file is called.  Both runs end where the rows are prepared."""
+    (tmp_path / "demo.csv").write_text("text,label\n很好,1\n很差,0\n", encoding="utf-8")
+    own = ["--text-column", "text", "--label-column", "label", "--labels", "0=差评,1=好评"]
+    for flags, refused, told in (
+        (["--data-file", tmp_path / "demo.csv", *own], "2 usable rows, 1 of the rarest label", True),
+        (["--train-samples", 999_999], "--train-samples 999999: there are only", False),
+    ):
+        done = command("run", *flags, "--run-folder", tmp_path / str(told))
+        assert refused in done.stderr
+        assert ("no --model: the embedded tiny is tuned" in done.stdout) is told
+
+
 def test_a_changed_data_file_is_read_again(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     flags: list[object] = ["prepare", "--data-file", file, "--text-column", "text", "--label-column", "label"]

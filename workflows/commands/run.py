@@ -49,7 +49,8 @@ def work_on_run(
             check_machine(experiment)  # before data is prepared that this machine could not train on
         run = start_run(experiment, new.run_folder, screen)
         unasked = experiment.model.name == "tiny" and new.options.tuning.model is None
-        if unasked and "train" in names and not experiment.dataset.name.startswith("demo"):
+        is_demo = experiment.data.data_file is None and experiment.dataset.name.startswith("demo")
+        if unasked and "train" in names and not is_demo:
             said = text("tiny_at_the_start")
             screen.say(f"{said.en}\n{said.zh}")
     else:
