@@ -20,6 +20,7 @@ from workflows.data.prepare import prepare
 from workflows.experiment.cards import ROOT, load_dataset_card
 from workflows.experiment.job import Job
 from workflows.experiment.labels import labels_flag, normalise_label, parse_labels
+from workflows.reporting.data_content import _rows_read
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")
@@ -164,7 +165,9 @@ def test_labels_to_be_pasted_keep_what_was_left_out_before(command: Command, tmp
     (flag,) = re.findall(r"--labels (\S+)", done.stderr)
     again = command("prepare", *columns, "--labels", shlex.split(flag)[0], *run)
     assert again.returncode == 0, again.stderr
-    assert read_json(RunFolder(tmp_path / "run").manifest)["rejected"]["unlabelled"] == 9
+    manifest = read_json(RunFolder(tmp_path / "run").manifest)
+    assert manifest["rejected"]["unlabelled"] == 9
+    assert "9 label value left out" in _rows_read(manifest).en  # not: without a label
 
 
 def test_strata_are_the_rarest_label_and_ranges_of_numbers() -> None:
