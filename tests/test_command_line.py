@@ -126,6 +126,10 @@ def test_list_datasets_tells_names_titles_labels_and_sources(command: Command) -
         (["trian", "outputs/first"], 'Did you mean "train"?'),
         (["run", "--set", "lora_rank=eight"], "--set lora_rank=eight: SWIFT takes a whole number for it."),
         (["run", "--data-file", "no.csv"], "no such file"),
+        (
+            ["run", "--data-file", "README.md", "README_zh.md"],
+            "README_zh.md: is a file, not a run; --data-file",
+        ),
         (["run", "--test-file", "test.csv"], "--test-file goes with --data-file"),
         (["run", "--model", "qwen-1.8b"], "transformers<4.50"),
         (["run", "--neutral", "negative"], "names no neutral label value"),
@@ -170,12 +174,12 @@ def test_a_file_of_ones_own_is_led_to_the_right_flags(command: Command, tmp_path
     )
     flags: list[object] = ["prepare", "--data-file", file, "--run-folder", tmp_path / "run"]
     first = command(*flags)
-    assert "The file has '评论', '星级'" in first.stderr
+    assert "The file has '评论', '星级'. Where the names shown are a review already, put" in first.stderr
     flags += ["--text-column", "评论", "--label-column", "星级"]
     second = command(*flags)
     assert "--labels 1=…,3=…,5=…" in second.stderr
     third = command(*flags, "--labels", "1=差评,5=好评")
-    assert "我的评论.csv, row 3: label '3' is none of 差评, 好评" in third.stderr
+    assert "我的评论.csv, row 3 below the header: label '3' is none of 差评, 好评" in third.stderr
     assert "--labels 1=差评,5=好评,3=" in third.stderr
     rejected = RunFolder(tmp_path / "run").rejected
     assert len(rejected.read_text(encoding="utf-8").splitlines()) == 20
@@ -274,6 +278,19 @@ def test_the_flag_that_an_error_advises_works(command: Command, tmp_path: Path, 
     flag = re.sub("…", lambda _: next(words), advised.group(1))
     done = command(*flags, *flag.split(" "), "--run-folder", tmp_path / "run")
     assert "40 kept" in done.stdout, done.stderr
+
+
+def test_who_tunes_tiny_on_rows_of_their_own_is_told(command: Command, tmp_path: Path) -> None:
+    """Whatever the file is called.  Both runs end where the rows are prepared."""
+    (tmp_path / "demo.csv").write_text("text,label\n很好,1\n很差,0\n", encoding="utf-8")
+    own = ["--text-column", "text", "--label-column", "label", "--labels", "0=差评,1=好评"]
+    for flags, refused, told in (
+        (["--data-file", tmp_path / "demo.csv", *own], "2 usable rows, 1 of the rarest label", True),
+        (["--train-samples", 999_999], "--train-samples 999999: there are only", False),
+    ):
+        done = command("run", *flags, "--run-folder", tmp_path / str(told))
+        assert refused in done.stderr
+        assert ("no --model: the embedded tiny is tuned" in done.stdout) is told
 
 
 def test_a_changed_data_file_is_read_again(command: Command, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "a loop of links": ("a.csv", loop, "a.csv: cannot be read: Too many levels of symbolic links"),
     "a broken link": ("a.csv", lambda path: path.symlink_to("gone"), "there is no such file"),
     "no ending": ("a", typed(TEXT), r"format \(none\) is not read; use one of .csv"),
-    "a packed file": ("a.csv.gz", binary(b"\x1f\x8b\x08\x00"), "format .gz is not read"),
+    "a packed file": ("a.csv.gz", binary(b"\x1f\x8b\x08\x00"), "format .gz is not read; .*: unpack a packed"),
     # What is another file
     "empty": ("a.csv", binary(b""), "a.csv: the file is empty"),
     "blank lines": ("a.csv", typed("\n \n\n"), "a.csv: the file is empty"),
@@ -252,7 +252,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "a cell too many": (
         "a.csv",
         typed("label,review\n1,好\n0,差,很差\n"),
-        "not a regular table: .* line 3",
+        "not a regular table: line 3: 3 cells, where",
     ),
     "a cell too many in the first row": (
         "a.csv",
@@ -284,9 +284,14 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "a cell right of the columns": (
         "a.xlsx",
         excel([*TABLE, [1, "好", "?"]]),
-        "row 12: has a cell in column 3",
+        "row 12 of the sheet: has a cell in column 3, and the names in row 1 end at column 2; name that one",
     ),
-    "the last cell of a sheet": ("a.xlsx", far_cell, "row 1048576: has a cell in column 16384"),
+    "the last cell of a sheet": ("a.xlsx", far_cell, "row 1048576 of the sheet: has a cell in column 16384"),
+    "a title above the columns of a sheet": (
+        "a.xlsx",
+        excel([["评论表"], *TABLE]),
+        "where row 1 is a title, delete it",
+    ),
     "two sheets of rows": (
         "a.xlsx",
         excel(TABLE, TABLE),

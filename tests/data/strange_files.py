@@ -25,14 +25,18 @@ NOT_WANTED: dict[str, tuple[str, Make, str]] = {
     "no header": (
         "a.csv",
         typed(LINES),
-        "columns review, label are wanted, the file has '1', '房间很大，早餐也不错'",
+        "columns review, label are wanted, the file has '1', '房间很大，早餐也不错'.* put a row",
     ),
     "header alone": ("a.csv", typed("label,review\n"), r"no usable row is left \(0 read; rejected: \)"),
-    "header twice": ("a.csv", typed(f"label,review\n{TEXT}"), f"a.csv, row 1: label 'label' {UNKNOWN}"),
+    "header twice": (
+        "a.csv",
+        typed(f"label,review\n{TEXT}"),
+        f"a.csv, row 1 below the header: label 'label' {UNKNOWN}",
+    ),
     "columns swapped": (
         "a.csv",
         typed("review,label\n" + LINES),
-        f"a.csv, row 1: label '房间很大，早餐也不错' {UNKNOWN}",
+        f"a.csv, row 1 below the header: label '房间很大，早餐也不错' {UNKNOWN}",
     ),
     "columns swapped in JSONL": (
         "a.jsonl",
@@ -61,8 +65,16 @@ NOT_WANTED: dict[str, tuple[str, Make, str]] = {
         typed("label,review\n1,好\n0,差\n1,很好\n"),
         "3 usable rows, 1 of the rarest label, are too few",
     ),
-    "float labels": ("a.csv", typed("label,review\n0.5,一般\n" + LINES), f"row 1: label '0.5' {UNKNOWN}"),
-    "stars": ("a.csv", typed(f"{TEXT}3,一般\n"), "row 11: label '3' .*--labels 0=negative,1=positive,3="),
+    "float labels": (
+        "a.csv",
+        typed("label,review\n0.5,一般\n" + LINES),
+        f"row 1 below the header: label '0.5' {UNKNOWN}",
+    ),
+    "stars": (
+        "a.csv",
+        typed(f"{TEXT}3,一般\n"),
+        "row 11 below the header: label '3' .* are right for this file: --labels 0=negative,1=positive,3=",
+    ),
     "dates as labels": ("a.csv", typed("label,review\n2024-01-31,好\n"), f"label '2024-01-31' {UNKNOWN}"),
     "dates as labels in XLSX": (
         "a.xlsx",
@@ -77,17 +89,17 @@ NOT_WANTED: dict[str, tuple[str, Make, str]] = {
     "a label of 10 kB": (
         "a.csv",
         typed(f"{TEXT}{'长' * 10_000},好\n"),
-        "row 11: label '长{40}…' .* Mend such rows",
+        "row 11 below the header: label '长{40}…' .* Mend such rows",
     ),
     "a label with a line break": (
         "a.csv",
         typed(f'{TEXT}"1\n2",好\n'),
-        r"row 11: label '1\\n2' .* Mend such rows",
+        r"row 11 below the header: label '1\\n2' .* Mend such rows",
     ),
     "a label that steers the terminal": (
         "a.csv",
         typed(f"{TEXT}\x1b[2J,好\n"),
-        r"row 11: label '\\x1b\[2J' .* Mend such rows",
+        r"row 11 below the header: label '\\x1b\[2J' .* Mend such rows",
     ),
     "a label from right to left": (
         "a.csv",

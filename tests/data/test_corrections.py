@@ -63,11 +63,14 @@ def test_corrected_labels_and_dropped_rows_are_used_and_recorded(tmp_path: Path,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,text,correction\ntrain:3,别的评论,好评", "row 1: no review train:3 with this text"),
-        ("id,text,correction\ntrain:999,x,好评", "row 1: no review train:999"),
+        (
+            "id,text,correction\ntrain:3,别的评论,好评",
+            "row 1 below the header: no review train:3 with this text",
+        ),
+        ("id,text,correction\ntrain:999,x,好评", "row 1 below the header: no review train:999"),
         (
             f"id,text,correction\ntrain:3,{TEXTS[2]},很好",
-            "row 1: correction '很好' is none of 差评, 好评, drop",
+            "row 1 below the header: correction '很好' is none of 差评, 好评, drop",
         ),
         ("id,text\n1,2", "has no column correction"),
     ],

@@ -20,6 +20,7 @@ from workflows.data.prepare import prepare
 from workflows.experiment.cards import ROOT, load_dataset_card
 from workflows.experiment.job import Job
 from workflows.experiment.labels import labels_flag, normalise_label, parse_labels
+from workflows.reporting.data_content import _rows_read
 
 ASPECTS = load_dataset_card("demo-aspects")
 STARS = load_dataset_card("dianping-stars")
@@ -164,7 +165,9 @@ def test_labels_to_be_pasted_keep_what_was_left_out_before(command: Command, tmp
     (flag,) = re.findall(r"--labels (\S+)", done.stderr)
     again = command("prepare", *columns, "--labels", shlex.split(flag)[0], *run)
     assert again.returncode == 0, again.stderr
-    assert read_json(RunFolder(tmp_path / "run").manifest)["rejected"]["unlabelled"] == 9
+    manifest = read_json(RunFolder(tmp_path / "run").manifest)
+    assert manifest["rejected"]["unlabelled"] == 9
+    assert "9 label value left out" in _rows_read(manifest).en  # not: without a label
 
 
 def test_strata_are_the_rarest_label_and_ranges_of_numbers() -> None:
@@ -245,7 +248,7 @@ def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path)
     file.write_text("text,aspects\n好吃,taste\n好看,taste;colour\n", encoding="utf-8")
     done = command("prepare", "--dataset", "demo-aspects", "--method", "head", *options)
     assert done.returncode == 2
-    assert "rows.csv, row 2: label 'taste;colour' is none of taste, service" in done.stderr
+    assert "rows.csv, row 2 below the header: label 'taste;colour' is none of taste, service" in done.stderr
     assert f"listed in {tmp_path / 'run' / 'data' / 'rejected.jsonl'}" in done.stderr
     assert [row["label"] for row in read_jsonl(tmp_path / "run" / "data" / "rejected.jsonl")] == [
         "taste;colour"
@@ -254,7 +257,7 @@ def test_a_value_without_meaning_stops_the_run(command: Command, tmp_path: Path)
     file.write_text("comment,rating\n好吃,5\n好看,五\n", encoding="utf-8")
     done = command("prepare", "--dataset", "dianping-stars", "--method", "head", *options)
     assert done.returncode == 2
-    assert "rows.csv, row 2: label '五' is no number" in done.stderr
+    assert "rows.csv, row 2 below the header: label '五' is no number" in done.stderr
 
 
 def test_labels_are_audited_where_a_row_has_one(command: Command, tmp_path: Path) -> None:

@@ -87,10 +87,18 @@ def test_no_source_gives_one_error_with_each_reason_and_the_flag(
         f"{tmp_path / 'empty'}: no ",
         "modelscope DAMO_NLP/jd",
         "does not answer",
-        "--data-file FILE",
+        "or with --data-dir DIR (or REVIEW_DATA_DIR=DIR) the folder that has jd_train.csv, jd_dev.csv or jd/",
     ):
         assert part in done.stderr
     assert not (tmp_path / "run").exists()
+    mixed = command(
+        *("prepare", "--mix", "jd=0.1", "--data-dir", tmp_path / "empty", "--run-folder", tmp_path / "run"),
+        env={**hub.env, **NOWHERE},
+    )
+    assert (
+        "give with --data-dir DIR (or REVIEW_DATA_DIR=DIR) the folder that has jd_train.csv" in mixed.stderr
+    )
+    assert "--data-file" not in mixed.stderr  # which is the other set's
 
 
 def test_a_folder_that_is_not_there_is_not_passed_over(tmp_path: Path) -> None:
@@ -104,6 +112,23 @@ def test_a_variable_that_names_no_folder_is_not_passed_over(
     monkeypatch.setenv("REVIEW_DATA_DIR", str(tmp_path / "gone"))
     with pytest.raises(UserError, match=f"REVIEW_DATA_DIR={tmp_path / 'gone'}: there is no such folder"):
         find_files(load_dataset_card("jd"), DataOptions())
+
+
+@pytest.mark.parametrize(
+    ("local", "message"),
+    [
+        (
+            ({"train": "a.csv"},),
+            r"reached. No hub has it. .* --data-file FILE, or .* the folder that has a.csv",
+        ),
+        ((), r"reached. No hub has it. To work offline, give the file with --data-file FILE\.$"),
+    ],
+)
+def test_a_data_set_that_is_nowhere_says_what_is_wanted(
+    local: tuple[dict[str, str], ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        find_files(replace(load_dataset_card("jd"), local=local, sources=()), DataOptions())
 
 
 def test_a_data_set_that_one_hub_does_not_give_comes_from_the_next(hub_here: FakeHub) -> None:

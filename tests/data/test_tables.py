@@ -1,7 +1,9 @@
 """Files of every format and encoding come out as the same rows; damaged ones are refused with the place."""
 
 import json
+import re
 from pathlib import Path
+from zipfile import ZipFile
 
 import pandas as pd
 import pytest
@@ -92,15 +94,22 @@ def test_damaged_utf8_is_refused_with_its_line_and_not_taken_for_another_encodin
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "label,review\n1,好\n0,差,很差\n", "line 3"),
-        ("a.csv", "label,review\n1,好,但是早餐很差\n0,差\n", "not a regular table"),
+        ("a.csv", "label,review\n1,好\n0,差,很差\n", "line 3: 3 cells, where the header in line 1 has 2"),
+        ("a.csv", "label,review\n1,好,但是早餐很差\n0,差\n", "not a regular table: line 2: 3 cells"),
+        (
+            "a.csv",
+            '\nlabel,review\n\n1,"好\n吃"\n0,差,很差\n',
+            "line 6: 3 cells, where the header in line 2 has 2",
+        ),
         ("a.csv", 'label,review\n1,"没有结尾的引号\n0,差\n', "line 2: unexpected end of data"),
         ("a.csv", "label,review\n0,差\n1,还行。\r味道很好\n0,差\n", "line 3: a carriage return within"),
+        ("a.csv", "label,review\n1,还行。\r味道,很好,吃\n0,差\n", "line 2: a carriage return within"),
         ("a.csv", "", "empty"),
-        ("a.jsonl", '{"label": 1}\n{"label": \n', "line 2: not JSON"),
-        ("a.jsonl", "[1]\n", "line 1: holds list"),
-        ("a.parquet", "no parquet", "not readable as parquet"),
-        ("a.doc", "label,review", "format .doc is not read"),
+        ("a.jsonl", '{"label": 1}\n{"label": \n', "line 2: not JSON: .*; write one object a line, or"),
+        ("a.jsonl", "[1]\n", "line 1: holds list, not an object with keys; write one object a line, or"),
+        ("a.parquet", "no parquet", "not readable as parquet: .*[^.]; write it anew, or as CSV"),
+        ("a.xlsx", "no sheet", "not readable as xlsx: .*; open it in a spreadsheet and save it as .xlsx, or"),
+        ("a.doc", "label,review", "format .doc is not read; .* save any other table as .xlsx or as CSV"),
     ],
 )
 def test_what_is_no_table_is_refused_with_the_place(
@@ -140,6 +149,23 @@ def test_sheets_that_are_not_read_are_told(tmp_path: Path) -> None:
     with listening(lambda said: None) as told:
         assert read_table(path)["评论"].tolist() == ["很好"]
     assert [each.zh for each in told] == ["a.xlsx：只读工作表 全部；以下工作表有内容但没有读：2024"]
+
+
+def test_a_sheet_without_styles_is_read_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As some programs write it."""
+    path, plain = tmp_path / "a.xlsx", tmp_path / "plain.xlsx"
+    _frame().to_excel(path, index=False)
+    with ZipFile(path) as styled, ZipFile(plain, "w") as written:
+        for name in styled.namelist():
+            content = styled.read(name)
+            if name == "xl/styles.xml":
+                content = re.sub(rb"<cellStyles.*</cellStyles>", b"", content)
+                assert b"cellStyles" not in content
+            written.writestr(name, content)
+    assert read_table(plain)["review"].tolist() == TEXTS
+    assert [str(each.message) for each in recwarn] == []
 
 
 def test_empty_objects_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

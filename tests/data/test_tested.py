@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,11 @@ from workflows.core.errors import UserError
 from workflows.core.files import read_json, read_jsonl
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
+from workflows.core.texts import in_language
 from workflows.pipeline.run import are_done, do_stages
+from workflows.reporting.blocks import Paragraph
+from workflows.reporting.data_content import describe_data
+from workflows.reporting.files import Files
 
 WORDS = ("又脏又吵，服务也差", "干净安静，早餐很好")
 OWN = [(str(i % 2), f"酒店在{i}路{i * i}号，{WORDS[i % 2]}，第{i * 37}间") for i in range(600)]
@@ -29,6 +34,13 @@ def hotels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hotels")
     _write_hotels(folder, OWN)
     return folder
+
+
+def _said_of_the_data(manifest: dict[str, Any]) -> str:
+    """What the report says of the data, tables apart."""
+    files = Files({"task": "single_label"}, {}, manifest, None, None, None, None, {}, {}, {})
+    blocks = describe_data(files).blocks
+    return " ".join(in_language(each.text, "en") for each in blocks if isinstance(each, Paragraph))
 
 
 def _ids_by_text(run: RunFolder) -> dict[str, str]:
@@ -73,6 +85,7 @@ def test_training_rows_stay_and_test_rows_are_those_of_the_other_set(hotels: Pat
         "dataset": "chnsenticorp",
         **{name: other[name] for name in ("from", "rows", "rejected")},
         "own_test_rows": 600,
+        "own_near_copies": own["near_copies"]["removed_from_train"],
     }
     used = sum(manifest["splits"][name]["rows"] for name in ("train", "val"))
     assert manifest["rows"]["kept"] == used + 600 + manifest["left_out_by_sampling"]
@@ -117,6 +130,12 @@ def test_a_training_row_that_stands_in_the_test_set_is_left_out_and_counted(
     manifest = read_json(run.manifest)
     assert manifest["near_copies"]["removed_from_train"] == len(near)
     assert manifest["near_copies"]["train_in_test"] > 50
+    own = reasons["near copy of a test row"] - len(near)
+    assert manifest["tested"]["own_near_copies"] == own
+    told = f"{own} more training rows were taken out as near copies of the test rows of demo itself"
+    assert (told in _said_of_the_data(manifest)) is (own > 0) is not kept
+    del manifest["tested"]["own_near_copies"]  # as of an older run
+    assert "of demo itself" not in _said_of_the_data(manifest)
     assert (len(near) == 0) is kept
     assert manifest["rows"]["read"] == manifest["rows"]["kept"] + manifest["rows"]["rejected"] == 3000
     assert manifest["rows"]["rejected"] == sum(reasons.values())

@@ -139,6 +139,22 @@ def test_what_is_pasted_has_limits(pasted: str, message: str) -> None:
         read_reviews(pasted, "zh")
 
 
+@pytest.mark.parametrize(
+    ("cells", "suggested"),
+    [
+        (["1", "1.0", "-1"], "-1=,1="),
+        (["true", "False"], "False=,true="),
+        (["正面", "正面 ", "负面"], "正面,负面"),
+        (["good", "bad", "3"], "3=,bad=,good="),
+    ],
+)
+def test_labels_are_suggested_as_they_can_be_given(tmp_path: Path, cells: list[str], suggested: str) -> None:
+    from workflows.serving.desk import columns_of, suggest_labels
+
+    _write(tmp_path / "mine.csv", [(str(at), f"第{at}条", cells[at % len(cells)]) for at in range(12)])
+    assert suggest_labels(columns_of(tmp_path / "mine.csv").few["标签"]) == suggested
+
+
 @pytest.mark.slow
 def test_a_run_that_refuses_to_start_says_why(desk: Any, tmp_path: Path) -> None:
     _write(tmp_path / "mine.csv", [("1", "很好", "good"), ("2", "很差", "bad")] * 20)

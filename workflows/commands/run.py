@@ -52,11 +52,17 @@ def work_on_run(
             check_machine(experiment)  # before data is prepared that this machine could not train on
         run = start_run(experiment, new.run_folder, screen)
         unasked = experiment.model.name == "tiny" and new.options.tuning.model is None
-        if unasked and "train" in names and not experiment.dataset.name.startswith("demo"):
+        is_demo = experiment.data.data_file is None and experiment.dataset.name.startswith("demo")
+        if unasked and "train" in names and not is_demo:
             said = text("tiny_at_the_start")
             screen.say(f"{said.en}\n{said.zh}")
     else:
         flags = ", ".join(flag for flag in flags_of(new, named) if flag.startswith("--"))
+        if flags and folder.is_file():  # as a shell makes of --data-file *.csv
+            raise UserError(
+                f"{folder}: is a file, not a run; --data-file takes one file: put all rows into one, or name "
+                "those for validation and test with --val-file and --test-file."
+            )
         if flags and not RunFolder(folder).experiment.exists():
             raise UserError(
                 f"{folder}: there is no such run; the folder of a new one is named by --run-folder {folder}."

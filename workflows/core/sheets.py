@@ -6,6 +6,7 @@ Not covered: formulas whose values the file does not hold, which are empty cells
 in the first of them.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, repeat
@@ -34,6 +35,8 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
     """
     from openpyxl import load_workbook
 
+    # Of styles and the like, which no row depends on. For good: rows are read in a thread.
+    warnings.filterwarnings("ignore", module="openpyxl")
     with open(path, "rb") as file:
         if file.read(4) == b"\xd0\xcf\x11\xe0":
             raise UserError(f"{path}: is an old Excel file, or has a password: save it as .xlsx without one.")
@@ -72,13 +75,15 @@ def read_sheet(path: Path, rows_at_once: int, cells_at_once: int) -> Iterator[pd
         book.close()
 
 
-def _aligned(path: Path, rows: Iterator[tuple[int, Cells]], last: int, width: int) -> Iterator[Cells]:
-    """All rows below the row `last`, the empty ones between them too, with as many cells as columns."""
+def _aligned(path: Path, rows: Iterator[tuple[int, Cells]], top: int, width: int) -> Iterator[Cells]:
+    """All rows below the row `top`, the empty ones between them too, with as many cells as columns."""
+    last = top
     for number, cells in rows:
         if len(cells) > width:
             raise UserError(
-                f"{path}, row {number}: has a cell in column {len(cells)}, and the first row names {width} "
-                "columns; name that one, too, or empty it."
+                f"{path}, row {number} of the sheet: has a cell in column {len(cells)}, and the names in row "
+                f"{top} end at column {width}; name that one, too, or empty it; where row {top} is a title, "
+                "delete it."
             )
         yield from repeat([""] * width, number - last - 1)
         yield [*cells, *[""] * (width - len(cells))]

@@ -38,6 +38,8 @@ CHUNK_ROWS, CHUNK_CELLS = 20_000, 2_000_000  # at most
 CHUNKS_ARE_WHOLE = int(pd.__version__.split(".")[0]) >= 3
 HEADER_CHARACTERS = 1 << 16
 COLUMNS_NAMED, NAME_CHARACTERS = 20, 40  # in an error, at most
+NO_HEADER = "Where the names shown are a review already, put a row with the columns' names above it."
+ONE_A_LINE = "write one object a line, or save the table as CSV in UTF-8"
 
 
 class NotText(str):
@@ -64,7 +66,8 @@ def open_table(path: Path) -> Table:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UserError(
-            f"{path}: format {path.suffix or '(none)'} is not read; use one of {', '.join(FORMATS)}."
+            f"{path}: format {path.suffix or '(none)'} is not read; use one of {', '.join(FORMATS)}: "
+            "unpack a packed file, save any other table as .xlsx or as CSV in UTF-8."
         )
     encoding = None if kind in ("parquet", "xlsx") else find_encoding(path)
     return Table(path, kind, encoding, sha256(path))
@@ -160,7 +163,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
 
     Raises UserError for two of one name, and, unless only the header is looked at, csv.Error for what pandas
     would read otherwise than it was meant, without a word: a quoted cell that goes on after its quote is
-    joined with lines after it, and a carriage return within an unquoted one ends its row.
+    joined with lines after it, and a carriage return within an unquoted one ends its row; and for a row with
+    too many cells, whose line pandas does not count as an editor does.
     """
     csv.field_size_limit(sys.maxsize)
     line = ""
@@ -181,7 +185,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
                     header = row
                     break
                 empty.append(row)
-            whole = reader.line_num
+            width, top = len(header), reader.line_num
+            whole = top
             refuse_twice(table.path, [name for name in header if name])
             ended = line[-1:]
             ends.add(ended)
@@ -189,6 +194,8 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
                 for row in reader:
                     if row and ended == "\r":  # what follows it is a row, not the rest of a line's end
                         cut = cut or whole
+                    if any(row[width:]) and not cut:
+                        raise csv.Error(f"{len(row)} cells, where the header in line {top} has {width}")
                     ended, whole = line[-1:], reader.line_num
                     ends.add(ended)
                 if cut and "\n" in ends:
@@ -196,7 +203,6 @@ def _check_delimited(table: Table, delimiter: str, header_alone: bool) -> tuple[
                     raise csv.Error("a carriage return within an unquoted text ends the row")
         except csv.Error as error:
             raise csv.Error(f"line {whole + 1}: {error}") from error
-    width = len(header)
     return width, len(empty) if width == 1 else sum(not _is_blank(row) for row in empty)
 
 
@@ -232,9 +238,11 @@ def _parse_line(table: Table, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{table.path}, line {number}: not JSON: {error}.") from error
+        raise UserError(f"{table.path}, line {number}: not JSON: {error}; {ONE_A_LINE}.") from error
     if not isinstance(row, dict):
-        raise UserError(f"{table.path}, line {number}: holds {type(row).__name__}, not an object with keys.")
+        raise UserError(
+            f"{table.path}, line {number}: holds {type(row).__name__}, not an object with keys; {ONE_A_LINE}."
+        )
     return row
 
 
@@ -261,8 +269,11 @@ def _read_binary(table: Table) -> Iterator[pd.DataFrame]:
     except UserError:
         raise
     except Exception as error:  # each engine has its own exceptions for a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{table.path}: not readable as {table.format}: {reason}.") from error
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        anew = "open it in a spreadsheet and save it as .xlsx" if table.format == "xlsx" else "write it anew"
+        raise UserError(
+            f"{table.path}: not readable as {table.format}: {reason}; {anew}, or as CSV in UTF-8."
+        ) from error
 
 
 def _as_strings(frame: pd.DataFrame, other: type[str]) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def apply_corrections(
     dropped: list[int] = []
     seen: set[str] = set()
     for index, id, text, wanted in asked.itertuples():
-        place, where = places[id], f"{path}, row {index + 1}"
+        place, where = places[id], f"{path}, row {index + 1} below the header"
         if id in seen:
             raise UserError(f"{where}: {id} is corrected twice; leave one row of it.")
         if place is None or _bare(texts[place]) not in (_bare(text), _bare(as_read(text))):

@@ -109,6 +109,7 @@ def prepare(job: Job) -> dict[str, Any]:
     if sum(map(len, splits.values())) > NEAR_COPY_ROWS:
         splits, searched = sample_splits(splits, strata, sampled), "the sample"
     near_copies = _reject_near_copies(job, rows, splits, searched)
+    own_near_copies = near_copies.get("removed_from_train", 0)
     if tested is not None:  # beside those of its own: the run that is tested on its own has none of them
         near_copies = _reject_near_copies(job, rows, _without_rejected(rows, splits), searched, tested)
     whole, splits = _without_rejected(rows, whole), _without_rejected(rows, splits)
@@ -135,6 +136,7 @@ def prepare(job: Job) -> dict[str, Any]:
     if experiment.tested is not None:
         from_elsewhere, described["test"] = describe_tested(run, experiment.tested)
         from_elsewhere["own_test_rows"] = len(whole["test"])
+        from_elsewhere["own_near_copies"] = own_near_copies
         left_out -= len(whole["test"]) - len(splits["test"])
         splits["test"], compared = splits["test"][:0], (whole["train"], read + np.arange(len(others)))
     samples = sample_for_drift(*compared, options.data_seed)
@@ -263,7 +265,7 @@ def _prepare_other(job: Job, flag: str, run: RunFolder, experiment: Experiment) 
     except UserError as error:
         said = str(error).replace("--train-samples", "rows wanted:")
         # Of a data set that joins, --data-file is not read.
-        said = said.replace("the file with --data-file FILE, or its folder", "its folder")
+        said = said.replace("the file with --data-file FILE, or with", "with")
         if flag.startswith("--mix") and ("there are only" in said or "--balance:" in said):
             said += " Take a smaller ratio, or fewer rows of this one by --train-samples."
         raise UserError(f"{flag}: {said}") from error

@@ -18,7 +18,15 @@ from tqdm import tqdm
 
 from workflows.core.errors import UserError
 from workflows.core.statistics import describe_lengths
-from workflows.core.tables import NotText, Table, as_unicode, name_columns, read_chunks, shorten
+from workflows.core.tables import (
+    NO_HEADER,
+    NotText,
+    Table,
+    as_unicode,
+    name_columns,
+    read_chunks,
+    shorten,
+)
 from workflows.data.labels import LabelValue, indices_of, name_label_value, stratify, value_reader
 from workflows.experiment.cards import DatasetCard, Layout
 from workflows.experiment.labels import INVISIBLE, can_be_named, labels_flag, normalise_label
@@ -168,7 +176,8 @@ def choose_layout(card: DatasetCard, path: Path, columns: list[str], alone: bool
     raise UserError(
         f"{path}: columns {wanted} are wanted, the file has {name_columns(columns)}. Name them with "
         "--text-column and --label-column"
-        + ("." if alone else ", which hold for all files of the data set, or rename them in this one.")
+        + ("" if alone else ", which hold for all files of the data set, or rename them in this one")
+        + f". {NO_HEADER}"
     )
 
 
@@ -341,7 +350,9 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str], neutral: str | Non
     if neutral is not None:
         values = {**values, neutral: (*values[neutral], *layout.neutral)}
         left_out = [*layout.unlabelled]
-    where = f"{rows.tables[split].path.name}, row {number}: label {shorten(value)}"
+    table = rows.tables[split]
+    row = f"row {number}" if table.format in ("jsonl", "parquet") else f"row {number} below the header"
+    where = f"{table.path.name}, {row}: label {shorten(value)}"
     mapping = [f"{known}={name}" for name, group in values.items() for known in group]
     listed = ", ".join(f"{shorten(other)} in {count} row(s)" for other, count in counts.most_common(5))
     if not mapping:
@@ -358,7 +369,10 @@ def _unknown_message(rows: ReviewTable, counts: Counter[str], neutral: str | Non
         used = mapping if (rows.labels >= 0).any() else []  # values that no row has would only confuse
         empty = [f"{other}=" for other in (*(left_out if used else []), *asked)]
         flag = labels_flag(",".join([*used, *empty]))
-        wanted = f"Write the label's name behind each `=`; an empty name leaves such rows out: {flag}"
+        wanted = "Write the label's name behind each `=`; an empty name leaves such rows out"
+        # They may be the card's, and the file one of other labels: 1 of 5 stars is no good review.
+        wanted += "; look whether those that are filled in are right for this file" if used else ""
+        wanted += f": {flag}"
         wanted += "" if neutral is None else " (without --neutral)"
     known = ", ".join(value for group in values.values() for value in group)
     known += f"; left out: {', '.join(left_out)}" if left_out else ""

@@ -26,24 +26,24 @@ def find_files(card: DatasetCard, options: DataOptions) -> tuple[dict[str, Path]
     if local is not None:
         return local
     tried: list[str] = []
+    wanted = " or ".join(", ".join(files.values()) for files in card.local)
     for folder in _local_folders(options.data_dir)[:-1]:  # the last one holds the embedded sets
         if not folder.is_dir():  # else a hub's data would be taken in place of those that it stands for
             raise UserError(
                 f"{DATA_DIR_VARIABLE}={folder}: there is no such folder; mend the variable, or unset it."
             )
-        wanted = " or ".join(", ".join(files.values()) for files in card.local)
         tried.append(f"{folder}: no {wanted}")
     for source in card.sources:
         try:
-            folder = _find_in_cache(source) or fetch(_repository(source))
+            folder = find_cached(_repository(source)) or fetch(_repository(source))
             return {split: folder / name for split, name in source.files.items()}, source.place
         except HubError as error:
             tried.append(f"{source.hub} {source.id}: {error}")
+    or_folder = f", or with --data-dir DIR (or {DATA_DIR_VARIABLE}=DIR) the folder that has {wanted}"
     raise UserError(
-        f"data set {card.name}: no source could be reached. Tried: "
-        f"{'; '.join(tried) or 'nothing is known of it'}. "
-        "To work offline, give the file with --data-file FILE, or its folder with --data-dir DIR (or "
-        f"{DATA_DIR_VARIABLE}=DIR)."
+        f"data set {card.name}: no source could be reached. "
+        f"{'Tried: ' + '; '.join(tried) if tried else 'No hub has it'}. "
+        f"To work offline, give the file with --data-file FILE{or_folder if wanted else ''}."
     )
 
 
@@ -69,7 +69,7 @@ def at_hand(card: DatasetCard, data_dir: str | None) -> str | None:
     local = find_local_files(card, DataOptions(data_dir=data_dir))
     if local is not None:
         return "embedded" if local[1] == str(DATASETS) else local[1]
-    return next((f"{source.hub} cache" for source in card.sources if _find_in_cache(source)), None)
+    return next((f"{source.hub} cache" for source in card.sources if find_cached(_repository(source))), None)
 
 
 def _local_folders(data_dir: str | None) -> list[Path]:
@@ -80,7 +80,3 @@ def _local_folders(data_dir: str | None) -> list[Path]:
 
 def _repository(source: HubSource) -> Repository:
     return Repository(source.hub, "dataset", source.id, wanted=tuple(source.files.values()))
-
-
-def _find_in_cache(source: HubSource) -> Path | None:
-    return find_cached(_repository(source))

@@ -175,7 +175,7 @@ def choose_dataset(options: DataOptions) -> DatasetCard:
 def _missing_flags(path: Path, options: DataOptions) -> str:
     """What to add to the command line, read off the file itself."""
     # pandas takes 0.3 s to import
-    from workflows.core.tables import name_columns, open_table, read_chunks, shorten
+    from workflows.core.tables import NO_HEADER, name_columns, open_table, read_chunks, shorten
 
     counts: Counter[str] = Counter()
     for frame in read_chunks(open_table(path)):
@@ -184,7 +184,7 @@ def _missing_flags(path: Path, options: DataOptions) -> str:
             example = "--text-column TEXT --label-column LABEL"
             return (
                 f"{path}: say which columns hold text and label: {example}. The file has "
-                f"{name_columns(columns)}."
+                f"{name_columns(columns)}. {NO_HEADER}"
             )
         counts.update(map(normalise_label, frame.get(options.label_column, [])))
     if not counts:

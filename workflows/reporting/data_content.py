@@ -18,6 +18,10 @@ def describe_data(files: Files) -> Section:
     else:
         everywhere = near["searched"] == "all rows"
         said = [text("near_copies" if everywhere else "near_copies_in_the_sample", **near)]
+    own = manifest.get("tested", {}).get("own_near_copies", 0)  # which older runs did not count
+    if own:
+        dataset = manifest.get("data_title", manifest["dataset"])
+        said.append(text("own_near_copies", count=own, dataset=dataset))
     if drift is not None:
         differ = text(
             "do_training_and_test_differ",

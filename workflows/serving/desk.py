@@ -6,6 +6,7 @@ same command; it is found again among the machine's processes.
 """
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from workflows.core.texts import in_language, text
 from workflows.data.reviews import strip_text
 from workflows.experiment.cards import ROOT
 from workflows.experiment.experiment import load_experiment
+from workflows.experiment.labels import normalise_label
 from workflows.experiment.options import Language, RunOptions, flags_of
 from workflows.experiment.resolve import resolve
 from workflows.model.folder import check_machine
@@ -368,7 +370,15 @@ NO_COLUMNS = Columns([], None, {})
 def columns_of(upload: Path) -> Columns:
     """The columns of an uploaded table, by its first rows; a UserError where it cannot be read."""
     first = next(read_chunks(open_table(upload)))
-    values = {name: sorted(set(first[name]) - {""}) for name in first.columns}
+    values = {name: sorted({normalise_label(each) for each in first[name]} - {""}) for name in first.columns}
     longest = max(values, key=lambda name: sum(map(len, first[name].head(100))), default=None)
     few = {name: each for name, each in values.items() if 1 < len(each) <= 10}
     return Columns([*values], longest, few)
+
+
+def suggest_labels(values: list[str]) -> str:
+    """`--labels` to be filled in, for a column of these values: words may be the label's own, a number or a
+    truth value needs a name behind its `=`.
+    """
+    words = all(re.search(r"[^\W\d_]", each) and each.lower() not in ("true", "false") for each in values)
+    return ",".join(each if words else f"{each}=" for each in values)

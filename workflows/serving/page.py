@@ -27,7 +27,15 @@ from workflows.experiment.cards import DATASETS, METHODS, MODELS, load_preset, n
 from workflows.experiment.options import DataOptions, Language, RunOptions, TuningOptions
 from workflows.experiment.recipes import FROM_RUN
 from workflows.serving.batcher import Full
-from workflows.serving.desk import NO_COLUMNS, Desk, PageScreen, columns_of, explain_clauses, read_reviews
+from workflows.serving.desk import (
+    NO_COLUMNS,
+    Desk,
+    PageScreen,
+    columns_of,
+    explain_clauses,
+    read_reviews,
+    suggest_labels,
+)
 from workflows.serving.server import PATHS
 from workflows.serving.shown import (
     STYLE,
@@ -295,8 +303,7 @@ def _build_train(desk: Desk, language: Language, words: dict[str, str], events: 
         )
 
     def ask_meaning(upload: str | None, label: str | None) -> str:
-        values = columns_of(Path(upload)).few.get(label or "", []) if upload else []
-        return ",".join(f"{value}=" if value.replace(".", "").isdigit() else value for value in values)
+        return suggest_labels(columns_of(Path(upload)).few.get(label or "", [])) if upload else ""
 
     def options(*asked: Any) -> RunOptions:
         dataset, model, method, upload, review, label, meaning, train_rows, test_rows = asked
