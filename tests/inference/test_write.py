@@ -22,12 +22,12 @@ def test_only_the_missing_texts_are_written(demo_rows: list[dict[str, str]], tmp
     kept = [json.dumps({"id": str(i), "text": f"理由{i}"}) + "\n" for i in range(3)]
     written.write_text("".join(kept) + '{"id": "3", "te', encoding="utf-8")  # stopped within a line
     job, machine = Job(RunFolder(tmp_path), experiment, base=LoadedModel()), Machine("cpu", "", "float32", "")
-    texts = write_texts(job, machine, "reasonings", prompts, 12, written)
+    texts = write_texts(job, machine, prompts, 12, written)
     assert set(texts) == set("01234")
     assert [texts[str(i)] for i in range(3)] == ["理由0", "理由1", "理由2"]
     assert texts["3"]
     assert len(written.read_text(encoding="utf-8").splitlines()) == 5
     # Nothing is left to be written: no model is loaded.
     job.base.release()
-    assert write_texts(job, machine, "reasonings", prompts, 12, written) == texts
+    assert write_texts(job, machine, prompts, 12, written) == texts
     assert job.base.model is None

@@ -153,20 +153,7 @@ def answer_rows(
             request = arguments.get_request_config()
             part = answered if ranks() == 1 else answered.with_suffix(f".{rank()}{PART}")
             with open(part, "a", encoding="utf-8") as file:
-                batches = (
-                    score_rows(model, template, remaining, experiment.tuning.window, outputs)
-                    if experiment.has_head
-                    else answer_batches(
-                        model,
-                        template,
-                        remaining,
-                        experiment.labels,
-                        request,
-                        outputs,
-                        experiment.ends_after_label,
-                    )
-                )
-                for answers in batches:
+                for answers in ask_model(model, template, remaining, experiment, request, outputs):
                     file.writelines(map(json_line, answers))
                     file.flush()
                     bar.update(sum(work[answer["id"]] for answer in answers))
@@ -177,6 +164,28 @@ def answer_rows(
     wait_for_all()
     answers = read_whole_lines(answered)
     wait_for_all()  # the first one's caller removes the file, which all have read now
+    return as_predictions(rows, answers, experiment)
+
+
+def ask_model(
+    model: Any,
+    template: Any,
+    rows: Rows,
+    experiment: Experiment,
+    request: RequestConfig,
+    outputs: dict[str, Any] | None = None,
+) -> Iterator[Rows]:
+    """What the model says of rows, batch by batch, by its head or in words; arguments as of `score_rows` and
+    `answer_batches`.
+    """
+    if experiment.has_head:
+        return score_rows(model, template, rows, experiment.tuning.window, outputs)
+    ended = experiment.ends_after_label
+    return answer_batches(model, template, rows, experiment.labels, request, outputs, ended)
+
+
+def as_predictions(rows: Rows, answers: Rows, experiment: Experiment) -> Rows:
+    """The predictions of rows, made of what `ask_model` gave of them in any order."""
     if experiment.has_head:
         return join_scores(rows, answers, experiment)
     return join_answers(rows, answers, experiment.labels)
@@ -275,28 +284,17 @@ def measure_validation(
         template.truncation_strategy = truncation_of_answers(experiment)
         room = 0 if experiment.has_head else MAX_NEW_TOKENS
         template.max_length = template.model_info.max_model_len - room
-        for batch in (
-            score_rows(model, template, own, experiment.tuning.window)
-            if experiment.has_head
-            else answer_batches(
-                model,
-                template,
-                own,
-                experiment.labels,
-                RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0),
-                ended=experiment.ends_after_label,
-            )
-        ):
+        request = RequestConfig(max_tokens=MAX_NEW_TOKENS, temperature=0)
+        for batch in ask_model(model, template, own, experiment, request):
             answers += batch
             bar.update(ranks() * sum(weights[answer["id"]] for answer in batch))
     answers = gathered(answers)
+    predictions = as_predictions(rows, answers, experiment)
     if experiment.has_head:
-        predictions = join_scores(rows, answers, experiment)
         return {"loss": head_loss(predictions, task), **validation_figures(predictions, task)}
     lengths = [len(tokens) - 1 for tokens in label_tokens(template, experiment.labels)]
     if experiment.ends_after_label:
         lengths = [trained_tokens(template, rows, index) for index in range(len(lengths))]
-    predictions = join_answers(rows, answers, experiment.labels)
     # The loss is a mean over tokens, which differ from prompt to prompt; that of the labels is one over rows.
     figures = {"label_loss": head_loss(predictions, task), **validation_figures(predictions, task)}
     return {"loss": answer_loss(rows, answers, lengths), **figures}

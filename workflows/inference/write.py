@@ -16,7 +16,7 @@ from workflows.model.machine import Machine
 
 
 def write_texts(
-    job: Job, machine: Machine, title: str, prompts: list[dict[str, Any]], max_new_tokens: int, written: Path
+    job: Job, machine: Machine, prompts: list[dict[str, Any]], max_new_tokens: int, written: Path
 ) -> dict[str, str]:
     """The model's greedy text to each of `prompts` ({"id", "messages"}), by id.
 
@@ -33,7 +33,7 @@ def write_texts(
     if remaining:
         arguments = build_infer_arguments(with_local_model(job.experiment), machine, written, written, None)
         arguments.max_length -= max_new_tokens - MAX_NEW_TOKENS
-        with job.screen.progress(f"{title}: writing", total=len(prompts)) as bar:
+        with job.screen.progress("reasonings: writing", total=len(prompts)) as bar:
             bar.update(len(done))
             with job.base.reused():
                 model, template = prepare_model_template(arguments)

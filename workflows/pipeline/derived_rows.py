@@ -64,7 +64,7 @@ def derive_rows(job: Job) -> dict[str, Any]:
         chosen = choose_rows(train, recipe.samples, seed)
         asked = questions(chosen, recipe, labels)
         written = _kept(job, "reasonings")
-        texts = write_texts(job, machine, "reasonings", asked, recipe.max_new_tokens, written)
+        texts = write_texts(job, machine, asked, recipe.max_new_tokens, written)
         rows, rejected = with_reasonings(train, texts, recipe, labels)
         counts = {"asked": len(chosen), "with_reasoning": len(chosen) - len(rejected)}
     elif isinstance(recipe, PseudoLabels):

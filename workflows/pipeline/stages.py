@@ -41,8 +41,8 @@ class Stage:
     needs: Callable[[RunFolder], list[Path]]  # files of earlier stages
     depends: Callable[[RunFolder, Experiment], Settings]
     writes: Callable[[RunFolder, Experiment], list[Path]]
+    made_by: str  # the command that makes what a later stage finds missing
     is_part_of: Callable[[Experiment], bool] = lambda experiment: True  # whether a run has this stage
-    made_by: str = "run"  # the command that makes what a later stage finds missing
     by_many: bool = False  # whether several processes can share its work
 
     def do(self, job: Job) -> Any:

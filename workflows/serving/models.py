@@ -21,9 +21,8 @@ from workflows.core.run_folder import RunFolder
 from workflows.experiment.cards import MAX_NEW_TOKENS
 from workflows.experiment.experiment import Experiment
 from workflows.inference.features import Frame, read_features
-from workflows.inference.head import score_rows
-from workflows.inference.infer import answer_batches, merge_adapter
-from workflows.inference.predictions import join_answers, join_scores
+from workflows.inference.infer import as_predictions, ask_model, merge_adapter
+from workflows.inference.predictions import join_scores
 from workflows.inference.regressions import outputs_of
 from workflows.inference.scorer import prompt_tokens
 from workflows.model.arguments import build_infer_arguments
@@ -104,13 +103,8 @@ def by_model(experiment: Experiment) -> Callable[[Any, Any, Rows], Batches]:
 
     def answer(model: Any, template: Any, rows: Rows) -> Batches:
         by_id = {row["id"]: row for row in rows}
-        if experiment.has_head:
-            for batch in score_rows(model, template, rows, experiment.tuning.window):
-                yield join_scores([by_id[each["id"]] for each in batch], batch, experiment)
-            return
-        ended = experiment.ends_after_label
-        for batch in answer_batches(model, template, rows, experiment.labels, request, ended=ended):
-            yield join_answers([by_id[each["id"]] for each in batch], batch, experiment.labels)
+        for batch in ask_model(model, template, rows, experiment, request):
+            yield as_predictions([by_id[each["id"]] for each in batch], batch, experiment)
 
     return answer
 
