@@ -24,7 +24,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.serving.batcher import Batcher, Full
 from workflows.serving.models import Models
 from workflows.serving.server import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, make_app, make_server
-from workflows.serving.systems import System, open_system
+from workflows.serving.systems import Answer, System, open_system
 
 Demo = tuple[RunFolder, str]
 KEY = "a key, 密钥"
@@ -197,6 +197,22 @@ def test_requests_that_come_together_share_a_batch_and_a_full_queue_refuses(
     assert [len(each.result()) for each in answers[:-1]] == [1] * 5
     with pytest.raises(Full):
         batcher.ask("tfidf", ["晚了"])
+
+
+def test_the_time_that_a_model_takes_to_open_is_not_that_of_a_text() -> None:
+    opened = threading.Event()
+
+    class Opening:
+        def answer(self, texts: list[str]) -> list[Answer]:
+            assert opened.wait(PATIENCE)
+            return []
+
+    batcher = Batcher({"late": Opening()})
+    before, asked = batcher.seconds_a_text, batcher.ask("late", [])
+    opened.set()
+    assert asked.result() == []
+    batcher.close()
+    assert batcher.seconds_a_text == before
 
 
 def test_a_server_that_is_stopped_does_not_wait_for_answers_beyond_its_time(
