@@ -268,6 +268,18 @@ def test_a_full_queue_says_when_to_come_back(
         assert first.result().status_code == 200
 
 
+def test_a_page_without_named_runs_says_how_they_are_named() -> None:
+    turns = [{"role": "user", "content": "好"}]
+    with _served({}) as address:
+        for path, asked in (
+            ("classify", {"texts": ["好"]}),
+            ("chat/completions", {"model": "first", "messages": turns}),
+        ):
+            refused = httpx.post(f"{address}/v1/{path}", json=asked, timeout=PATIENCE)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+            assert refused.json()["error"]["message"].endswith("name it: app RUN")
+
+
 def test_a_text_that_cannot_be_answered_fails_no_other_request(systems: dict[str, System]) -> None:
     def fail(rows: Rows) -> Iterator[Rows]:
         if any(row["review"] == "坏" for row in rows):
