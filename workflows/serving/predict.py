@@ -6,8 +6,6 @@ The answers gather in a hidden file beside the output, one line a row in the row
 that was stopped goes on; the output is written from it at the end, whole.
 """
 
-from __future__ import annotations
-
 import glob
 import json
 import os
@@ -18,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,9 +35,7 @@ from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import load_experiment
 from workflows.serving.blocks import answer_rows, answer_texts
 from workflows.serving.kept_answers import held
-
-if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
-    from workflows.serving.systems import Answer, System
+from workflows.serving.systems import Answer, System, open_system
 
 MOST_LABELS = 20  # that are counted one by one: of numbers there may be as many as rows
 VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
@@ -111,8 +107,6 @@ def _answer(
     aside = screen.beside if output is None else screen  # printed answers stand alone
     aside.say(f"loading {name} of {as_typed(folder)} …")
     with aside.output_to(folder / "logs" / "predict.log"):
-        from workflows.serving.systems import open_system
-
         system = open_system(folder, name)
         if wanted.min_confidence is not None:
             aside.say(render_trial(system, wanted.min_confidence))
