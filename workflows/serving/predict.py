@@ -29,10 +29,11 @@ from workflows.core.screen import Screen, as_typed
 from workflows.core.statistics import wilson_interval
 from workflows.core.table_writers import check_format, check_sheet, open_table_writer
 from workflows.core.tables import Table, name_columns, open_table, read_chunks
+from workflows.core.texts import with_interval
 from workflows.data.labels import gold_reader
 from workflows.data.reviews import why_no_review
 from workflows.data.splits import sample_rows
-from workflows.experiment.experiment import load_experiment
+from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.serving.blocks import answer_rows, answer_texts
 from workflows.serving.kept_answers import held
 from workflows.serving.systems import Answer, System, open_system
@@ -53,6 +54,17 @@ class Wanted:
     name_system: bool = False  # a column that says which system answered
 
 
+@dataclass(frozen=True)
+class Work:
+    """Tables that were looked at, and where their answers go."""
+
+    tables: list[Table]
+    columns: list[str]  # of each
+    rows: int  # of all
+    output: Path
+    kind: str  # its format
+
+
 def predict(
     folder: Path,
     name: str,
@@ -67,7 +79,7 @@ def predict(
     came of it.
 
     `ray`: the cluster that answers a table, as of `on_cluster`.  Raises UserError where what is asked does
-    not go together, and as `open_system` and `predict_table` do.
+    not go together, and as `look_at`, `open_system` and `write_answers` do.
     """
     lines = inputs == ("-",)
     if bool(inputs) == bool(texts):
@@ -84,47 +96,35 @@ def predict(
     if wanted.min_confidence is not None and not 0 <= wanted.min_confidence <= 1:
         raise UserError(f"--min-confidence {wanted.min_confidence:g}: give a probability from 0 to 1.")
     with copied_here("--input", () if output is None else inputs, screen) as names:
-        _answer(folder, name, wanted, find_inputs(names), texts, output, ray, screen)
-
-
-def _answer(
-    folder: Path,
-    name: str,
-    wanted: Wanted,
-    tables: list[Table],
-    texts: tuple[str, ...],
-    output: Path | None,
-    ray: str | None,
-    screen: Screen,
-) -> None:
-    task = load_experiment(RunFolder(folder).experiment).dataset.task
-    if task != "single_label" and (wanted.min_confidence, wanted.label_column) != (None, None):
-        raise UserError(
-            f"--min-confidence, --label-column: are for reviews with one label each; {folder} has others."
-        )
-    if output is not None:
-        check_files(tables, wanted, output)  # before a model is loaded, which takes its time
-    aside = screen.beside if output is None else screen  # printed answers stand alone
-    aside.say(f"loading {name} of {as_typed(folder)} …")
-    with aside.output_to(folder / "logs" / "predict.log"):
-        system = open_system(folder, name)
-        if wanted.min_confidence is not None:
-            aside.say(render_trial(system, wanted.min_confidence))
-        if output is not None:
+        tables, experiment = find_inputs(names), load_experiment(RunFolder(folder).experiment)
+        single = experiment.dataset.task == "single_label"
+        if not single and (wanted.min_confidence, wanted.label_column) != (None, None):
+            raise UserError(
+                f"--min-confidence, --label-column: are for reviews with one label each; {folder} has others."
+            )
+        # Before a model is loaded, which takes its time.
+        work = None if output is None else look_at(tables, wanted, experiment, output, screen)
+        aside = screen.beside if output is None else screen  # printed answers stand alone
+        aside.say(f"loading {name} of {as_typed(folder)} …")
+        with aside.output_to(folder / "logs" / "predict.log"):
+            system = open_system(folder, name)
+            if wanted.min_confidence is not None:
+                aside.say(render_trial(system, wanted.min_confidence))
+            if work is None:
+                _print_answers(system, wanted, iter(texts) if texts else lines_of_input(), screen)
+                return
             start = time.monotonic()
-            counts = predict_table(system, tables, wanted, output, screen, ray)
-            screen.say(_render_counts(counts, wanted))
+            screen.say(_render_counts(write_answers(system, work, wanted, screen, ray), wanted))
             screen.say(f"answered in {time.monotonic() - start:.2f} s, without loading")
-            screen.say(f"answers: {as_typed(output)}")
-            return
-        given = iter(texts) if texts else lines_of_input()
-        at_once = 1 if sys.stdin.isatty() else LINES_AT_ONCE
-        while block := list(islice(given, at_once)):
-            for text, said in zip(block, answer_texts(system, block), strict=True):
-                cells = dict(
-                    zip(added_columns(system, wanted), row_of(system, wanted, text, said), strict=True)
-                )
-                screen.say(json.dumps({"text": text, **cells}, ensure_ascii=False))
+            screen.say(f"answers: {as_typed(work.output)}")
+
+
+def _print_answers(system: System, wanted: Wanted, given: Iterator[str], screen: Screen) -> None:
+    added, at_once = added_columns(system.experiment, wanted), 1 if sys.stdin.isatty() else LINES_AT_ONCE
+    while block := list(islice(given, at_once)):
+        for text, said in zip(block, answer_texts(system, block), strict=True):
+            cells = dict(zip(added, row_of(system, wanted, text, said), strict=True))
+            screen.say(json.dumps({"text": text, **cells}, ensure_ascii=False))
 
 
 def lines_of_input() -> Iterator[str]:
@@ -175,8 +175,7 @@ def _render_counts(counts: dict[str, Any], wanted: Wanted) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    low, high = wilson_interval(part, whole)
-    return f"{part / whole:.3f} ({low:.3f} – {high:.3f})"
+    return with_interval(part / whole, wilson_interval(part, whole))
 
 
 def find_inputs(names: tuple[str, ...]) -> list[Table]:
@@ -191,37 +190,34 @@ def find_inputs(names: tuple[str, ...]) -> list[Table]:
 
 
 def predict_table(
-    system: System,
-    tables: list[Table],
-    wanted: Wanted,
-    output: Path,
-    screen: Screen,
-    ray: str | None = None,
+    system: System, tables: list[Table], wanted: Wanted, output: Path, screen: Screen
 ) -> dict[str, Any]:
-    """Write the rows of `tables`, all columns kept, with their answers, into `output`; return the counts.
+    """Look at `tables`, and write their answers; returns and raises as `look_at` and `write_answers` do."""
+    return write_answers(system, look_at(tables, wanted, system.experiment, output, screen), wanted, screen)
 
-    `ray`: as of `predict`.  Raises UserError where a file cannot be read, lacks a column or has others than
-    the first, where a new column is there already, the output cannot be written, or another command is about
+
+def write_answers(
+    system: System, work: Work, wanted: Wanted, screen: Screen, ray: str | None = None
+) -> dict[str, Any]:
+    """Write the rows of tables, all columns kept, with their answers; return the counts.
+
+    `ray`: as of `predict`.  Raises UserError where the output cannot be written, or another command is about
     the same.
     """
-    kind = check_files(tables, wanted, output)
-    columns, rows = _look_at(tables, output, kind, screen)
-    added = added_columns(system, wanted)
-    for name in added:
-        if name in columns:
-            raise UserError(f"{tables[0].path}: has a column {name!r} already; give it another name.")
+    tables, columns, output = work.tables, work.columns, work.output
+    added = added_columns(system.experiment, wanted)
     output.parent.mkdir(parents=True, exist_ok=True)
     asked = fingerprint([[table.sha256 for table in tables], wanted.text_column, identity(system), columns])
     answered = output.with_name(f".{output.name}-{asked}.answers")
     # Of two commands with one output, each writes a file of its own; the later one stays, whole.
     part, counts = output.with_name(f".{output.name}-{asked}.part"), _Counts(system, wanted)
     with held(answered, output) as lines:
-        answer_rows(system, tables, wanted.text_column, lines, rows, screen, ray)
+        answer_rows(system, tables, wanted.text_column, lines, work.rows, screen, ray)
         lines.seek(0)
         try:
             with (
-                screen.progress("writing", rows) as bar,
-                open_table_writer(part, [*columns, *added], kind, numbers_of(system)) as write,
+                screen.progress("writing", work.rows) as bar,
+                open_table_writer(part, [*columns, *added], work.kind, numbers_of(system)) as write,
             ):
                 for chunk in _chunks(tables, columns):
                     said = [json.loads(line) for line in islice(lines, len(chunk))]
@@ -239,23 +235,24 @@ def predict_table(
     return counts.summary()
 
 
-def check_files(tables: list[Table], wanted: Wanted, output: Path) -> str:
-    """The format of `output`; a UserError where it is none, it is an input too, or a table lacks a column."""
+def look_at(
+    tables: list[Table], wanted: Wanted, experiment: Experiment, output: Path, screen: Screen
+) -> Work:
+    """The columns and rows of tables whose answers go into `output`.
+
+    Raises UserError where one cannot be read, lacks a column or has others than the first, where a new column
+    is there already, and where `output` is an input too, of no format, or of one that does not take the rows.
+    """
     kind = check_format(output)
     if any(table.path.resolve() == output.resolve() for table in tables):
         raise UserError(f"--output {output}: is an input too; name another file.")
     asked = {"--text-column": wanted.text_column, "--label-column": wanted.label_column}
     for table in tables:
         for chunk in islice(read_chunks(table), 1):
-            for flag, name in asked.items():
-                if name is not None and name not in chunk.columns:
+            for flag, column in asked.items():
+                if column is not None and column not in chunk.columns:
                     there = name_columns(chunk.columns)
-                    raise UserError(f"{table.path}: has no column {name!r} ({flag}); it has {there}.")
-    return kind
-
-
-def _look_at(tables: list[Table], output: Path, kind: str, screen: Screen) -> tuple[list[str], int]:
-    """The columns and the number of rows of all files; a UserError where `output` does not take them."""
+                    raise UserError(f"{table.path}: has no column {column!r} ({flag}); it has {there}.")
     columns: list[str] = []
     rows = 0
     with screen.progress("counting rows", None) as bar:
@@ -274,7 +271,10 @@ def _look_at(tables: list[Table], output: Path, kind: str, screen: Screen) -> tu
                     f"{table.path}: has not the columns of {tables[0].path} ({other!r} is in one of them "
                     "alone); predict them one by one."
                 )
-    return columns, rows
+    for name in added_columns(experiment, wanted):
+        if name in columns:
+            raise UserError(f"{tables[0].path}: has a column {name!r} already; give it another name.")
+    return Work(tables, columns, rows, output, kind)
 
 
 def _chunks(tables: list[Table], columns: list[str]) -> Iterator[pd.DataFrame]:
@@ -284,16 +284,16 @@ def _chunks(tables: list[Table], columns: list[str]) -> Iterator[pd.DataFrame]:
             yield chunk.reindex(columns=columns, fill_value="")
 
 
-def added_columns(system: System, wanted: Wanted) -> list[str]:
+def added_columns(experiment: Experiment, wanted: Wanted) -> list[str]:
     """The columns that answers add to a table."""
-    regression = system.experiment.dataset.task == "regression"
-    shares = [] if regression else [f"probability_{label.name}" for label in system.experiment.labels]
+    regression = experiment.dataset.task == "regression"
+    shares = [] if regression else [f"probability_{label.name}" for label in experiment.labels]
     return ["prediction", *shares, "reason", *(["system"] if wanted.name_system else [])]
 
 
 def numbers_of(system: System) -> list[str]:
     """Those of them that hold numbers."""
-    columns = added_columns(system, Wanted(""))
+    columns = added_columns(system.experiment, Wanted(""))
     return columns[:1] if system.experiment.dataset.task == "regression" else columns[1:-1]
 
 
@@ -309,7 +309,7 @@ def row_of(system: System, wanted: Wanted, text: str, said: Answer | None) -> li
             reason = NO_LABEL
         elif wanted.min_confidence is not None and confidence(said) < wanted.min_confidence:
             label, reason = none, f"below {wanted.min_confidence:g}"
-    width = len(added_columns(system, wanted)) - 2 - wanted.name_system
+    width = len(added_columns(system.experiment, wanted)) - 2 - wanted.name_system
     cells = [round(said["probabilities"][name], 6) for name in shares] if said else []
     return [label, *(cells or [None] * width), reason, *([system.name] if wanted.name_system else [])]
 
