@@ -11,35 +11,28 @@ import json
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from workflows.core.errors import UserError
-from workflows.core.files import fingerprint, read_jsonl, sha256
+from workflows.core.files import fingerprint, sha256
 from workflows.core.remote import copied_here
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
-from workflows.core.statistics import wilson_interval
 from workflows.core.table_writers import check_format, check_sheet, open_table_writer
 from workflows.core.tables import Table, name_columns, open_table, read_chunks
-from workflows.core.texts import with_interval
-from workflows.data.labels import gold_reader
 from workflows.data.reviews import why_no_review
-from workflows.data.splits import sample_rows
 from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.serving.blocks import answer_rows, answer_texts
+from workflows.serving.counts import Counts, confidence, render_counts, render_trial
 from workflows.serving.kept_answers import held
 from workflows.serving.systems import Answer, System, open_system
 
-MOST_LABELS = 20  # that are counted one by one: of numbers there may be as many as rows
-VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
 LINES_AT_ONCE = 256  # of standard input
 NO_LABEL = "the output names no label"
 
@@ -114,7 +107,7 @@ def predict(
                 _print_answers(system, wanted, iter(texts) if texts else lines_of_input(), screen)
                 return
             start = time.monotonic()
-            screen.say(_render_counts(write_answers(system, work, wanted, screen, ray), wanted))
+            screen.say(render_counts(write_answers(system, work, wanted, screen, ray), wanted.label_column))
             screen.say(f"answered in {time.monotonic() - start:.2f} s, without loading")
             screen.say(f"answers: {as_typed(work.output)}")
 
@@ -137,45 +130,6 @@ def lines_of_input() -> Iterator[str]:
                 f"--input -: line {number} is not UTF-8; convert the lines (iconv -f GB18030 -t UTF-8), or "
                 "give them as a file, which may be GB18030 or Big5."
             ) from error
-
-
-def render_trial(system: System, least: float) -> str:
-    """What `try_confidence` found, or why nobody knows."""
-    unknown = "how accurate the answers are that are given is not known"
-    if system.name == "probe":
-        return f"the probe was fitted to the validation rows, too: {unknown}"
-    trial = try_confidence(system, least)
-    if trial is None:
-        return f"there are no validation rows here: {unknown}"
-    answered, rows = trial["answered"], trial["rows"]
-    said = f"on {rows:,} validation rows: {answered / rows:.1%} have a confidence of {least:g} or more"
-    if answered:
-        said += f"; accuracy of those {_share(trial['right_of_answered'], answered)}"
-    return f"{said}, of all {_share(trial['right_of_all'], rows)}"
-
-
-def _render_counts(counts: dict[str, Any], wanted: Wanted) -> str:
-    labels = sorted(counts["labels"].items())
-    shown = [f"{label} {count:,}" for label, count in labels[:MOST_LABELS]]
-    if labels[MOST_LABELS:]:
-        shown.append(f"{len(labels) - MOST_LABELS:,} other answers")
-    without = ", ".join(f"{count:,} {reason}" for reason, count in counts["without_label"].items())
-    said = f"{counts['rows']:,} rows: " + (", ".join(shown) or "none has a label")
-    lines = [said + (f"; without a label: {without}" if without else "")]
-    if "scores" in counts:
-        scores = counts["scores"]
-        said = "no row could be scored"
-        if scores["rows"]:
-            said = f"accuracy on {scores['rows']:,} rows: {_share(scores['right'], scores['rows'])}"
-        strange = scores["without_known_gold"]
-        lines.append(
-            said + (f"; {strange:,} rows have another value in {wanted.label_column!r}" if strange else "")
-        )
-    return "\n".join(lines)
-
-
-def _share(part: int, whole: int) -> str:
-    return with_interval(part / whole, wilson_interval(part, whole))
 
 
 def find_inputs(names: tuple[str, ...]) -> list[Table]:
@@ -210,7 +164,7 @@ def write_answers(
     asked = fingerprint([[table.sha256 for table in tables], wanted.text_column, identity(system), columns])
     answered = output.with_name(f".{output.name}-{asked}.answers")
     # Of two commands with one output, each writes a file of its own; the later one stays, whole.
-    part, counts = output.with_name(f".{output.name}-{asked}.part"), _Counts(system, wanted)
+    part, counts = output.with_name(f".{output.name}-{asked}.part"), Counts(system, wanted.label_column)
     with held(answered, output) as lines:
         answer_rows(system, tables, wanted.text_column, lines, work.rows, screen, ray)
         lines.seek(0)
@@ -320,11 +274,6 @@ def _written(prediction: Any) -> Any:
     return "" if prediction is None else prediction
 
 
-def confidence(said: Answer) -> float:
-    """The probability of the label that was given."""
-    return float(said["probabilities"][said["prediction"]])
-
-
 def identity(system: System) -> str:
     """What a system's answers depend on, in short."""
     run, name = system.run, system.name
@@ -335,60 +284,3 @@ def identity(system: System) -> str:
         "zero_shot": [],
     }[name]
     return fingerprint([name, sha256(run.experiment), *(sha256(path) for path in files if path.exists())])
-
-
-class _Counts:
-    """What is counted while rows are written."""
-
-    def __init__(self, system: System, wanted: Wanted) -> None:
-        self.system, self.wanted = system, wanted
-        self.rows = 0
-        self.reasons: Counter[str] = Counter()
-        self.labels: Counter[str] = Counter()
-        self.right = self.scored = self.strange = 0
-        self.read_gold: Callable[[str], str | None] = lambda cell: None
-        if wanted.label_column is not None:
-            asked = system.experiment
-            self.read_gold = gold_reader(asked.dataset, wanted.label_column, asked.data.neutral)
-
-    def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
-        self.rows += len(chunk)
-        for label, reason in zip(new["prediction"], new["reason"], strict=True):
-            (self.reasons if reason else self.labels)[reason or ("∅" if label == "" else label)] += 1
-        if self.wanted.label_column is None:
-            return
-        golds = chunk[self.wanted.label_column]
-        for gold, answer, label in zip(golds, said, new["prediction"], strict=True):
-            known = self.read_gold(gold)
-            if known is None:
-                self.strange += 1
-            # An output that names no label is wrong; one that is withheld for its confidence is not counted.
-            elif label or (answer is not None and answer["prediction"] is None):
-                self.scored += 1
-                self.right += known == label
-
-    def summary(self) -> dict[str, Any]:
-        counted = {"rows": self.rows, "labels": self.labels, "without_label": self.reasons}
-        if self.wanted.label_column is None:
-            return counted
-        scores = {"rows": self.scored, "right": self.right, "without_known_gold": self.strange}
-        return counted | {"scores": scores}
-
-
-def try_confidence(system: System, least: float) -> dict[str, Any] | None:
-    """How many validation rows have an answer of this confidence, and how accurate those are and all are;
-    None of an exported folder, which has no such rows.
-    """
-    if not system.run.split("val").exists():
-        return None
-    rows = sample_rows(read_jsonl(system.run.split("val")), VALIDATION_ROWS, 42)
-    said = system.answer([row["review"] for row in rows])
-    gold = [system.experiment.named(row["label"]) for row in rows]
-    right = np.array([each["prediction"] == label for each, label in zip(said, gold, strict=True)])
-    sure = np.array([each["prediction"] is not None and confidence(each) >= least for each in said])
-    return {
-        "rows": len(rows),
-        "answered": int(sure.sum()),
-        "right_of_answered": int(right[sure].sum()),
-        "right_of_all": int(right.sum()),
-    }
