@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tqdm import tqdm
 
 from tests.conftest import Command, make_experiment
 from workflows.core import table_writers
@@ -242,6 +243,25 @@ def test_answers_of_other_rows_are_not_taken(tfidf: System, tmp_path: Path) -> N
         assert [row["prediction"] for row in _read(out)] == [
             each["prediction"] for each in tfidf.answer(texts)
         ]
+
+
+@pytest.mark.parametrize("when", ["answering", "writing"])
+@pytest.mark.parametrize("texts", [["太差了", "很好"], ["很好", "太差了", "早餐不错"]])
+def test_a_file_that_is_saved_meanwhile_gets_no_answers(
+    tfidf: System, tmp_path: Path, when: str, texts: list[str]
+) -> None:
+    """They would be put to other rows than those that were answered."""
+    path = _table(tmp_path / "t.csv", ["很好", "太差了"])
+
+    class Saves(Screen):
+        def progress(self, title: str, total: int | None, counted: bool = True) -> tqdm:
+            if title == when:
+                _table(path, texts)
+            return super().progress(title, total, counted)
+
+    with pytest.raises(UserError, match=r"^\S+/t\.csv: was changed while it was answered; nothing was"):
+        predict_table(tfidf, [open_table(path)], Wanted("review"), tmp_path / "a.csv", Saves())
+    assert [each.name for each in tmp_path.iterdir()] == ["t.csv"]
 
 
 def test_several_files_follow_one_another(command: Command, demo_run: Demo, tmp_path: Path) -> None:

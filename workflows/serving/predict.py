@@ -155,8 +155,8 @@ def write_answers(
 ) -> dict[str, Any]:
     """Write the rows of tables, all columns kept, with their answers; return the counts.
 
-    `ray`: as of `predict`.  Raises UserError where the output cannot be written, or another command is about
-    the same.
+    `ray`: as of `predict`.  Raises UserError where the output cannot be written, another command is about the
+    same, or a table is not any more what was looked at.
     """
     tables, columns, output = work.tables, work.columns, work.output
     added = added_columns(system.experiment, wanted)
@@ -167,6 +167,7 @@ def write_answers(
     part, counts = output.with_name(f".{output.name}-{asked}.part"), Counts(system, wanted.label_column)
     with held(answered, output) as lines:
         answer_rows(system, tables, wanted.text_column, lines, work.rows, screen, ray)
+        _check_unchanged(tables, answered)
         lines.seek(0)
         try:
             with (
@@ -182,11 +183,26 @@ def write_answers(
                     counts.add(chunk, said, new)
                     write(pd.concat([chunk.reset_index(drop=True), new], axis=1))
                     bar.update(len(chunk))
+            _check_unchanged(tables, answered)
             part.replace(output)
+        except ValueError:  # there are more rows than answers
+            _check_unchanged(tables, answered)
+            raise
         finally:
             part.unlink(missing_ok=True)
         answered.unlink()
     return counts.summary()
+
+
+def _check_unchanged(tables: list[Table], answered: Path) -> None:
+    """Raise UserError, without the answers, which may be of other rows, where a table was saved since."""
+    for table in tables:
+        if sha256(table.path) != table.sha256:
+            answered.unlink()
+            raise UserError(
+                f"{table.path}: was changed while it was answered; nothing was written: give the same "
+                "command again."
+            )
 
 
 def look_at(
