@@ -25,6 +25,7 @@ from workflows.inference.regressions import STRENGTH, fit, out_of_fold, outputs_
 from workflows.inference.scorer import Tokens, prompt_tokens
 from workflows.inference.threshold import fit_threshold, shifted
 from workflows.model.loaded import LoadedModel
+from workflows.model.tokens import count_tokens
 
 EXPERIMENT = make_experiment()
 
@@ -219,6 +220,14 @@ def test_the_saved_probe_answers_as_it_did(loaded: tuple[Any, Any], tmp_path: Pa
             assert saved["outputs"][int(outputs.argmax())] == said[row]["prediction"]
             assert said[row]["output"] is None
     assert saved["rows"] == {"labelled": 68, "used": 68}
+
+
+def test_rows_are_held_against_what_the_model_reads(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    """The probe, which has no training, does not read `max_length`."""
+    job = _prepared(tmp_path / "run", 20, "--method", "probe", "--set", "max_length=20")
+    counted = count_tokens(job)
+    assert counted["max_length"] == loaded[1].model_info.max_model_len
+    assert [each["over_max_length"]["rows"] for each in counted["splits"].values()] == [0, 0, 0]
 
 
 def test_too_few_rows_of_a_label_are_said_and_the_cap_is_kept(tmp_path: Path) -> None:

@@ -120,11 +120,23 @@ def test_a_plan_is_shown_in_the_pages_language() -> None:
     assert "<img" not in shown
 
 
-@pytest.mark.parametrize("name", ["../demo", "/etc", "", None, "no-such-run"])
-def test_only_runs_that_are_listed_are_opened(desk: Any, name: str | None) -> None:
+@pytest.mark.parametrize("name", ["../demo", "/etc", "", "no-such-run"])
+def test_only_runs_that_are_listed_are_opened(desk: Any, name: str) -> None:
     for do in (desk.progress, desk.go_on, desk.stop, desk.systems_of):
         with pytest.raises(UserError, match="there is no run"):
             do(name)
+
+
+def test_where_no_run_is_finished_the_page_says_where_one_is_started(tmp_path: Path) -> None:
+    from workflows.serving.batcher import Batcher
+    from workflows.serving.desk import Desk
+    from workflows.serving.models import Models
+
+    desk = Desk(Batcher({}), Models(), outputs=tmp_path)
+    assert desk.answering() == []
+    for do in (desk.progress, desk.go_on, desk.stop, desk.systems_of):
+        with pytest.raises(UserError, match=r"start one on the tab 训练 \(Train\)\.$"):
+            do(None)
 
 
 @pytest.mark.parametrize(

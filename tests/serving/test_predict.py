@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tqdm import tqdm
 
-from tests.conftest import Command
+from tests.conftest import Command, make_experiment
 from workflows.core import table_writers
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
@@ -20,16 +21,21 @@ from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen
 from workflows.core.tables import open_table
 from workflows.experiment.cards import ROOT
+from workflows.pipeline.run import do_stages, start_run
 from workflows.serving import blocks as module
-from workflows.serving.predict import Wanted, predict_table
+from workflows.serving.predict import Wanted, predict, predict_table
 from workflows.serving.systems import System, open_system
 
 Demo = tuple[RunFolder, str]
 
 
 @pytest.fixture(scope="module")
-def tfidf(demo_run: Demo) -> System:
-    return open_system(demo_run[0].path, "tfidf")
+def tfidf(tmp_path_factory: pytest.TempPathFactory) -> System:
+    """TF-IDF of a run whose data are prepared: it needs no more."""
+    experiment = make_experiment()
+    run = start_run(experiment, tmp_path_factory.mktemp("run"), Screen())
+    do_stages(run, experiment, ("prepare",), Screen())
+    return open_system(run.path, "tfidf")
 
 
 def _table(path: Path, texts: list[str], **columns: list[str]) -> Path:
@@ -239,6 +245,25 @@ def test_answers_of_other_rows_are_not_taken(tfidf: System, tmp_path: Path) -> N
         ]
 
 
+@pytest.mark.parametrize("when", ["answering", "writing"])
+@pytest.mark.parametrize("texts", [["太差了", "很好"], ["很好", "太差了", "早餐不错"]])
+def test_a_file_that_is_saved_meanwhile_gets_no_answers(
+    tfidf: System, tmp_path: Path, when: str, texts: list[str]
+) -> None:
+    """They would be put to other rows than those that were answered."""
+    path = _table(tmp_path / "t.csv", ["很好", "太差了"])
+
+    class Saves(Screen):
+        def progress(self, title: str, total: int | None, counted: bool = True) -> tqdm:
+            if title == when:
+                _table(path, texts)
+            return super().progress(title, total, counted)
+
+    with pytest.raises(UserError, match=r"^\S+/t\.csv: was changed while it was answered; nothing was"):
+        predict_table(tfidf, [open_table(path)], Wanted("review"), tmp_path / "a.csv", Saves())
+    assert [each.name for each in tmp_path.iterdir()] == ["t.csv"]
+
+
 def test_several_files_follow_one_another(command: Command, demo_run: Demo, tmp_path: Path) -> None:
     run, _ = demo_run
     for name in ("day-2", "day-1"):
@@ -298,3 +323,30 @@ def test_a_column_that_is_there_is_not_written_over(tfidf: System, tmp_path: Pat
     table = open_table(_table(tmp_path / "t.csv", ["好"], prediction=["mine"]))
     with pytest.raises(UserError, match="has a column 'prediction' already"):
         predict_table(tfidf, [table], Wanted("review"), tmp_path / "out.csv", Screen())
+
+
+@pytest.mark.parametrize(
+    ("files", "columns", "name", "message"),
+    [
+        (["a.csv"], {"prediction": ["mine"]}, "out.csv", "has a column 'prediction' already"),
+        (["in.csv", "a.csv"], {"星级": ["5"]}, "out.csv", "has not the columns of"),
+        (["in.csv", "a.csv"], {}, "out.xlsx", "more than a sheet of XLSX takes"),
+    ],
+)
+def test_a_table_is_refused_before_a_model_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: list[str],
+    columns: dict[str, list[str]],
+    name: str,
+    message: str,
+) -> None:
+    """The run has no model yet: whoever loaded it would say so."""
+    run = start_run(make_experiment(), tmp_path / "run", Screen())
+    monkeypatch.setattr(table_writers, "XLSX_ROWS", 2)  # with the header
+    _table(tmp_path / "in.csv", ["好"])
+    _table(tmp_path / "a.csv", ["好"], **columns)
+    inputs, output = tuple(str(tmp_path / file) for file in files), tmp_path / name
+    with pytest.raises(UserError, match=message):
+        predict(run.path, "tuned", Wanted("review"), inputs, (), output, None, Screen())
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "a.csv", "run"}

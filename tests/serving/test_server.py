@@ -24,7 +24,7 @@ from workflows.core.run_folder import RunFolder
 from workflows.serving.batcher import Batcher, Full
 from workflows.serving.models import Models
 from workflows.serving.server import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, make_app, make_server
-from workflows.serving.systems import System, open_system
+from workflows.serving.systems import Answer, System, open_system
 
 Demo = tuple[RunFolder, str]
 KEY = "a key, 密钥"
@@ -199,6 +199,22 @@ def test_requests_that_come_together_share_a_batch_and_a_full_queue_refuses(
         batcher.ask("tfidf", ["晚了"])
 
 
+def test_the_time_that_a_model_takes_to_open_is_not_that_of_a_text() -> None:
+    opened = threading.Event()
+
+    class Opening:
+        def answer(self, texts: list[str]) -> list[Answer]:
+            assert opened.wait(PATIENCE)
+            return []
+
+    batcher = Batcher({"late": Opening()})
+    before, asked = batcher.seconds_a_text, batcher.ask("late", [])
+    opened.set()
+    assert asked.result() == []
+    batcher.close()
+    assert batcher.seconds_a_text == before
+
+
 def test_a_server_that_is_stopped_does_not_wait_for_answers_beyond_its_time(
     systems: dict[str, System],
 ) -> None:
@@ -250,6 +266,18 @@ def test_a_full_queue_says_when_to_come_back(
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         gate.opened.set()
         assert first.result().status_code == 200
+
+
+def test_a_page_without_named_runs_says_how_they_are_named() -> None:
+    turns = [{"role": "user", "content": "好"}]
+    with _served({}) as address:
+        for path, asked in (
+            ("classify", {"texts": ["好"]}),
+            ("chat/completions", {"model": "first", "messages": turns}),
+        ):
+            refused = httpx.post(f"{address}/v1/{path}", json=asked, timeout=PATIENCE)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+            assert refused.json()["error"]["message"].endswith("name it: app RUN")
 
 
 def test_a_text_that_cannot_be_answered_fails_no_other_request(systems: dict[str, System]) -> None:

@@ -18,9 +18,11 @@ from tests.served import assert_served_as_answered
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl
 from workflows.core.run_folder import RunFolder
+from workflows.core.screen import Screen
 from workflows.model.arguments import build_infer_arguments
 from workflows.model.folder import with_local_model
 from workflows.model.machine import find_machine
+from workflows.pipeline.run import do_stages, start_run
 from workflows.serving.models import Models, load_model
 from workflows.serving.systems import open_system
 
@@ -99,6 +101,31 @@ def test_tfidf_answers_where_the_prompt_shows_training_rows(command: Command, tm
     assert command("prepare", *few).returncode == 0
     (answer,) = open_system(tmp_path / "run", "tfidf").answer(["味道很好，下次还来"])
     assert answer["prediction"] == "positive"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("majority", (), "majority answers no new texts; take one of tuned, zero_shot, probe, tfidf"),
+        (
+            "probe",
+            ("--method", "encoder", "--model", "bert-base-chinese"),
+            "an encoder has no probe; take another",
+        ),
+        ("probe", (), "probe is not finished; finish it first"),
+        ("tfidf", (), r"data/val\.jsonl is missing, which tfidf needs; take a copy with its rows"),
+        ("zero_shot", ("--prompt", "zh-few-shot"), r"data/train\.jsonl is missing, which zero_shot needs"),
+    ],
+)
+def test_a_system_that_a_run_cannot_have_or_lacks_the_rows_of_is_refused(
+    tmp_path: Path, name: str, flags: tuple[str, ...], message: str
+) -> None:
+    experiment = make_experiment(*flags)
+    run = start_run(experiment, tmp_path, Screen())
+    do_stages(run, experiment, ("prepare",), Screen())
+    run.split("val" if name == "tfidf" else "train").unlink()
+    with pytest.raises(UserError, match=message):
+        open_system(run.path, name)
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:

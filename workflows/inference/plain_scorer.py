@@ -10,8 +10,9 @@ import torch
 from swift.infer_engine import InferRequest, RequestConfig, TransformersEngine
 
 from workflows.core.rows import question
-from workflows.inference.scorer import body_and_head, prompt_tokens
+from workflows.inference.scorer import prompt_tokens
 from workflows.inference.swift_engine import without_prefix
+from workflows.model.loaded import body_of
 
 BATCH = 8  # prompts; each is run with every label at once
 
@@ -57,7 +58,7 @@ def _label_logs(model: Any, prompts: list[list[int]], labels: list[list[int]]) -
     present = torch.tensor(
         [[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in whole], device=device
     )
-    body, head = body_and_head(model)
+    body, head = body_of(model), model.get_output_embeddings()
     hidden = body(input_ids=ids, attention_mask=present).last_hidden_state
     found = []
     for row, tokens in enumerate(whole):

@@ -97,11 +97,6 @@ def prompt_tokens(template: Any, row: dict[str, Any]) -> Tokens:
         return template.encode({"messages": question(row)})["input_ids"]
 
 
-def body_and_head(model: Any) -> tuple[Any, Any]:
-    """The layers that make hidden states of tokens, and the output layer that makes logits of them."""
-    return body_of(model), model.get_output_embeddings()
-
-
 def score_prompts(
     model: Any, prompts: list[Tokens], labels: list[Tokens], greedy: Greedy, ended: bool = True
 ) -> Iterator[list[Answer]]:
@@ -114,7 +109,9 @@ def score_prompts(
     device = next(model.parameters()).device
     with padding_within_rows(model):
         scorer = _Scorer(model, labels, greedy, device, ended)
-        for beginning, rows in groups_of(model, prompts):
+        # Padding may not follow a state, so nothing is read once there.
+        alone: list[tuple[Tokens, list[int]]] = [([], [*range(len(prompts))])]
+        for beginning, rows in alone if scorer.has_state else shared_beginnings(prompts):
             prefix = read_prefix(scorer.body, beginning, device)
             lengths = {row: len(prompts[row]) - len(beginning) + len(scorer.places) for row in rows}
             work = partial(scorer.answer, prompts=prompts, beginning=beginning, prefix=prefix)
@@ -161,12 +158,6 @@ def padded_behind(
     return torch.tensor(ids, device=device), torch.tensor(present, device=device)
 
 
-def groups_of(model: Any, prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
-    """What is read once for which rows: `shared_beginnings`, or nothing where padding may not follow it."""
-    whole = carries_state(body_of(model).config)
-    return [([], [*range(len(prompts))])] if whole else shared_beginnings(prompts)
-
-
 def shared_beginnings(prompts: list[Tokens]) -> list[tuple[Tokens, list[int]]]:
     """The longest beginning that most prompts share, with their rows; then the other rows, with none."""
     heads = Counter(tuple(prompt[:SHARED_HEAD]) for prompt in prompts)
@@ -186,7 +177,7 @@ class _Scorer:
         self, model: Any, labels: list[Tokens], greedy: Greedy, device: torch.device, ended: bool
     ) -> None:
         self.ended = ended
-        self.body, self.head = body_and_head(model)
+        self.body, self.head = body_of(model), model.get_output_embeddings()
         self.labels, self.greedy, self.device = labels, greedy, device
         self.has_state = carries_state(self.body.config)
         # (label, how many of its words are read) of each position behind a prompt.

@@ -1,4 +1,5 @@
-"""How long the rows are in tokens, as SWIFT's template encodes them, and which are longer than max_length.
+"""How long the rows are in tokens, as SWIFT's template encodes them, and which are longer than max_length, or
+than the model can read where nothing is tuned.
 
 SWIFT leaves such training rows out with a log line only, so this says before training which they are.
 """
@@ -43,10 +44,12 @@ def row_lengths(template: Any, rows: list[dict[str, Any]], bar: tqdm) -> list[in
 def _measure(
     job: Job, machine: Machine, parts: dict[str, list[dict[str, Any]]]
 ) -> tuple[SftArguments, int | None, dict[str, dict[str, int]]]:
-    """SWIFT's training arguments, the max_length that they come to, and the length of each row by id."""
+    """SWIFT's training arguments, how many tokens of a row are read, and the length of each row by id."""
     arguments = build_sft_arguments(job.run, with_local_model(job.experiment), machine)
     template = arguments.get_template()
     max_length, template.max_length = template.max_length, None
+    if not job.experiment.tunes:  # only training reads `max_length`
+        max_length = template.model_info.max_model_len
     template.set_mode("train")
     lengths = {}
     for name, rows in parts.items():

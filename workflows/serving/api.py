@@ -12,7 +12,7 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,9 +33,7 @@ from workflows.pipeline.run import do_stages, start_run
 from workflows.pipeline.stages import STAGES
 from workflows.scoring.table import render_scores
 from workflows.serving.blocks import answer_texts
-
-if TYPE_CHECKING:  # what SWIFT prints while it is loaded belongs into a log
-    from workflows.serving.systems import Answer, System
+from workflows.serving.systems import Answer, System, open_system
 
 FIGURES = ("confusion", "curves")  # of a report, that a notebook shows
 
@@ -126,8 +124,6 @@ class ReviewClassifier(ClassifierMixin, BaseEstimator):
         folder = Path(self.folder)
         load_experiment(RunFolder(folder).experiment)  # no log is begun where there is no run
         with Screen().output_to(folder / "logs" / "load.log"):
-            from workflows.serving.systems import open_system
-
             opened = open_system(folder, self.system)
         if opened.experiment.dataset.task != "single_label":
             raise UserError(

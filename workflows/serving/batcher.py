@@ -97,7 +97,8 @@ class Batcher:
                     except Exception as error:  # whatever it is, who waits must hear of it
                         request.answers.set_exception(error)
             end = time.monotonic()
-            self.seconds_a_text += 0.3 * ((end - start) / max(1, texts) - self.seconds_a_text)
+            if texts:  # who asks for none waits for a model to be read
+                self.seconds_a_text += 0.3 * ((end - start) / texts - self.seconds_a_text)
             self._expected = len(batch)
             self._gather_until = end + min(GATHER_SECONDS, GATHER_SHARE * (end - start))
 

@@ -4,24 +4,21 @@ A block is answered by one call wherever that is, so its answers are the same: a
 which others share its batch.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from workflows.core.screen import Screen
 from workflows.core.tables import Table, read_chunks
 from workflows.data.reviews import why_no_review
+from workflows.model.gpu import settle_gpu
 from workflows.pipeline.cluster import check_seen, in_order, on_cluster
 from workflows.serving.kept_answers import whole_blocks
-
-if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
-    from workflows.serving.systems import Answer, System
+from workflows.serving.systems import Answer, System, open_system
 
 # Answered and kept at a time: rows of like length share a batch.  `tiny` on a CPU core takes as long with 256
 # as with 4,096 rows; a real model takes minutes for so many, which a stop would lose.
@@ -85,9 +82,6 @@ def answer_there(folder: Path, name: str, texts: list[str]) -> bytes:
 @cache
 def _opened(folder: Path, name: str) -> System:
     check_seen(folder)
-    from workflows.model.gpu import settle_gpu
-    from workflows.serving.systems import open_system
-
     settle_gpu()
     return open_system(folder, name)
 

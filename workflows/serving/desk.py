@@ -147,7 +147,9 @@ class Desk:
         return {name: path for name, path in {**named, **pages}.items() if path.is_file()}
 
     def _folder(self, run: str | None) -> Path:
-        folder = self.runs().get(run or "")
+        if run is None:
+            raise UserError("no run is chosen; where none is finished, start one on the tab 训练 (Train).")
+        folder = self.runs().get(run)
         if folder is None:
             raise UserError(f"there is no run {run!r}; choose one of the list.")
         return folder

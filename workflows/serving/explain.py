@@ -7,8 +7,6 @@ A part's weight is how far the label's log-odds fall without it.  Parts act toge
 weights need not add up to what the whole text says; both are shown.  It explains the model, not the review.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re
@@ -17,7 +15,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_jsonl
@@ -25,9 +22,7 @@ from workflows.core.screen import Screen, as_typed
 from workflows.data.reviews import strip_text, why_no_review
 from workflows.pipeline.run import do_stages, open_run
 from workflows.reporting.content import confident_mistakes
-
-if TYPE_CHECKING:  # SWIFT takes seconds to import
-    from workflows.serving.systems import System
+from workflows.serving.systems import System, open_system
 
 # A clause ends at these, but not inside 3.5, 1,000 or a.com; what follows a mark directly, such as a closing
 # quote, is still its own.
@@ -77,8 +72,6 @@ def explain_mistakes(folder: Path, screen: Screen) -> None:
     wrong = confident_mistakes(read_jsonl(run.predictions(name)))
     screen.say(f"loading {name} of {as_typed(folder)} …")
     with screen.output_to(run.log("explain")):
-        from workflows.serving.systems import open_system
-
         explained = explain(open_system(folder, name), [row["text"] for row in wrong], with_words=False)
     rows = []
     for row, found in zip(wrong, explained, strict=True):
@@ -94,8 +87,6 @@ def explain_texts(folder: Path, name: str, texts: tuple[str, ...], screen: Scree
     open_run(folder)  # no log is begun where there is no run
     screen.say(f"loading {name} of {as_typed(folder)} …")
     with screen.output_to(folder / "logs" / "explain.log"):
-        from workflows.serving.systems import open_system
-
         explained = explain(open_system(folder, name), [*texts])
     for each in explained:
         screen.say("\n" + "\n".join(render(each)))

@@ -6,43 +6,33 @@ The answers gather in a hidden file beside the output, one line a row in the row
 that was stopped goes on; the output is written from it at the end, whole.
 """
 
-from __future__ import annotations
-
 import glob
 import json
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from workflows.core.errors import UserError
-from workflows.core.files import fingerprint, read_jsonl, sha256
+from workflows.core.files import fingerprint, sha256
 from workflows.core.remote import copied_here
 from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
-from workflows.core.statistics import wilson_interval
 from workflows.core.table_writers import check_format, check_sheet, open_table_writer
 from workflows.core.tables import Table, name_columns, open_table, read_chunks
-from workflows.data.labels import gold_reader
 from workflows.data.reviews import why_no_review
-from workflows.data.splits import sample_rows
-from workflows.experiment.experiment import load_experiment
+from workflows.experiment.experiment import Experiment, load_experiment
 from workflows.serving.blocks import answer_rows, answer_texts
+from workflows.serving.counts import Counts, confidence, render_counts, render_trial
 from workflows.serving.kept_answers import held
+from workflows.serving.systems import Answer, System, open_system
 
-if TYPE_CHECKING:  # SWIFT takes seconds to import: not before what was typed is checked
-    from workflows.serving.systems import Answer, System
-
-MOST_LABELS = 20  # that are counted one by one: of numbers there may be as many as rows
-VALIDATION_ROWS = 1000  # at most, on which --min-confidence is tried
 LINES_AT_ONCE = 256  # of standard input
 NO_LABEL = "the output names no label"
 
@@ -55,6 +45,17 @@ class Wanted:
     label_column: str | None = None  # the gold label, to be scored
     min_confidence: float | None = None  # below it no label is given
     name_system: bool = False  # a column that says which system answered
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tables that were looked at, and where their answers go."""
+
+    tables: list[Table]
+    columns: list[str]  # of each
+    rows: int  # of all
+    output: Path
+    kind: str  # its format
 
 
 def predict(
@@ -71,7 +72,7 @@ def predict(
     came of it.
 
     `ray`: the cluster that answers a table, as of `on_cluster`.  Raises UserError where what is asked does
-    not go together, and as `open_system` and `predict_table` do.
+    not go together, and as `look_at`, `open_system` and `write_answers` do.
     """
     lines = inputs == ("-",)
     if bool(inputs) == bool(texts):
@@ -88,49 +89,35 @@ def predict(
     if wanted.min_confidence is not None and not 0 <= wanted.min_confidence <= 1:
         raise UserError(f"--min-confidence {wanted.min_confidence:g}: give a probability from 0 to 1.")
     with copied_here("--input", () if output is None else inputs, screen) as names:
-        _answer(folder, name, wanted, find_inputs(names), texts, output, ray, screen)
-
-
-def _answer(
-    folder: Path,
-    name: str,
-    wanted: Wanted,
-    tables: list[Table],
-    texts: tuple[str, ...],
-    output: Path | None,
-    ray: str | None,
-    screen: Screen,
-) -> None:
-    task = load_experiment(RunFolder(folder).experiment).dataset.task
-    if task != "single_label" and (wanted.min_confidence, wanted.label_column) != (None, None):
-        raise UserError(
-            f"--min-confidence, --label-column: are for reviews with one label each; {folder} has others."
-        )
-    if output is not None:
-        check_files(tables, wanted, output)  # before a model is loaded, which takes its time
-    aside = screen.beside if output is None else screen  # printed answers stand alone
-    aside.say(f"loading {name} of {as_typed(folder)} …")
-    with aside.output_to(folder / "logs" / "predict.log"):
-        from workflows.serving.systems import open_system
-
-        system = open_system(folder, name)
-        if wanted.min_confidence is not None:
-            aside.say(render_trial(system, wanted.min_confidence))
-        if output is not None:
+        tables, experiment = find_inputs(names), load_experiment(RunFolder(folder).experiment)
+        single = experiment.dataset.task == "single_label"
+        if not single and (wanted.min_confidence, wanted.label_column) != (None, None):
+            raise UserError(
+                f"--min-confidence, --label-column: are for reviews with one label each; {folder} has others."
+            )
+        # Before a model is loaded, which takes its time.
+        work = None if output is None else look_at(tables, wanted, experiment, output, screen)
+        aside = screen.beside if output is None else screen  # printed answers stand alone
+        aside.say(f"loading {name} of {as_typed(folder)} …")
+        with aside.output_to(folder / "logs" / "predict.log"):
+            system = open_system(folder, name)
+            if wanted.min_confidence is not None:
+                aside.say(render_trial(system, wanted.min_confidence))
+            if work is None:
+                _print_answers(system, wanted, iter(texts) if texts else lines_of_input(), screen)
+                return
             start = time.monotonic()
-            counts = predict_table(system, tables, wanted, output, screen, ray)
-            screen.say(_render_counts(counts, wanted))
+            screen.say(render_counts(write_answers(system, work, wanted, screen, ray), wanted.label_column))
             screen.say(f"answered in {time.monotonic() - start:.2f} s, without loading")
-            screen.say(f"answers: {as_typed(output)}")
-            return
-        given = iter(texts) if texts else lines_of_input()
-        at_once = 1 if sys.stdin.isatty() else LINES_AT_ONCE
-        while block := list(islice(given, at_once)):
-            for text, said in zip(block, answer_texts(system, block), strict=True):
-                cells = dict(
-                    zip(added_columns(system, wanted), row_of(system, wanted, text, said), strict=True)
-                )
-                screen.say(json.dumps({"text": text, **cells}, ensure_ascii=False))
+            screen.say(f"answers: {as_typed(work.output)}")
+
+
+def _print_answers(system: System, wanted: Wanted, given: Iterator[str], screen: Screen) -> None:
+    added, at_once = added_columns(system.experiment, wanted), 1 if sys.stdin.isatty() else LINES_AT_ONCE
+    while block := list(islice(given, at_once)):
+        for text, said in zip(block, answer_texts(system, block), strict=True):
+            cells = dict(zip(added, row_of(system, wanted, text, said), strict=True))
+            screen.say(json.dumps({"text": text, **cells}, ensure_ascii=False))
 
 
 def lines_of_input() -> Iterator[str]:
@@ -145,46 +132,6 @@ def lines_of_input() -> Iterator[str]:
             ) from error
 
 
-def render_trial(system: System, least: float) -> str:
-    """What `try_confidence` found, or why nobody knows."""
-    unknown = "how accurate the answers are that are given is not known"
-    if system.name == "probe":
-        return f"the probe was fitted to the validation rows, too: {unknown}"
-    trial = try_confidence(system, least)
-    if trial is None:
-        return f"there are no validation rows here: {unknown}"
-    answered, rows = trial["answered"], trial["rows"]
-    said = f"on {rows:,} validation rows: {answered / rows:.1%} have a confidence of {least:g} or more"
-    if answered:
-        said += f"; accuracy of those {_share(trial['right_of_answered'], answered)}"
-    return f"{said}, of all {_share(trial['right_of_all'], rows)}"
-
-
-def _render_counts(counts: dict[str, Any], wanted: Wanted) -> str:
-    labels = sorted(counts["labels"].items())
-    shown = [f"{label} {count:,}" for label, count in labels[:MOST_LABELS]]
-    if labels[MOST_LABELS:]:
-        shown.append(f"{len(labels) - MOST_LABELS:,} other answers")
-    without = ", ".join(f"{count:,} {reason}" for reason, count in counts["without_label"].items())
-    said = f"{counts['rows']:,} rows: " + (", ".join(shown) or "none has a label")
-    lines = [said + (f"; without a label: {without}" if without else "")]
-    if "scores" in counts:
-        scores = counts["scores"]
-        said = "no row could be scored"
-        if scores["rows"]:
-            said = f"accuracy on {scores['rows']:,} rows: {_share(scores['right'], scores['rows'])}"
-        strange = scores["without_known_gold"]
-        lines.append(
-            said + (f"; {strange:,} rows have another value in {wanted.label_column!r}" if strange else "")
-        )
-    return "\n".join(lines)
-
-
-def _share(part: int, whole: int) -> str:
-    low, high = wilson_interval(part, whole)
-    return f"{part / whole:.3f} ({low:.3f} – {high:.3f})"
-
-
 def find_inputs(names: tuple[str, ...]) -> list[Table]:
     """The files that names and patterns stand for, in order; a UserError for one that stands for none."""
     tables = []
@@ -197,37 +144,35 @@ def find_inputs(names: tuple[str, ...]) -> list[Table]:
 
 
 def predict_table(
-    system: System,
-    tables: list[Table],
-    wanted: Wanted,
-    output: Path,
-    screen: Screen,
-    ray: str | None = None,
+    system: System, tables: list[Table], wanted: Wanted, output: Path, screen: Screen
 ) -> dict[str, Any]:
-    """Write the rows of `tables`, all columns kept, with their answers, into `output`; return the counts.
+    """Look at `tables`, and write their answers; returns and raises as `look_at` and `write_answers` do."""
+    return write_answers(system, look_at(tables, wanted, system.experiment, output, screen), wanted, screen)
 
-    `ray`: as of `predict`.  Raises UserError where a file cannot be read, lacks a column or has others than
-    the first, where a new column is there already, the output cannot be written, or another command is about
-    the same.
+
+def write_answers(
+    system: System, work: Work, wanted: Wanted, screen: Screen, ray: str | None = None
+) -> dict[str, Any]:
+    """Write the rows of tables, all columns kept, with their answers; return the counts.
+
+    `ray`: as of `predict`.  Raises UserError where the output cannot be written, another command is about the
+    same, or a table is not any more what was looked at.
     """
-    kind = check_files(tables, wanted, output)
-    columns, rows = _look_at(tables, output, kind, screen)
-    added = added_columns(system, wanted)
-    for name in added:
-        if name in columns:
-            raise UserError(f"{tables[0].path}: has a column {name!r} already; give it another name.")
+    tables, columns, output = work.tables, work.columns, work.output
+    added = added_columns(system.experiment, wanted)
     output.parent.mkdir(parents=True, exist_ok=True)
     asked = fingerprint([[table.sha256 for table in tables], wanted.text_column, identity(system), columns])
     answered = output.with_name(f".{output.name}-{asked}.answers")
     # Of two commands with one output, each writes a file of its own; the later one stays, whole.
-    part, counts = output.with_name(f".{output.name}-{asked}.part"), _Counts(system, wanted)
+    part, counts = output.with_name(f".{output.name}-{asked}.part"), Counts(system, wanted.label_column)
     with held(answered, output) as lines:
-        answer_rows(system, tables, wanted.text_column, lines, rows, screen, ray)
+        answer_rows(system, tables, wanted.text_column, lines, work.rows, screen, ray)
+        _check_unchanged(tables, answered)
         lines.seek(0)
         try:
             with (
-                screen.progress("writing", rows) as bar,
-                open_table_writer(part, [*columns, *added], kind, numbers_of(system)) as write,
+                screen.progress("writing", work.rows) as bar,
+                open_table_writer(part, [*columns, *added], work.kind, numbers_of(system)) as write,
             ):
                 for chunk in _chunks(tables, columns):
                     said = [json.loads(line) for line in islice(lines, len(chunk))]
@@ -238,30 +183,46 @@ def predict_table(
                     counts.add(chunk, said, new)
                     write(pd.concat([chunk.reset_index(drop=True), new], axis=1))
                     bar.update(len(chunk))
+            _check_unchanged(tables, answered)
             part.replace(output)
+        except ValueError:  # there are more rows than answers
+            _check_unchanged(tables, answered)
+            raise
         finally:
             part.unlink(missing_ok=True)
         answered.unlink()
     return counts.summary()
 
 
-def check_files(tables: list[Table], wanted: Wanted, output: Path) -> str:
-    """The format of `output`; a UserError where it is none, it is an input too, or a table lacks a column."""
+def _check_unchanged(tables: list[Table], answered: Path) -> None:
+    """Raise UserError, without the answers, which may be of other rows, where a table was saved since."""
+    for table in tables:
+        if sha256(table.path) != table.sha256:
+            answered.unlink()
+            raise UserError(
+                f"{table.path}: was changed while it was answered; nothing was written: give the same "
+                "command again."
+            )
+
+
+def look_at(
+    tables: list[Table], wanted: Wanted, experiment: Experiment, output: Path, screen: Screen
+) -> Work:
+    """The columns and rows of tables whose answers go into `output`.
+
+    Raises UserError where one cannot be read, lacks a column or has others than the first, where a new column
+    is there already, and where `output` is an input too, of no format, or of one that does not take the rows.
+    """
     kind = check_format(output)
     if any(table.path.resolve() == output.resolve() for table in tables):
         raise UserError(f"--output {output}: is an input too; name another file.")
     asked = {"--text-column": wanted.text_column, "--label-column": wanted.label_column}
     for table in tables:
         for chunk in islice(read_chunks(table), 1):
-            for flag, name in asked.items():
-                if name is not None and name not in chunk.columns:
+            for flag, column in asked.items():
+                if column is not None and column not in chunk.columns:
                     there = name_columns(chunk.columns)
-                    raise UserError(f"{table.path}: has no column {name!r} ({flag}); it has {there}.")
-    return kind
-
-
-def _look_at(tables: list[Table], output: Path, kind: str, screen: Screen) -> tuple[list[str], int]:
-    """The columns and the number of rows of all files; a UserError where `output` does not take them."""
+                    raise UserError(f"{table.path}: has no column {column!r} ({flag}); it has {there}.")
     columns: list[str] = []
     rows = 0
     with screen.progress("counting rows", None) as bar:
@@ -280,7 +241,10 @@ def _look_at(tables: list[Table], output: Path, kind: str, screen: Screen) -> tu
                     f"{table.path}: has not the columns of {tables[0].path} ({other!r} is in one of them "
                     "alone); predict them one by one."
                 )
-    return columns, rows
+    for name in added_columns(experiment, wanted):
+        if name in columns:
+            raise UserError(f"{tables[0].path}: has a column {name!r} already; give it another name.")
+    return Work(tables, columns, rows, output, kind)
 
 
 def _chunks(tables: list[Table], columns: list[str]) -> Iterator[pd.DataFrame]:
@@ -290,16 +254,16 @@ def _chunks(tables: list[Table], columns: list[str]) -> Iterator[pd.DataFrame]:
             yield chunk.reindex(columns=columns, fill_value="")
 
 
-def added_columns(system: System, wanted: Wanted) -> list[str]:
+def added_columns(experiment: Experiment, wanted: Wanted) -> list[str]:
     """The columns that answers add to a table."""
-    regression = system.experiment.dataset.task == "regression"
-    shares = [] if regression else [f"probability_{label.name}" for label in system.experiment.labels]
+    regression = experiment.dataset.task == "regression"
+    shares = [] if regression else [f"probability_{label.name}" for label in experiment.labels]
     return ["prediction", *shares, "reason", *(["system"] if wanted.name_system else [])]
 
 
 def numbers_of(system: System) -> list[str]:
     """Those of them that hold numbers."""
-    columns = added_columns(system, Wanted(""))
+    columns = added_columns(system.experiment, Wanted(""))
     return columns[:1] if system.experiment.dataset.task == "regression" else columns[1:-1]
 
 
@@ -315,7 +279,7 @@ def row_of(system: System, wanted: Wanted, text: str, said: Answer | None) -> li
             reason = NO_LABEL
         elif wanted.min_confidence is not None and confidence(said) < wanted.min_confidence:
             label, reason = none, f"below {wanted.min_confidence:g}"
-    width = len(added_columns(system, wanted)) - 2 - wanted.name_system
+    width = len(added_columns(system.experiment, wanted)) - 2 - wanted.name_system
     cells = [round(said["probabilities"][name], 6) for name in shares] if said else []
     return [label, *(cells or [None] * width), reason, *([system.name] if wanted.name_system else [])]
 
@@ -324,11 +288,6 @@ def _written(prediction: Any) -> Any:
     if isinstance(prediction, list):
         return "、".join(prediction)
     return "" if prediction is None else prediction
-
-
-def confidence(said: Answer) -> float:
-    """The probability of the label that was given."""
-    return float(said["probabilities"][said["prediction"]])
 
 
 def identity(system: System) -> str:
@@ -341,60 +300,3 @@ def identity(system: System) -> str:
         "zero_shot": [],
     }[name]
     return fingerprint([name, sha256(run.experiment), *(sha256(path) for path in files if path.exists())])
-
-
-class _Counts:
-    """What is counted while rows are written."""
-
-    def __init__(self, system: System, wanted: Wanted) -> None:
-        self.system, self.wanted = system, wanted
-        self.rows = 0
-        self.reasons: Counter[str] = Counter()
-        self.labels: Counter[str] = Counter()
-        self.right = self.scored = self.strange = 0
-        self.read_gold: Callable[[str], str | None] = lambda cell: None
-        if wanted.label_column is not None:
-            asked = system.experiment
-            self.read_gold = gold_reader(asked.dataset, wanted.label_column, asked.data.neutral)
-
-    def add(self, chunk: pd.DataFrame, said: list[Answer | None], new: pd.DataFrame) -> None:
-        self.rows += len(chunk)
-        for label, reason in zip(new["prediction"], new["reason"], strict=True):
-            (self.reasons if reason else self.labels)[reason or ("∅" if label == "" else label)] += 1
-        if self.wanted.label_column is None:
-            return
-        golds = chunk[self.wanted.label_column]
-        for gold, answer, label in zip(golds, said, new["prediction"], strict=True):
-            known = self.read_gold(gold)
-            if known is None:
-                self.strange += 1
-            # An output that names no label is wrong; one that is withheld for its confidence is not counted.
-            elif label or (answer is not None and answer["prediction"] is None):
-                self.scored += 1
-                self.right += known == label
-
-    def summary(self) -> dict[str, Any]:
-        counted = {"rows": self.rows, "labels": self.labels, "without_label": self.reasons}
-        if self.wanted.label_column is None:
-            return counted
-        scores = {"rows": self.scored, "right": self.right, "without_known_gold": self.strange}
-        return counted | {"scores": scores}
-
-
-def try_confidence(system: System, least: float) -> dict[str, Any] | None:
-    """How many validation rows have an answer of this confidence, and how accurate those are and all are;
-    None of an exported folder, which has no such rows.
-    """
-    if not system.run.split("val").exists():
-        return None
-    rows = sample_rows(read_jsonl(system.run.split("val")), VALIDATION_ROWS, 42)
-    said = system.answer([row["review"] for row in rows])
-    gold = [system.experiment.named(row["label"]) for row in rows]
-    right = np.array([each["prediction"] == label for each, label in zip(said, gold, strict=True)])
-    sure = np.array([each["prediction"] is not None and confidence(each) >= least for each in said])
-    return {
-        "rows": len(rows),
-        "answered": int(sure.sum()),
-        "right_of_answered": int(right[sure].sum()),
-        "right_of_all": int(right.sum()),
-    }

@@ -134,6 +134,8 @@ def make_app(systems: dict[str, System], key: str | None = None) -> FastAPI:
         return _error(Refused(error.status_code, code, said))
 
     def check_model(name: str) -> None:
+        if not systems:  # of a page
+            raise Refused(404, "model_not_found", "no run was named when this was started; name it: app RUN")
         if name not in systems:
             raise Refused(404, "model_not_found", f"model {name!r} is none of {', '.join(systems)}")
 

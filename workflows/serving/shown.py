@@ -11,9 +11,9 @@ from workflows.core.rows import Rows
 from workflows.core.texts import in_language, label_text, number, text, texts
 from workflows.experiment.experiment import Experiment
 from workflows.reporting.figures import BLUE, GREY, ORANGE, series_of
+from workflows.serving.counts import MOST_LABELS
 from workflows.serving.desk import Progress
 from workflows.serving.explain import Explanation
-from workflows.serving.predict import MOST_LABELS
 from workflows.serving.systems import Answer
 
 STRONGEST = 0.6  # of a clause's colour

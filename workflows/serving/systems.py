@@ -102,12 +102,18 @@ def open_system(folder: Path, name: str = "tuned", models: Models | None = None)
         experiment = replace(experiment, model=replace(experiment.model, arguments=model))
         _check(folder, experiment.prompt.shots == 0, "its prompt shows training rows; name the run itself")
     else:
-        made_by = {"tuned": "tuned", "zero_shot": "prepare", "probe": "probe", "tfidf": "prepare"}[name]
-        done = finished_stages(run)
+        made_by = {"tuned": "tuned", "zero_shot": "prepare", "probe": "probe", "tfidf": "prepare"}
+        _check(folder, name in made_by, f"{name} answers no new texts; take one of {', '.join(made_by)}")
+        done, no_probe = finished_stages(run), name == "probe" and experiment.for_encoders
+        _check(folder, not no_probe, "an encoder has no probe; take another system")
         _check(folder, name != "tuned" or experiment.tunes, "its method tunes no model; take another system")
-        there = made_by in done and (name != "tuned" or run.training.exists())
+        there = made_by[name] in done and (name != "tuned" or run.training.exists())
         _check(folder, there, f"{name} is not finished; finish it first: {COMMAND} run {folder}")
         _check(folder, name != "zero_shot" or not experiment.has_head, "an untrained head knows nothing")
+    needed = ("train", "val") if name == "tfidf" else ("train",) if experiment.prompt.shots else ()
+    for split in needed:
+        said = f"data/{split}.jsonl is missing, which {name} needs; take a copy with its rows"
+        _check(folder, run.split(split).exists(), said)
     train: list[Review] = []
     if experiment.prompt.shots:
         train = [Review(row["id"], row["review"], row["label"]) for row in read_jsonl(run.split("train"))]
