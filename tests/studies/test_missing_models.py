@@ -1,4 +1,4 @@
-"""A study some of whose models, or data, cannot be had: what is left out, what is refused, what a plan says."""
+"""A study whose models or data cannot be had: what is left out, what is refused, what a plan says."""
 
 import re
 from pathlib import Path
