@@ -63,7 +63,7 @@ def test_the_folder_answers_the_test_rows_as_the_run_did(exported: tuple[RunFold
 
 
 def test_the_folder_alone_answers_texts_and_names_no_place_of_this_machine(
-    exported: tuple[RunFolder, Path], tmp_path: Path
+    exported: tuple[RunFolder, Path], command: Command, tmp_path: Path
 ) -> None:
     run, folder = exported
     moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
@@ -73,6 +73,9 @@ def test_the_folder_alone_answers_texts_and_names_no_place_of_this_machine(
     assert str(ROOT) not in (moved / "experiment.yaml").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="an exported folder has no probe, only tuned"):
         open_system(moved, "probe")
+    done = command("explain", moved, "--text", written[0]["text"])
+    assert done.returncode == 0, done.stderr
+    assert command("score", moved).returncode == 2  # it is no run
 
 
 def test_the_model_card_has_the_figures_and_no_path_of_this_machine(exported: tuple[RunFolder, Path]) -> None:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from workflows.core.errors import UserError
 from workflows.core.files import read_jsonl, sha256, write_jsonl
+from workflows.core.run_folder import RunFolder
 from workflows.core.screen import Screen, as_typed
 from workflows.data.reviews import strip_text, why_no_review
+from workflows.experiment.experiment import load_experiment
 from workflows.pipeline.run import do_stages, open_run
 from workflows.reporting.content import confident_mistakes
 from workflows.serving.systems import System, open_system
@@ -84,7 +86,7 @@ def explain_mistakes(folder: Path, screen: Screen) -> None:
 
 def explain_texts(folder: Path, name: str, texts: tuple[str, ...], screen: Screen) -> None:
     """Explain texts by a system of a finished run, on the screen; raises UserError as `explain` does."""
-    open_run(folder)  # no log is begun where there is no run
+    load_experiment(RunFolder(folder).experiment)  # no log is begun where there is no run
     screen.say(f"loading {name} of {as_typed(folder)} …")
     with screen.output_to(folder / "logs" / "explain.log"):
         explained = explain(open_system(folder, name), [*texts])
