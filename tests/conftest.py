@@ -38,18 +38,11 @@ GPU_HERE = any(Path("/dev").glob("nvidia[0-9]*"))
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # Files that take longest: they go first, so that no process works on one alone at the end.
 LONGEST = (
-    *("test_readme", "test_methods", "test_spread", "test_study", "test_missing_models", "test_nothing_lost"),
-    *("test_end_to_end", "test_search", "test_cluster", "test_offline", "test_notebook", "test_app"),
-    *(
-        "test_swift_datasets",
-        "test_head",
-        "test_bad_input",
-        "test_server",
-        "test_benchmark",
-        "test_export",
-        "test_qwen3_5",
-    ),
-    *("test_full", "test_pieces", "test_reproduce", "test_plan"),
+    *("test_readme", "test_methods", "test_spread", "test_study", "test_missing_models"),
+    *("test_nothing_lost", "test_end_to_end", "test_search", "test_cluster", "test_offline"),
+    *("test_notebook", "test_app", "test_swift_datasets", "test_head", "test_bad_input"),
+    *("test_server", "test_benchmark", "test_export", "test_qwen3_5", "test_full"),
+    *("test_pieces", "test_reproduce", "test_plan"),
 )
 
 
