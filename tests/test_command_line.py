@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Command
 from workflows.core.files import read_json, read_jsonl, write_json
-from workflows.core.run_folder import RunFolder, locked
+from workflows.core.run_folder import LOCK, RunFolder, locked
 from workflows.experiment.cards import ROOT
 
 # Stops with an error where a module is imported that a light command may not load.
@@ -204,6 +204,10 @@ def test_a_run_folder_of_another_experiment_is_not_touched(command: Command, tmp
     assert "holds another experiment" in done.stderr
     assert run.experiment.read_bytes() == before
     write_json(run.exported, {})
+    (run.path / LOCK).unlink()
+    done = command("prepare", "--data-seed", 7, "--run-folder", run.path)
+    assert f"--run-folder {run.path}: was written by `export`; name a new one" in done.stderr
+    assert not (run.path / LOCK).exists()
     for words in (("score", run.path), ("reproduce", run.path), ("compare", run.path, tmp_path)):
         done = command(*words)
         assert done.returncode == 2

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from jinja2.exceptions import SecurityError
 from peft.import_utils import is_torchao_available
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import TINY, make_experiment
 from tests.fake_hub import FakeHub
-from workflows.core.errors import UserError
+from workflows.core.errors import UserError, what_to_mend
 from workflows.core.hubs import Hub
 from workflows.core.told import listening
 from workflows.experiment.cards import MODELS, Label, ModelCard, names_of
@@ -75,13 +75,17 @@ def test_a_hub_id_of_a_card_is_that_card_and_others_go_by_their_name() -> None:
 
 def test_a_folder_that_was_not_copied_whole_is_refused_in_one_line(tmp_path: Path) -> None:
     folder = _copy_tiny(tmp_path / "copied")
-    fetch_model(load_model_card(str(folder)).arguments)
-    weights = folder / "model.safetensors"
-    weights.rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"copied: lacks weights, a part of them or the tokenizer"):
-        fetch_model(load_model_card(str(folder)).arguments)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="no file named") as caught:
+        AutoModelForCausalLM.from_pretrained(folder)
+    said = str(what_to_mend(caught.value, []))
+    assert f"found in directory {folder}" in said
+    assert said.endswith("Copy the model again, whole.")
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"tokenizer\.json: not readable as JSON: .*git lfs pull"):
+        load_model_card(str(folder))
+    (folder / "config.json").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json: not readable as JSON"):
         load_model_card(str(folder))
 
 

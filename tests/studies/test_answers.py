@@ -108,6 +108,8 @@ def test_of_one_draw_it_is_said_that_it_tells_nothing_of_others(tmp_path: Path) 
     assert [each["en"] for each in found["answer"]] == [
         "One draw says nothing of how much another would differ; ask for more by --draws."
     ]
+    untuned = CARD[: CARD.index("arms:")] + "arms: {zero_shot: {once: true}}\n"
+    assert _answer(tmp_path / "untuned", lambda arm, size, draw: 30, untuned)["answer"] == []
 
 
 def test_arms_with_one_number_of_labels_are_drawn_below_each_other(tmp_path: Path) -> None:

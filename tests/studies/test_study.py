@@ -320,9 +320,13 @@ def test_a_study_of_a_file_of_ones_own(command: Command, tmp_path: Path) -> None
     assert found["panels"][0]["test_rows"] == 20
     other = tmp_path / "others.csv"
     other.write_bytes(table.read_bytes())
-    code, _, errors = study(file=other)
-    assert (code, errors.count("\n")) == (2, 1), errors
-    assert "out: holds a page of data_file reviews.csv, not others.csv" in errors
+    begun = [*(out / "data").iterdir()]
+    for more in ((), ("--plan",)):
+        code, _, errors = study(*more, file=other)
+        assert (code, errors.count("\n")) == (2, 1), errors
+        assert "out: holds a page of data_file reviews.csv, not others.csv" in errors
+    assert "out: holds a page of split as the card has it, not course" in study("--split", "course")[2]
+    assert [*(out / "data").iterdir()] == begun
     # The rows were counted while the file was there.
     table.unlink()
     code, shown, errors = study("--so-far")

@@ -16,7 +16,7 @@ from typing import Any
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_json, read_jsonl, sha256, write_json, write_jsonl
 from workflows.core.rows import Rows
-from workflows.core.run_folder import RunFolder, locked
+from workflows.core.run_folder import RunFolder, listed_in, locked
 from workflows.core.screen import Screen
 from workflows.core.texts import one_after_another, text
 from workflows.data.examples import example_chooser
@@ -63,9 +63,11 @@ def select_model(
         try:
             rows = _draw_cases(cases_of, first, cases, screen)
         except UserError as error:
+            said = str(error)
             if not (folder / "models").exists():  # no model has answered yet
                 shutil.rmtree(folder)
-            said = str(error).replace("--train-samples", "--cases").replace("--balance", "--cases")
+                said = said.replace(listed_in(cases_of), "")
+            said = said.replace("--train-samples", "--cases").replace("--balance", "--cases")
             raise UserError(said) from error
         for number, (name, experiment) in enumerate(experiments.items(), start=1):
             runs[name] = RunFolder(folder / "models" / f"{number}-{name.replace('/', '-')}")

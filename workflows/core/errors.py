@@ -73,6 +73,8 @@ def what_to_mend(error: BaseException | None, written: Iterable[str | Path]) -> 
                 "a .safetensors file of the model, its checkpoint or the probe is torn, or a pointer of "
                 "git-lfs: bring a whole copy back, or fetch or train it again"
             )
+        if number is None and isinstance(error, OSError) and "no file named" in str(error):  # transformers'
+            return f"{' '.join(str(error).split())} Copy the model again, whole."
         if number in FULL:
             return f"no space is left: {_fullest(written)}; free some; {GOES_ON}"
         if number == errno.ENOMEM or is_out_of_memory(error):

@@ -82,7 +82,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON file of a model, empty where it is not there; a UserError where it is torn."""
     try:
-        return dict(json.loads(_text(path) or "{}"))
+        return dict(json.loads(_text(path))) if path.exists() else {}
     except ValueError as error:
         raise UserError(
             f"{path}: not readable as JSON: {error}; is it whole? (`git clone` leaves pointers: git lfs pull)"

@@ -116,10 +116,6 @@ def fetch_model(arguments: Arguments, weights: bool = True) -> Path:
             raise UserError(f"model {model}: there is no such folder.")
         first: Hub = "modelscope" if is_off(arguments.get("use_hf")) else "huggingface"
         folder = fetch_from_hubs(model, arguments.get("model_revision"), first, weights)
-    elif weights and not _is_whole(folder, weights):
-        raise UserError(
-            f"model folder {folder}: lacks weights, a part of them or the tokenizer; copy it again."
-        )
     check_folder(folder)
     ModelLoader.default_trust_remote_code = runs_own_code(folder)
     return folder
@@ -158,7 +154,7 @@ def fetch_from_hubs(model: str, revision: str | None, first: Hub, weights: bool)
 
 
 def _is_whole(folder: Path, weights: bool) -> bool:
-    """Whether a folder, such as a hub's cache, has all of a model: ModelScope's does not say."""
+    """Whether a hub's cache has all of a model: ModelScope's does not say."""
     index = folder / "model.safetensors.index.json"
     shards = set(read_json(index)["weight_map"].values()) if weights and index.is_file() else set()
     needed = [

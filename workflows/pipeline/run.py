@@ -52,10 +52,12 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)
+        if run.exported.exists():
+            raise UserError(f"--run-folder {folder}: was written by `export`; name a new one.")
         if folder.exists() and not run.experiment.exists() and (not folder.is_dir() or _holds_more(run)):
             raise UserError(f"--run-folder {folder}: is no run folder and not empty; name a new one.")
         if run.experiment.exists() and run.experiment.read_text(encoding="utf-8") != text:
-            if is_locked(run) or not holds_a_start_alone(run):
+            if not holds_a_start_alone(run) or is_locked(run):
                 raise UserError(
                     f"{folder}: holds another experiment; name a new folder, or go on with it: run {folder}"
                 )

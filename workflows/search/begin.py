@@ -8,7 +8,7 @@ from typing import Any
 
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_json, read_jsonl, write_json
-from workflows.core.run_folder import RunFolder, finished_stages, hold
+from workflows.core.run_folder import RunFolder, finished_stages, hold, listed_in
 from workflows.core.screen import Screen
 from workflows.experiment.experiment import Experiment, save_experiment
 from workflows.pipeline.run import are_done, do_stages, start_run
@@ -44,14 +44,15 @@ def begin(folder: Path, space: Space, screen: Screen) -> None:
         try:
             if not are_done(run, space.asked, ("prepare",)):
                 do_stages(start_run(space.asked, run.path, screen), space.asked, ("prepare",), screen)
-        except UserError:
-            if not known:  # what else is hidden there is not ours
-                note.unlink()
-                for made in (LOCKS, "runs"):
-                    shutil.rmtree(folder / made, ignore_errors=True)
-                with suppress(OSError):
-                    folder.rmdir()
-            raise
+        except UserError as error:
+            if known:
+                raise
+            note.unlink()
+            for made in (LOCKS, "runs"):  # what else is hidden there is not ours
+                shutil.rmtree(folder / made, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
+            raise UserError(str(error).replace(listed_in(run), "")) from error
         # The trials read the files themselves.
         stage = STAGES[0]
         depends = stage.depends(RunFolder(folder / "none"), space.asked)

@@ -128,11 +128,12 @@ def refuse_other_data(study: Study, folder: Path) -> None:
         held = {"study": there["study"], **there["options"]}
     except (OSError, ValueError, KeyError, TypeError):
         return  # none is there, or nothing that can be read
-    for name in ("study", "dataset", "data_file", "model"):
+    for name in ("study", "dataset", "data_file", "split", "model"):
         if held.get(name) != asked.get(name):
             raise UserError(
-                f"{folder}: holds a page of {name} {held.get(name)}, not {asked.get(name)}, which would be "
-                "written over; name another folder by --output."
+                f"{folder}: holds a page of {name} {held.get(name, 'as the card has it')}, not "
+                f"{asked.get(name, 'as the card has it')}, and would be written over; name another folder by "
+                "--output."
             )
 
 
@@ -231,7 +232,8 @@ def sentences(study: Study, panel: dict[str, Any]) -> Iterator[Text]:
     for arm, points in {} if panel["pairs"] else panel["arms"].items():
         said += [_luck(study.title(arm), point) for point in points if point["sd"] is not None]
     few = [each["draws"] for pair in panel["pairs"] for each in pair["points"] if not each["enough_draws"]]
-    if not panel["pairs"] and panel["arms"] and not said:
+    varies = any(point["varies"] for points in panel["arms"].values() for point in points)
+    if varies and not panel["pairs"] and not said and not panel["unfinished"]:
         said.append(text("one_draw_has_no_spread"))
     if few and max(few) == 1:
         said.append(text("one_draw_is_too_few", fewest=FEWEST_DRAWS))

@@ -114,14 +114,16 @@ def find_runs(
 def without_missing_models(
     study: Study, taken: Taken, weights: bool, screen: Screen
 ) -> tuple[Study, Taken, list[dict[str, str]]]:
-    """The study and its cells without the optional arms whose model cannot be had, or cannot say the labels;
-    these arms, each with its `model` and `why`.
+    """The study and its cells without the optional arms whose model cannot be had; these arms, each with its
+    `model` and `why`.
 
-    An arm of which a run is finished stays; its other runs are left for later.  `weights`: whether models are
-    fetched whole, or, of optional arms, what describes them only.  Raises UserError where no arm is left or,
-    with `weights`, where it is so of an arm that is not optional: before the first run, not after each.
+    An arm of which a run is finished stays; its other runs are left for later.  `weights`: whether all models
+    are fetched, whole, or, of optional arms, what describes them only.  Raises UserError where no arm is left
+    and, with `weights`, where the model of another arm cannot be had, or cannot write the labels: before the
+    first run, not in each.
     """
-    whys: dict[tuple[str, ...], str | None] = {}  # by model and label words, which are asked for once
+    places: dict[str, Path | str] = {}  # by model: its folder, or why there is none
+    checked = set[tuple[str, ...]]()  # models and label words
     left_out: dict[str, dict[str, str]] = {}
     begun = {cell.arm for cell, run in taken if study.arms[cell.arm].optional and run.is_done}
     for cell, run in taken:
@@ -129,12 +131,15 @@ def without_missing_models(
         needed = optional or (weights and run.makes - {"baselines"})
         if not needed or arm in left_out or run.without_model or run.is_done:
             continue
-        words = () if run.experiment.has_head else (label.words for label in run.experiment.labels)
-        asked = (model, *words)
-        if asked not in whys:
+        if model not in places:
             screen.say(f"asking for model {model} …")
-            whys[asked] = _why_no_model(run.experiment, weights, screen)
-        if (why := whys[asked]) is None:
+            places[model] = _folder_of(run.experiment, weights, screen)
+        why = places[model]
+        if isinstance(why, Path):
+            asked = (model, *(label.words for label in run.experiment.labels))
+            if weights and asked not in checked and not run.experiment.has_head:
+                _check_words(run.experiment, why, f"study {study.name}, {arm}")
+                checked.add(asked)
             continue
         if not optional:
             raise UserError(f"study {study.name}, {arm}: {why}")
@@ -152,15 +157,25 @@ def without_missing_models(
     return study, [each for each in taken if each[0].arm not in left_out], [*left_out.values()]
 
 
-def _why_no_model(experiment: Experiment, weights: bool, screen: Screen) -> str | None:
+def _folder_of(experiment: Experiment, weights: bool, screen: Screen) -> Path | str:
+    """The folder of an experiment's model, or why it cannot be had."""
     with tempfile.TemporaryDirectory() as folder, screen.output_to(Path(folder) / "swift.log"):
-        from workflows.model.folder import check_words, fetch_model
+        from workflows.model.folder import fetch_model
 
         try:
-            check_words(experiment, fetch_model(experiment.arguments, weights))
+            return fetch_model(experiment.arguments, weights)
         except UserError as error:
             return str(error)
-    return None
+
+
+def _check_words(experiment: Experiment, folder: Path, where: str) -> None:
+    """Raise UserError where the model in `folder` cannot write the labels."""
+    from workflows.model.folder import check_words
+
+    try:
+        check_words(experiment, folder)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _finished_elsewhere(run: Run) -> RunFolder | None:

@@ -59,6 +59,7 @@ def work_on_study(
     study = load_study(name, flags, scale == "smoke", draws, named)
     folder = output or OUTPUTS / "studies" / (study.name if scale == "full" else f"{study.name}-{scale}")
     _refuse_other_folder(folder)
+    refuse_other_data(study, folder)
     known = read_known_runs(known_runs)
     needed = not so_far and (not plan or flags.data.data_file is not None)  # what is named is there
     with TemporaryDirectory(prefix="study-") if plan or so_far else nullcontext(folder) as place:
@@ -68,7 +69,6 @@ def work_on_study(
         runs = [*{run.name: run for _, run in taken}.values()]
         screen.say(render_plan(runs, lambda asked: estimate(asked, screen)))
         return folder, None
-    refuse_other_data(study, folder)
     command = [*COMMAND.split(), "study", name, *flags_of(flags, named)]
     command += [] if scale == "full" else ["--scale", scale]
     command += [] if draws is None else ["--draws", str(draws)]
@@ -117,7 +117,7 @@ def run_study(
     left_out: list[dict[str, str]] = []
     failed: list[str] = []
     if not so_far:
-        study, taken, left_out = without_missing_models(study, taken, True, screen)
+        study, taken, left_out = without_missing_models(study, taken, ray is None, screen)
     with nullcontext() if so_far else locked(RunFolder(folder)):
         runs = [*{run.name: run for _, run in taken}.values()]
         finished = {run.key for run in runs if run.is_done}

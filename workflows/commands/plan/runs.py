@@ -26,7 +26,7 @@ from workflows.commands.plan.estimate import (
 from workflows.commands.plan.plan import NOTICEABLE, busy_line, covers
 from workflows.core.errors import UserError
 from workflows.core.files import fingerprint, read_json
-from workflows.core.run_folder import RunFolder, finished_stages
+from workflows.core.run_folder import RunFolder, finished_stages, listed_in
 from workflows.core.screen import Screen
 from workflows.data.sources import find_files
 from workflows.experiment.experiment import Experiment, save_experiment
@@ -176,7 +176,7 @@ def _count(
                 load=load,
             )
         except UserError as error:
-            return replace(kind, why=str(error))
+            return replace(kind, why=str(error).replace(listed_in(run), ""))
 
 
 def _ask_once(what: str, ask: Callable[[], Answer], refused: dict[str, str]) -> Answer:
