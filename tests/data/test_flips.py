@@ -120,7 +120,7 @@ def test_the_report_says_that_labels_are_wrong_and_how_many_the_audit_finds(
         assert said in page
         assert said in shown
     assert f"Of the 56 labels that were made wrong on purpose, {found} are among them." in page
-    assert f"有意改错的 56 个标签中，有 {found} 个已列入其中。" in page
+    assert f"有意改错的 56 个标签中，有 {found} 个被列为可能有误。" in page
     assert are_done(run, experiment, stages)
     run.flipped.unlink()
     assert not are_done(run, experiment, stages)
