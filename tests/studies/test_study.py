@@ -167,7 +167,7 @@ def test_what_is_no_study_is_not_known_runs(
 ) -> None:
     path = tmp_path / "study.json"
     path.write_text(content, encoding="utf-8")
-    done = command("study", "seeds", "--known-runs", str(path), "--plan")
+    done = command("study", "seeds", "--known-runs", path, "--output", tmp_path / "out", "--plan")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"--known-runs {path}: {message}" in done.stderr
 

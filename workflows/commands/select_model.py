@@ -31,7 +31,7 @@ from workflows.experiment.resolve import choose_dataset, resolve
 from workflows.model.folder import with_local_model
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import find_machine, fit_to_machine, peak_memory, reset_peak_memory
-from workflows.model.swift_names import check_arguments
+from workflows.model.swift_names import check_settings
 from workflows.pipeline.run import OUTPUTS, timed_folder
 from workflows.scoring.score import compare_answers, measure_system
 from workflows.scoring.uncertainty import SIGNIFICANCE, conclude
@@ -90,7 +90,7 @@ def _experiments(models: str, asked: RunOptions) -> dict[str, Experiment]:
     if dataset.task != "single_label":
         raise UserError(f"select-model asks for one label a row; {dataset.name} is {dataset.task}.")
     found = [resolve(replace(asked, tuning=replace(asked.tuning, model=name))) for name in given]
-    check_arguments(found[0])
+    check_settings(found[0])
     short = [experiment.model.name for experiment in found]
     names = [name if short.count(each) > 1 else each for name, each in zip(given, short, strict=True)]
     return dict(zip(names, found, strict=True))

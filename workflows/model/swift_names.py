@@ -81,7 +81,7 @@ OF_EVERY_RUN = {
 }
 
 
-def check_arguments(experiment: Experiment) -> None:
+def check_settings(experiment: Experiment) -> None:
     """Check the preset and --set before anything is run.
 
     Raises UserError for a name in the preset that the run sets itself, and as `check_overrides`.

@@ -33,7 +33,7 @@ from workflows.experiment.job import Job, Stops
 from workflows.experiment.options import ONE_PROCESS, ProcessOptions
 from workflows.model.loaded import LoadedModel
 from workflows.model.machine import peak_memory, reset_peak_memory
-from workflows.model.swift_names import check_arguments
+from workflows.model.swift_names import check_settings
 from workflows.pipeline.lines import lines_again, lines_of
 from workflows.pipeline.spread import check_processes, do_by_many
 from workflows.pipeline.stages import STAGES, Stage, makers
@@ -48,7 +48,7 @@ def start_run(experiment: Experiment, folder: Path | None, screen: Screen) -> Ru
     """The run folder for an experiment: the unfinished one of the same experiment where there is one, else a
     new one.
     """
-    check_arguments(experiment)
+    check_settings(experiment)
     text = save_experiment(experiment)
     if folder is not None:
         run = RunFolder(folder)

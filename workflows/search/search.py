@@ -16,7 +16,7 @@ from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import RunOptions, flags_of
 from workflows.experiment.recipes import Plain
 from workflows.experiment.resolve import resolve
-from workflows.model.swift_names import check_arguments
+from workflows.model.swift_names import check_settings
 from workflows.pipeline.run import OUTPUTS
 from workflows.reporting.render import write_report
 
@@ -91,7 +91,7 @@ def _check(asked: Experiment) -> None:
         raise UserError("search: eval_strategy no leaves nothing to search by; leave it out.")
     if asked.dataset.task == "regression":
         raise UserError(f"search: is about accuracy; {asked.dataset.name} has numbers.")
-    check_arguments(asked)
+    check_settings(asked)
     from workflows.model.folder import check_machine
 
     check_machine(asked)

@@ -22,7 +22,7 @@ from workflows.experiment.cards import from_mapping, read_yaml
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import parse_overrides
 from workflows.experiment.resolve import resolve
-from workflows.model.swift_names import check_arguments
+from workflows.model.swift_names import check_settings
 
 DEFAULT = Path(__file__).with_suffix(".yaml")
 Value = bool | int | float | str | None  # None: not set
@@ -89,7 +89,7 @@ class Space:
         pairs = [pair_of(name, each) for name, each in changed.items() if each is not None]
         tuning = replace(options.tuning, prompt=prompt, set=(*options.tuning.set, *pairs))
         experiment = resolve(replace(options, tuning=tuning))
-        check_arguments(experiment)
+        check_settings(experiment)
         return experiment
 
 

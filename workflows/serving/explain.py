@@ -24,7 +24,7 @@ from workflows.data.reviews import strip_text, why_no_review
 from workflows.experiment.experiment import load_experiment
 from workflows.pipeline.run import do_stages, open_run
 from workflows.reporting.content import confident_mistakes
-from workflows.serving.systems import System, open_system
+from workflows.serving.systems import System, made_system, open_system
 
 # A clause ends at these, but not inside 3.5, 1,000 or a.com; what follows a mark directly, such as a closing
 # quote, is still its own.
@@ -67,7 +67,7 @@ def explain_mistakes(folder: Path, screen: Screen) -> None:
     the report anew with it; raises UserError as `explain` does.
     """
     run, experiment = open_run(folder)
-    name = "tuned" if experiment.tunes else "probe"
+    name = made_system(experiment)
     if not run.predictions(name).exists() or experiment.dataset.task != "single_label":
         raise UserError(f"explain {folder} --mistakes: needs a finished run, of one label a text.")
     answers = sha256(run.predictions(name))

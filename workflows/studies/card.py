@@ -28,7 +28,7 @@ from workflows.experiment.cards import (
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.options import RunOptions, SourceOptions, TuningOptions, asked
 from workflows.experiment.resolve import GROUPS, options_of, resolve
-from workflows.model.swift_names import check_arguments
+from workflows.model.swift_names import check_settings
 
 Options = dict[str, Any]
 Rows = dict[str, int]  # by split; empty where nothing is known
@@ -335,7 +335,7 @@ def _resolve(study: Study, panel: tuple[Any, ...], arm: str) -> Experiment:
         experiment = resolve(asked_of)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    check_arguments(experiment)
+    check_settings(experiment)
     if experiment.dataset.task == "regression":
         raise UserError(f"study {study.name}: is about accuracy; {experiment.dataset.name} has numbers.")
     return experiment

@@ -20,7 +20,7 @@ from workflows.core.run_folder import RunFolder, listed_in
 from workflows.core.screen import Screen, as_text
 from workflows.experiment.experiment import Experiment
 from workflows.experiment.recipes import Plain
-from workflows.model.swift_names import check_arguments
+from workflows.model.swift_names import check_settings
 
 LEARNS_THE_SAME = "gradient_checkpointing"  # what a run changes by itself where memory is short (memory.py)
 Asked = Sequence[tuple[Experiment, Sequence[str]]]  # runs, and the stages that each does
@@ -38,7 +38,7 @@ def plan(experiment: Experiment, folder: Path | None, screen: Screen) -> dict[st
             f"plan: does not cover method {experiment.method}; it does those that write answers and "
             "train on the data as they are, such as lora."
         )
-    check_arguments(experiment)
+    check_settings(experiment)
     with tempfile.TemporaryDirectory(prefix="plan-") as temporary:
         run = RunFolder(Path(temporary) / "run")
         if folder is not None and RunFolder(folder).manifest.exists() and RunFolder(folder).stages.exists():
